@@ -1,0 +1,9 @@
+"""The hot paths as functions: explicit shapes, every backend, any order of derivative."""
+
+from .ops.backends import explain
+from .ops.joint_affinity import joint_affinity
+from .ops.joint_coattention import joint_coattention
+from .ops.tanh_attention import tanh_attention
+from .ops.visual_reduction import visual_reduction
+
+__all__ = ["explain", "joint_affinity", "joint_coattention", "tanh_attention", "visual_reduction"]

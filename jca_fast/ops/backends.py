@@ -1,0 +1,81 @@
+"""The table of backends: who can serve which inputs, and why not, in words.
+
+``backend="auto"`` takes the first row with no reason against it (or the backend named by the environment variable
+``JCA_FAST_BACKEND``); a backend asked for by name that cannot serve raises with its reasons. Nothing falls back silently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the ops.
+
+    ``reasons(op, tensors)`` lists, in words, why it cannot serve these inputs (empty: it can). ``module`` holds a
+    launcher named like each op; None means the plain-PyTorch formulas.
+    """
+
+    name: str
+    summary: str
+    module: str | None
+    reasons: Callable[[str, Sequence[Tensor]], list[str]]
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend("reference", "plain PyTorch on any device, in any floating dtype", None, lambda op, tensors: []),
+)
+
+
+def names() -> tuple[str, ...]:
+    """The backends in the order in which "auto" tries them."""
+    return tuple(backend.name for backend in BACKENDS)
+
+
+def find(name: str) -> Backend:
+    """The row called ``name``; ValueError names the ones there are."""
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, names()))}; got {name!r}")
+
+
+def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
+    """The name of the backend that serves ``op`` on ``tensors``; RuntimeError with the reasons if none does."""
+    if requested == "auto":
+        requested = os.environ.get("JCA_FAST_BACKEND", "auto")
+    if requested != "auto":
+        backend = find(requested)
+        if reasons := backend.reasons(op, tensors):
+            raise RuntimeError(f"backend {backend.name!r} cannot serve {op}: " + "; ".join(reasons))
+        return backend.name
+    for backend in BACKENDS:
+        if not backend.reasons(op, tensors):
+            return backend.name
+    raise RuntimeError(f"no backend can serve {op}:\n{explain(*tensors, op=op)}")
+
+
+def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
+    """Which backend "auto" takes for ``op`` on these tensors, and what speaks against each of the others.
+
+    >>> print(explain(q, k, v))
+    tanh_attention of (2, 6, 10) float32 cpu, ...
+      reference  chosen
+    """
+    described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} {t.device}" for t in tensors)
+    lines = [f"{op} of {described}" if tensors else op]
+    forced = os.environ.get("JCA_FAST_BACKEND", "auto")
+    taken = False
+    for backend in BACKENDS:
+        reasons = backend.reasons(op, tensors)
+        if not reasons and forced in ("auto", backend.name) and not taken:
+            verdict, taken = "chosen" if forced == "auto" else "chosen by JCA_FAST_BACKEND", True
+        else:
+            verdict = "cannot serve: " + "; ".join(reasons) if reasons else "can serve, not first choice"
+        lines.append(f"  {backend.name:<10} {verdict}")
+    return "\n".join(lines)

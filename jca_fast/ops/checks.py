@@ -1,0 +1,74 @@
+"""Checks shared by the ops: each error names the argument, what came and what is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .dropout import draw_seed
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_tensor(name: str, value: object, ndim: int | None, layout: str) -> None:
+    """``value`` must be a floating-point tensor with ``ndim`` dimensions; ``layout`` is how the message shows them."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor {layout}, got {type(value).__name__}")
+    if ndim is not None and value.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions {layout}, got shape {tuple(value.shape)}")
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
+
+
+def check_size(name: str, value: Tensor, shape: Sequence[int | None], layout: str) -> None:
+    """``value`` must have ``shape``; None leaves a dimension free."""
+    for got, needed in zip(value.shape, shape, strict=True):
+        if needed is not None and got != needed:
+            wanted = ", ".join("*" if n is None else str(n) for n in shape)
+            raise ValueError(f"{name} must have shape ({wanted}) {layout}, got {tuple(value.shape)}")
+
+
+def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+    """All tensors must share the first one's device and dtype."""
+    first = tensors[0]
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.device != first.device:
+            raise ValueError(f"{name} must be on {first.device} like {names[0]}, got {tensor.device}")
+        if tensor.dtype != first.dtype:
+            raise TypeError(f"{name} must be {first.dtype} like {names[0]}, got {tensor.dtype}")
+
+
+def check_sizes_positive(name: str, value: Tensor) -> None:
+    """Every dimension but the batch must be at least 1."""
+    if 0 in value.shape[1:]:
+        raise ValueError(f"{name} must have at least 1 element in every dimension but the batch, got {tuple(value.shape)}")
+
+
+def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Under autocast, the tensors in its dtype (float64 is left alone); otherwise as they are."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+
+
+def dropout_seed(
+    dropout_p: float, seed: int | Tensor | None, generator: torch.Generator | None, device: torch.device
+) -> Tensor | None:
+    """The seed () int64 of this call's dropout mask: the one given, or one drawn; None where nothing is dropped."""
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"dropout_p must be a probability between 0 and 1, got {dropout_p}")
+    if seed is not None and generator is not None:
+        raise ValueError("give either seed or generator, not both")
+    if dropout_p == 0.0:
+        return None
+    if seed is None:
+        return draw_seed(device, generator)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.ndim != 0:
+            raise ValueError(f"seed must be an int or an int64 tensor (), got {seed.dtype} {tuple(seed.shape)}")
+        return seed.to(device)
+    return torch.tensor(seed, dtype=torch.int64, device=device)

@@ -1,0 +1,171 @@
+"""One whole layer of Joint Co-Attention in the paper's form, for all modalities at once.
+
+For each modality X_i (B, N, d_i) with its joint feature J (B, N, d), by default the concatenation of all modalities:
+
+    C_i = tanh( X_iᵀ W_ji J * scale )            (B, d_i, d)      Eqs. 3, 4
+    H_i = relu( W_i X_i + W_ci C_iᵀ )            (B, k, d_i)      section 3.3
+    X_i' = X_i + W_hiᵀ H_i                       (B, N, d_i)      Eqs. 5, 6
+
+W_ji (N, N), W_i (k, N), W_ci (k, d), W_hi (k, N). Dropout acts on C_i with the seed of its modality. Only the inputs
+are saved; the backward recomputes C_i and H_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .autograd import needs_grad, vjp_of
+from .backends import choose
+from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
+from .library import overload
+
+
+def joint_coattention(
+    inputs: Sequence[Tensor],
+    w_j: Sequence[Tensor],
+    w_x: Sequence[Tensor],
+    w_c: Sequence[Tensor],
+    w_h: Sequence[Tensor],
+    *,
+    joints: Sequence[Tensor] = (),
+    scales: Sequence[float] | None = None,
+    dropout_p: float = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, ...]:
+    """``X' = X + W_hᵀ relu(W_x X + W_c tanh(Xᵀ W_j J * scale)ᵀ)`` for every modality X, in one call.
+
+    Args:
+        inputs: the modalities X_i (B, N, d_i), audio and visual first; two or more.
+        w_j: one W_j (N, N) for each modality.
+        w_x: one W_a, W_v, ... (k, N) for each modality.
+        w_c: one W_ca, W_cv, ... (k, d) for each modality, d the width of its joint feature.
+        w_h: one W_ha, W_hv, ... (k, N) for each modality.
+        joints: empty for the concatenation of the inputs, one J (B, N, d) for all, or one for each modality.
+        scales: one factor for each modality; 1/sqrt(d) if None.
+        dropout_p: probability with which elements of C are dropped, quantised to 1/65536.
+        generator: draws the seed of the dropout mask; the device's default generator if None.
+        seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
+        backend: "auto" or the name of a backend; one that cannot serve raises and says why.
+
+    Returns:
+        The new features X_i' (B, N, d_i), in the order of ``inputs``; under autocast, in autocast's dtype.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
+        RuntimeError: the backend asked for cannot serve these inputs.
+
+    Source: Eqs. 3-8 of Duan et al., WACV 2021.
+    """
+    groups = {"inputs": inputs, "joints": joints, "w_j": w_j, "w_x": w_x, "w_c": w_c, "w_h": w_h}
+    _check_groups(groups)
+    tensors = autocast(list(chain.from_iterable(groups.values())))
+    check_alike([f"{name}[{i}]" for name, group in groups.items() for i in range(len(group))], tensors)
+    sizes = [len(group) for group in groups.values()]
+    n = sizes[0]
+    if scales is None:
+        scales = [w.shape[1] ** -0.5 for w in w_c]
+    elif len(scales) != n:
+        raise ValueError(f"scales must hold one factor for each of the {n} modalities, got {len(scales)}")
+    seed = dropout_seed(dropout_p, seed, generator, tensors[0].device)
+    backend = choose("joint_coattention", backend, tensors)
+    scales = [float(s) for s in scales]
+    if needs_grad(*tensors):
+        return JointCoAttention.apply(sizes, scales, float(dropout_p), seed, backend, *tensors)
+    grouped = _split(tensors, sizes)
+    return tuple(overload("joint_coattention", backend)(*grouped, scales, float(dropout_p), seed))
+
+
+def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
+    """Types, counts and shapes of all tensors of a layer."""
+    inputs, joints = groups["inputs"], groups["joints"]
+    if len(inputs) < 2:
+        raise ValueError(f"inputs must hold two or more modalities (B, N, d_i), got {len(inputs)}")
+    for i, x in enumerate(inputs):
+        check_tensor(f"inputs[{i}]", x, 3, "(B, N, d_i)")
+        check_size(f"inputs[{i}]", x, (*inputs[0].shape[:2], None), "(B, N, d_i)")
+        check_sizes_positive(f"inputs[{i}]", x)
+    batch, segments = inputs[0].shape[:2]
+    if len(joints) not in (0, 1, len(inputs)):
+        raise ValueError(f"joints must hold 0, 1 or {len(inputs)} tensors (B, N, d), got {len(joints)}")
+    for i, joint in enumerate(joints):
+        check_tensor(f"joints[{i}]", joint, 3, "(B, N, d)")
+        check_size(f"joints[{i}]", joint, (batch, segments, None), "(B, N, d)")
+        check_sizes_positive(f"joints[{i}]", joint)
+    widths = [j.shape[2] for j in joints] or [sum(x.shape[2] for x in inputs)]
+    widths = widths if len(widths) == len(inputs) else widths * len(inputs)
+    for name in ("w_j", "w_x", "w_c", "w_h"):
+        if len(groups[name]) != len(inputs):
+            raise ValueError(f"{name} must hold one weight for each of the {len(inputs)} modalities, got {len(groups[name])}")
+    for i, width in enumerate(widths):
+        check_tensor(f"w_x[{i}]", groups["w_x"][i], 2, "(k, N)")
+        k = groups["w_x"][i].shape[0]
+        shapes = {"w_j": (segments, segments), "w_x": (k, segments), "w_c": (k, width), "w_h": (k, segments)}
+        layouts = {"w_j": "(N, N)", "w_x": "(k, N)", "w_c": "(k, d)", "w_h": "(k, N)"}
+        for name, shape in shapes.items():
+            check_tensor(f"{name}[{i}]", groups[name][i], 2, layouts[name])
+            check_size(f"{name}[{i}]", groups[name][i], shape, layouts[name])
+            check_sizes_positive(f"{name}[{i}]", groups[name][i][None])
+
+
+def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]]:
+    """The flat list of all tensors as its groups: inputs, joints, w_j, w_x, w_c, w_h."""
+    flat = iter(tensors)
+    return [[next(flat) for _ in range(size)] for size in sizes]
+
+
+class JointCoAttention(torch.autograd.Function):
+    """(sizes, scales, dropout_p, seed, backend, *tensors) -> one X' for each modality; autograd wants a flat list."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(sizes, scales, dropout_p, seed, backend, *tensors):
+        return tuple(overload("joint_coattention", backend)(*_split(tensors, sizes), scales, dropout_p, seed))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.sizes, ctx.scales, ctx.dropout_p, seed, ctx.backend, *tensors = inputs
+        ctx.save_for_backward(seed, *tensors)
+
+    @staticmethod
+    def backward(ctx, *grad_outs):
+        seed, *tensors = ctx.saved_tensors
+        args = (ctx.sizes, ctx.scales, ctx.dropout_p, seed, ctx.backend, *grad_outs, *tensors)
+        if torch.is_grad_enabled():
+            grads = JointCoAttentionBackward.apply(*args)
+        else:
+            grads = JointCoAttentionBackward.forward(*args)
+        return None, None, None, None, None, *grads
+
+
+class JointCoAttentionBackward(torch.autograd.Function):
+    """(sizes, scales, dropout_p, seed, backend, *grad_outs, *tensors) -> the gradient of every tensor."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(sizes, scales, dropout_p, seed, backend, *tensors):
+        groups = _split(tensors, (sizes[0], *sizes))
+        return tuple(overload("joint_coattention_backward", backend)(*groups, scales, dropout_p, seed))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.sizes, ctx.scales, ctx.dropout_p, seed, _, *tensors = inputs
+        ctx.save_for_backward(seed, *tensors)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        seed, *tensors = ctx.saved_tensors
+
+        def formula(*tensors):
+            groups = _split(tensors, (ctx.sizes[0], *ctx.sizes))
+            return reference.joint_coattention_backward(*groups, ctx.scales, ctx.dropout_p, seed)
+
+        return None, None, None, None, None, *vjp_of(formula, tensors, grads)

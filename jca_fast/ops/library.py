@@ -1,0 +1,134 @@
+"""Schemas and fake implementations of the registered ops ``torch.ops.jca_fast.<op>.<backend>``.
+
+Every backend is one overload of the same op, so a profile or an exported graph shows which one ran. This module needs
+torch only; a backend's launchers are imported when one of its overloads first runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .backends import BACKENDS
+
+_LAYER = (
+    "Tensor[] inputs, Tensor[] joints, Tensor[] w_j, Tensor[] w_x, Tensor[] w_c, Tensor[] w_h, "
+    "float[] scales, float dropout_p, Tensor? seed"
+)
+SCHEMAS = {
+    "tanh_attention": "(Tensor q, Tensor k, Tensor v, float scale, float dropout_p, Tensor? seed) -> Tensor",
+    "tanh_attention_backward": "(Tensor grad_out, Tensor q, Tensor k, Tensor v, float scale, float dropout_p, "
+    "Tensor? seed) -> (Tensor, Tensor, Tensor)",
+    "joint_affinity": "(Tensor q, Tensor k, float scale) -> Tensor",
+    "joint_affinity_backward": "(Tensor grad_c, Tensor q, Tensor k, Tensor c, float scale) -> (Tensor, Tensor)",
+    "joint_coattention": f"({_LAYER}) -> Tensor[]",
+    "joint_coattention_backward": f"(Tensor[] grad_outs, {_LAYER}) -> Tensor[]",
+    "visual_reduction": "(Tensor query, Tensor regions, float scale) -> (Tensor, Tensor)",
+    "visual_reduction_backward": "(Tensor grad_out, Tensor grad_weights, Tensor query, Tensor regions, "
+    "Tensor weights, float scale, bool need_regions) -> (Tensor, Tensor)",
+}
+"""Name of each op and its schema; the maths of each is on its page in this folder."""
+
+
+def _empty(like: Tensor, *shape: int | torch.SymInt) -> Tensor:
+    return like.new_empty(shape)
+
+
+def _fake_tanh_attention(q, k, v, scale, dropout_p, seed):
+    return _empty(q, q.shape[0], q.shape[1], v.shape[2])
+
+
+def _fake_tanh_attention_backward(grad_out, q, k, v, scale, dropout_p, seed):
+    return _empty(q, *q.shape), _empty(k, *k.shape), _empty(v, *v.shape)
+
+
+def _fake_joint_affinity(q, k, scale):
+    return _empty(q, q.shape[0], q.shape[1], k.shape[1])
+
+
+def _fake_joint_affinity_backward(grad_c, q, k, c, scale):
+    return _empty(q, *q.shape), _empty(k, *k.shape)
+
+
+def _fake_joint_coattention(inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed):
+    return [_empty(x, *x.shape) for x in inputs]
+
+
+def _fake_joint_coattention_backward(grad_outs, inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed):
+    return [_empty(t, *t.shape) for group in (inputs, joints, w_j, w_x, w_c, w_h) for t in group]
+
+
+def _fake_visual_reduction(query, regions, scale):
+    return _empty(query, *query.shape), _empty(query, *regions.shape[:2])
+
+
+def _fake_visual_reduction_backward(grad_out, grad_weights, query, regions, weights, scale, need_regions):
+    return _empty(query, *query.shape), _empty(regions, *(regions.shape if need_regions else (0,)))
+
+
+def _launcher(module: str, function: str) -> Callable[..., Any]:
+    """Call ``module.function``, importing the module at the first call."""
+
+    def launch(*args):
+        return getattr(importlib.import_module(module), function)(*args)
+
+    return launch
+
+
+def _contiguous(result):
+    """Outputs are contiguous, as the fakes promise, whatever layout plain PyTorch chose."""
+    if isinstance(result, Tensor):
+        return result.contiguous()
+    return type(result)(t.contiguous() for t in result)
+
+
+def _reference(function: str) -> Callable[..., Any]:
+    from . import reference
+
+    formula = getattr(reference, function)
+
+    def launch(*args):
+        with torch.no_grad():  # autograd lives in the Functions around the ops
+            return _contiguous(formula(*args))
+
+    return launch
+
+
+def _batched(name: str) -> Callable[..., Any]:
+    """The vmap rule of every op: one call for each mapped sample, each with its own seed where seeds are mapped."""
+
+    def rule(info, in_dims, *args):
+        leaves, spec = tree_flatten(args)
+        dims = tree_flatten(in_dims, is_leaf=lambda d: d is None)[0]
+        op = overload(*name.split("."))
+        results = []
+        for i in range(info.batch_size):
+            sample = [t if d is None else t.select(d, i) for t, d in zip(leaves, dims, strict=True)]
+            results.append(op(*tree_unflatten(sample, spec)))
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = type(results[0])(torch.stack(group) for group in zip(*results, strict=True))
+        return stacked, type(stacked)(0 for _ in stacked)
+
+    return rule
+
+
+LIBRARY = torch.library.Library("jca_fast", "DEF")
+for _op, _schema in SCHEMAS.items():
+    for _backend in BACKENDS:
+        _name = f"{_op}.{_backend.name}"
+        _impl = _launcher(_backend.module, _op) if _backend.module else _reference(_op)
+        LIBRARY.define(_name + _schema)
+        LIBRARY.impl(_name, _impl, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"jca_fast::{_name}", globals()[f"_fake_{_op}"], lib=LIBRARY)
+        torch.library.register_vmap(f"jca_fast::{_name}", _batched(_name), lib=LIBRARY)
+
+
+def overload(op: str, backend: str) -> Callable[..., Any]:
+    """The registered overload of ``op`` for ``backend``."""
+    return getattr(getattr(torch.ops.jca_fast, op), backend)

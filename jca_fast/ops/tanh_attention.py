@@ -1,0 +1,119 @@
+"""tanh attention: attention over channels with a tanh in place of the softmax.
+
+    out = tanh(scale * q kᵀ) v                q (B, M, N)   k (B, L, N)   v (B or 1, L, D)   ->   out (B, M, D)
+
+With S = scale * q kᵀ, P = tanh(S), both (B, M, L), and dO the gradient of out:
+
+    dS = (dO vᵀ) ∘ (1 - P²) * scale     dq = dS k     dk = dSᵀ q     dv = Pᵀ dO   (summed over B where v is shared)
+
+Dropout acts on P (:mod:`jca_fast.ops.dropout`). Only q, k and v are saved; the backward recomputes P.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .autograd import needs_grad, vjp_of
+from .backends import choose
+from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
+from .library import overload
+
+
+def tanh_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    *,
+    dropout_p: float = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """``tanh(scale * q kᵀ) v``, the primitive of both forms of Joint Co-Attention; the (M, L) matrix is never stored.
+
+    Paper form: q = Aᵀ, k = (W_ja J)ᵀ, v = W_caᵀ, shared by the batch. Released form: q = Qᵀ, k = K_a, v = V_aᵀ.
+
+    Args:
+        q: (B, M, N), any strides.
+        k: (B, L, N).
+        v: (B, L, D), or (1, L, D) shared by the batch.
+        scale: factor on q kᵀ; the paper's is 1/sqrt(d).
+        dropout_p: probability with which elements of the (M, L) matrix are dropped, quantised to 1/65536.
+        generator: draws the seed of the dropout mask; the device's default generator if None.
+        seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
+        backend: "auto" or a name of :func:`jca_fast.backends`; one that cannot serve raises and says why.
+
+    Returns:
+        (B, M, D) in the dtype of the inputs; under autocast, in autocast's dtype.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
+        RuntimeError: the backend asked for cannot serve these inputs.
+
+    Source: Eqs. 3-4 and the attention map of section 3.3 of Duan et al., WACV 2021.
+    """
+    for name, value, layout in (("q", q, "(B, M, N)"), ("k", k, "(B, L, N)"), ("v", v, "(B or 1, L, D)")):
+        check_tensor(name, value, 3, layout)
+    q, k, v = autocast((q, k, v))
+    check_alike("qkv", (q, k, v))
+    check_size("k", k, (q.shape[0], None, q.shape[2]), "(B, L, N)")
+    check_size("v", v, (None if v.shape[0] == 1 else q.shape[0], k.shape[1], None), "(B or 1, L, D)")
+    for name, value in zip("qkv", (q, k, v), strict=True):
+        check_sizes_positive(name, value)
+    seed = dropout_seed(dropout_p, seed, generator, q.device)
+    backend = choose("tanh_attention", backend, (q, k, v))
+    if needs_grad(q, k, v):
+        return TanhAttention.apply(q, k, v, float(scale), float(dropout_p), seed, backend)
+    return overload("tanh_attention", backend)(q, k, v, float(scale), float(dropout_p), seed)
+
+
+class TanhAttention(torch.autograd.Function):
+    """(q, k, v, scale, dropout_p, seed, backend) -> out."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q, k, v, scale, dropout_p, seed, backend):
+        return overload("tanh_attention", backend)(q, k, v, scale, dropout_p, seed)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        q, k, v, ctx.scale, ctx.dropout_p, seed, ctx.backend = inputs
+        ctx.save_for_backward(q, k, v, seed)
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        q, k, v, seed = ctx.saved_tensors
+        args = (grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed)
+        if torch.is_grad_enabled():
+            grads = TanhAttentionBackward.apply(*args, ctx.backend)
+        else:
+            grads = overload("tanh_attention_backward", ctx.backend)(*args)
+        return *grads, None, None, None, None
+
+
+class TanhAttentionBackward(torch.autograd.Function):
+    """(grad_out, q, k, v, scale, dropout_p, seed, backend) -> dq, dk, dv; its own derivative runs on the reference."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_out, q, k, v, scale, dropout_p, seed, backend):
+        return overload("tanh_attention_backward", backend)(grad_out, q, k, v, scale, dropout_p, seed)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed, _ = inputs
+        ctx.save_for_backward(grad_out, q, k, v, seed)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        *tensors, seed = ctx.saved_tensors
+
+        def formula(grad_out, q, k, v):
+            return reference.tanh_attention_backward(grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed)
+
+        return *vjp_of(formula, tensors, grads), None, None, None, None

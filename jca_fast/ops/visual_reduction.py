@@ -1,0 +1,116 @@
+"""Audio-guided visual reduction: the R regions of each segment become one vector by scaled dot-product attention.
+
+    a = softmax(K q * scale)     out = Kᵀ a        q (S, D)   K (S, R, D)   ->   out (S, D), a (S, R)
+
+With dO, dA the gradients of out and a:  g = dA + K dO,  ds = a ∘ (g - a·g) * scale,  dq = Kᵀ ds,  dK = a dOᵀ + ds qᵀ.
+The op is bound by memory: K is read once forward and once backward, and dK is written only if asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .autograd import needs_grad, vjp_of
+from .backends import choose
+from .checks import autocast, check_alike, check_size, check_tensor
+from .library import overload
+
+
+def visual_reduction(
+    query: Tensor,
+    regions: Tensor,
+    scale: float | None = None,
+    return_weights: bool = False,
+    *,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """``softmax(query regionsᵀ * scale) regions``: each segment's regions weighted by its audio query.
+
+    Args:
+        query: (..., D), one query for each segment.
+        regions: (..., R, D), the same leading sizes; R = 49 regions of a 7 x 7 map in the paper.
+        scale: factor on the scores; 1/sqrt(D) if None.
+        return_weights: also return the attention over the regions.
+        backend: "auto" or the name of a backend; one that cannot serve raises and says why.
+
+    Returns:
+        out (..., D), and with ``return_weights`` the weights (..., R), which sum to 1 over the regions.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
+        RuntimeError: the backend asked for cannot serve these inputs.
+
+    Source: section 3.2 ("scaled dot-product of audio feature and visual feature") of Duan et al., WACV 2021.
+    """
+    check_tensor("query", query, None, "(..., D)")
+    check_tensor("regions", regions, None, "(..., R, D)")
+    if query.ndim < 1 or regions.ndim != query.ndim + 1:
+        raise ValueError(
+            f"regions must be (..., R, D) for a query (..., D), got {tuple(regions.shape)} for {tuple(query.shape)}"
+        )
+    check_size("regions", regions, (*query.shape[:-1], None, query.shape[-1]), "(..., R, D)")
+    if 0 in regions.shape[-2:]:
+        raise ValueError(f"regions must have at least one region and one channel, got {tuple(regions.shape)}")
+    query, regions = autocast((query, regions))
+    check_alike(("query", "regions"), (query, regions))
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    lead, (count, width) = query.shape[:-1], regions.shape[-2:]
+    q, r = query.reshape(-1, width), regions.reshape(-1, count, width)  # (S, D), (S, R, D)
+    backend = choose("visual_reduction", backend, (q, r))
+    if needs_grad(q, r):
+        out, weights = VisualReduction.apply(q, r, scale, backend)
+    else:
+        out, weights = overload("visual_reduction", backend)(q, r, scale)
+    out = out.reshape(*lead, width)
+    return (out, weights.reshape(*lead, count)) if return_weights else out
+
+
+class VisualReduction(torch.autograd.Function):
+    """(query, regions, scale, backend) -> out, weights."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(query, regions, scale, backend):
+        return overload("visual_reduction", backend)(query, regions, scale)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        query, regions, ctx.scale, ctx.backend = inputs
+        ctx.save_for_backward(query, regions, output[1])
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_weights):
+        args = (grad_out, grad_weights, *ctx.saved_tensors, ctx.scale, ctx.needs_input_grad[1])
+        if torch.is_grad_enabled():
+            grad_query, grad_regions = VisualReductionBackward.apply(*args, ctx.backend)
+        else:
+            grad_query, grad_regions = overload("visual_reduction_backward", ctx.backend)(*args)
+        return grad_query, grad_regions if ctx.needs_input_grad[1] else None, None, None
+
+
+class VisualReductionBackward(torch.autograd.Function):
+    """(grad_out, grad_weights, query, regions, weights, scale, need_regions, backend) -> dq, dK (empty if unwanted)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_out, grad_weights, query, regions, weights, scale, need_regions, backend):
+        args = (grad_out, grad_weights, query, regions, weights, scale, need_regions)
+        return overload("visual_reduction_backward", backend)(*args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, _weights, ctx.scale, ctx.need_regions, _ = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        def formula(grad_out, grad_weights, query, regions):
+            _, weights = reference.visual_reduction(query, regions, ctx.scale)  # a function here, not a constant
+            args = (grad_out, grad_weights, query, regions, weights, ctx.scale, ctx.need_regions)
+            return reference.visual_reduction_backward(*args)
+
+        return *vjp_of(formula, ctx.saved_tensors, grads), None, None, None, None
