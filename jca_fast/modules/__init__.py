@@ -1,0 +1,18 @@
+"""nn.Modules: Joint Co-Attention in both forms, the visual reductions, the residual recurrent block."""
+
+from .joint_coattention import JointCoAttention, PaperLayer, ReleasedLayer
+from .joint_feature import JOINT_STRATEGIES, JointFeature
+from .recurrent import ResidualRNN
+from .visual_reduction import AdditiveReduction, AudioGuidedReduction, PooledReduction
+
+__all__ = [
+    "JOINT_STRATEGIES",
+    "AdditiveReduction",
+    "AudioGuidedReduction",
+    "JointCoAttention",
+    "JointFeature",
+    "PaperLayer",
+    "PooledReduction",
+    "ReleasedLayer",
+    "ResidualRNN",
+]

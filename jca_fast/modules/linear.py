@@ -1,0 +1,28 @@
+"""The one initialisation of every Linear of the system: Xavier-uniform weights, zero biases, as published."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def xavier_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """A Linear with Xavier-uniform weights (gain 1) and zero biases."""
+    linear = nn.Linear(in_features, out_features, bias)
+    nn.init.xavier_uniform_(linear.weight)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def check_positive(**sizes: int) -> None:
+    """Each named size must be an int of at least 1."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name} must be an int of at least 1, got {size!r}")
+
+
+def check_probability(**probabilities: float) -> None:
+    """Each named probability must lie in [0, 1]."""
+    for name, p in probabilities.items():
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"{name} must be a probability between 0 and 1, got {p!r}")
