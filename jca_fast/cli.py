@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return importlib.import_module(COMMANDS[args.command][0]).run(args)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of our output, such as "head", has gone
+        sys.stderr.close()
+        return 1
     except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
         if os.environ.get("JCA_FAST_DEBUG"):
             raise
