@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ class AVELocalizer(nn.Module):
     def _head(form: str, width: int, num_classes: int, dropout: float) -> nn.Sequential:
         sizes = (width, width // 4, num_classes) if form == "released" else (width, 1024, 256, num_classes)
         layers: list[nn.Module] = []
-        for i, o in zip(sizes[:-2], sizes[1:-1], strict=True):
+        for i, o in pairwise(sizes[:-1]):
             layers += [xavier_linear(i, o), nn.ReLU(), nn.Dropout(dropout)]
         return nn.Sequential(*layers, xavier_linear(sizes[-2], sizes[-1]))
 

@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {label:<34} {printed:>8} {count_parameters(form=args.form, **arguments) / 1e6:>12.6f}")
 
     header = f"  {'':<34} {'printed':>8} {args.form + ' form':>12}"
-    print(f"Parameters in millions, {args.form} form of AVELocalizer beside what the paper prints.\n\nTable 5\n{header}")
+    print(f"Parameters in millions, {args.form} form of AVELocalizer beside what the paper prints.")
+    print(f"\nTable 5\n{header}")
     for audio_dim, visual_dim, num_layers, printed in TABLE_5:
         label = f"d_a = {audio_dim}, d_v = {visual_dim}, l = {num_layers}"
         row(label, printed, audio_dim=audio_dim, visual_dim=visual_dim, num_layers=num_layers)

@@ -1,7 +1,8 @@
 """The table of backends: who can serve which inputs, and why not, in words.
 
 ``backend="auto"`` takes the first row with no reason against it (or the backend named by the environment variable
-``JCA_FAST_BACKEND``); a backend asked for by name that cannot serve raises with its reasons. Nothing falls back silently.
+``JCA_FAST_BACKEND``). A backend asked for by name that cannot serve raises with its reasons: nothing falls back
+silently.
 """
 
 from __future__ import annotations

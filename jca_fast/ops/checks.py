@@ -43,7 +43,9 @@ def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
 def check_sizes_positive(name: str, value: Tensor) -> None:
     """Every dimension but the batch must be at least 1."""
     if 0 in value.shape[1:]:
-        raise ValueError(f"{name} must have at least 1 element in every dimension but the batch, got {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must have at least 1 element in every dimension but the batch, got {tuple(value.shape)}"
+        )
 
 
 def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:

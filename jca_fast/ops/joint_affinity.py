@@ -1,6 +1,6 @@
 """The joint affinity matrix, materialised: for looking at it. The fused ops never store it.
 
-    C = tanh(scale * q kᵀ)       q = Xᵀ (B, d_x, N)   k = (W_j J)ᵀ (B, d, N)   ->   C (B, d_x, d)
+C = tanh(scale * q kᵀ)       q = Xᵀ (B, d_x, N)   k = (W_j J)ᵀ (B, d, N)   ->   C (B, d_x, d)
 """
 
 from __future__ import annotations

@@ -102,7 +102,9 @@ def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
     widths = widths if len(widths) == len(inputs) else widths * len(inputs)
     for name in ("w_j", "w_x", "w_c", "w_h"):
         if len(groups[name]) != len(inputs):
-            raise ValueError(f"{name} must hold one weight for each of the {len(inputs)} modalities, got {len(groups[name])}")
+            raise ValueError(
+                f"{name} must hold one weight for each of the {len(inputs)} modalities, got {len(groups[name])}"
+            )
     for i, width in enumerate(widths):
         check_tensor(f"w_x[{i}]", groups["w_x"][i], 2, "(k, N)")
         k = groups["w_x"][i].shape[0]

@@ -1,0 +1,209 @@
+"""Planted AVE on disk: a synthetic set in the published layout, on real annotations and splits or of made-up clips."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import files
+from .annotations import (
+    BACKGROUND,
+    CATEGORIES,
+    Event,
+    class_indices,
+    event_classes,
+    foreground_labels,
+    mil_labels,
+    read_annotations,
+    segment_labels,
+)
+from .planted import World, draw_clip, stream
+
+_NAMES = ["Annotations.txt", *(f"{stem}.h5" for stem in files.LAYOUT), "planted.h5"]
+_EVENT_STREAM = 2**64 - 2  # made-up events and splits; clips use streams 0, 1, ...
+
+
+def synthesize(
+    root: str | Path,
+    *,
+    num_clips: int | None = None,
+    annotations: str | Path | None = None,
+    orders: str | Path | None = None,
+    num_noisy: int = 0,
+    seed: int = 0,
+    dtype: str = "float64",
+    num_segments: int = 10,
+    audio_dim: int = 128,
+    visual_dim: int = 512,
+    grid: tuple[int, int] = (7, 7),
+    noise: float = 1.0,
+    distractors: int = 2,
+    offscreen: float = 0.5,
+    full_length: float = 0.4,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write a planted set into the folder `root`, in the layout of the published AVE files; returns `root`.
+
+    Files: Annotations.txt, audio_feature.h5 (n, N, audio_dim), visual_feature.h5 (n, N, *grid, visual_dim), labels.h5
+    (n, N, 29), mil_labels.h5 (n, 29), labels_closs.h5 (n, N), the three order files, with `num_noisy` > 0 the three
+    `*_noisy.h5` files, and planted.h5: `position` (n, N, R), 1 in the regions of the clip's own object wherever it is
+    visible; `audible` and `visible` (n, N); `silent_objects` (n, distractors); `offscreen_sound` (n,), -1 for none; and
+    the attribute `settings`, JSON. The segments of an event are those both audible and visible.
+
+    Clips: the rows of the file `annotations`, split as in the folder `orders`; or `num_clips` (600) made-up ones, the
+    28 classes in equal blocks, a share `full_length` of the events filling their clip, split 70/15/15 at random.
+    Features are `dtype` float64, as published, or float32, with the same values, all exact in float32. Equal arguments
+    give equal values, clip by clip. `noise`, `distractors` and `offscreen` set the difficulty (see `planted.World`).
+    Memory: a few dozen megabytes at any size.
+
+    Raises ValueError for bad arguments, FileExistsError when `root` holds such files and not `overwrite`, OSError when
+    the disk is too small, all before the first clip is drawn. The files take their names when all are complete.
+    """
+    _check_arguments(num_clips, annotations, orders, num_noisy, dtype, full_length, seed)
+    root = Path(root)
+    rng = stream(seed, _EVENT_STREAM)
+    events = (
+        _made_up_events(rng, num_clips or 600, num_segments, full_length)
+        if annotations is None
+        else read_annotations(annotations, num_segments)
+    )
+    splits = (
+        _made_up_splits(rng, len(events))
+        if orders is None
+        else {split: files.read_order(orders, split, len(events)) for split in files.SPLITS}
+    )
+    classes = len(event_classes(events))
+    world = World(classes, num_segments, audio_dim, visual_dim, grid, seed, noise, distractors, offscreen)
+    with _staging(root, _num_bytes(world, len(events) + num_noisy, dtype), overwrite) as folder:
+        _write_tables(folder, events, splits, num_segments, num_noisy)
+        _write_clips(folder, world, events, num_noisy, dtype, progress)
+    return root
+
+
+def _check_arguments(
+    num_clips: int | None, annotations: object, orders: object, num_noisy: int, dtype: str, full_length: float, seed: int
+) -> None:
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype is {dtype!r}; needed: 'float64' or 'float32'")
+    if num_clips is not None and annotations is not None:
+        raise ValueError("num_clips and annotations were both given; needed: one of them")
+    if orders is not None and annotations is None:
+        raise ValueError("orders were given without annotations; needed: both or neither")
+    if num_clips is not None and num_clips < 8:
+        raise ValueError(f"num_clips is {num_clips}; needed: 8 or more, so that every split gets a clip")
+    if num_noisy < 0:
+        raise ValueError(f"num_noisy is {num_noisy}; needed: 0 or more")
+    if not 0 <= full_length <= 1:
+        raise ValueError(f"full_length is {full_length}; needed: a share, 0 to 1")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}; needed: 0 to 2**64 - 1")
+
+
+def _num_bytes(world: World, clips: int, dtype: str) -> int:
+    regions = world.grid[0] * world.grid[1]
+    per_segment = (world.audio_dim + regions * world.visual_dim) * np.dtype(dtype).itemsize + regions + 256
+    return clips * world.num_segments * per_segment + 2**20
+
+
+def _made_up_events(rng: np.random.Generator, count: int, segments: int, full_length: float) -> list[Event]:
+    """Events in equal blocks of the 28 classes; two segments or more, where a clip has as many."""
+    events = []
+    for i in range(count):
+        length = segments if rng.random() < full_length else int(rng.integers(min(2, segments), segments + 1))
+        start = int(rng.integers(0, segments - length + 1))
+        events.append(Event(CATEGORIES[i * BACKGROUND // count], f"pl{i:09d}", "good", start, start + length))
+    return events
+
+
+def _made_up_splits(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    order = rng.permutation(count)
+    cuts = [round(0.7 * count), round(0.85 * count)]
+    return dict(zip(files.SPLITS, np.split(order, cuts), strict=True))
+
+
+@contextlib.contextmanager
+def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
+    """A folder inside `root` whose files move up into it when the block has ended well."""
+    taken = sorted(name for name in _NAMES if (root / name).exists())
+    if taken and not overwrite:
+        raise FileExistsError(f"{root}: already holds {', '.join(taken)}; needed: another folder, or overwrite")
+    root.mkdir(parents=True, exist_ok=True)
+    files.require_space(root, num_bytes, "the planted set")
+    folder = root / ".synth.partial"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir()
+    try:
+        yield folder
+        for path in folder.iterdir():
+            files.sync(path)
+        for name in _NAMES:
+            if (folder / name).exists():
+                os.replace(folder / name, root / name)
+            else:
+                (root / name).unlink(missing_ok=True)  # a leftover of the set that is overwritten
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_tables(
+    folder: Path, events: Sequence[Event], splits: dict[str, np.ndarray], segments: int, num_noisy: int
+) -> None:
+    """Everything but features: annotations, labels, splits."""
+    (folder / "Annotations.txt").write_text("".join(event.line() + "\n" for event in events), encoding="utf-8")
+    labels = segment_labels(events, segments)  # (n, N, C)
+    files.write_h5(folder / "labels.h5", avadataset=labels)
+    files.write_h5(folder / "mil_labels.h5", avadataset=mil_labels(events))
+    files.write_h5(folder / "labels_closs.h5", avadataset=foreground_labels(events, segments))
+    for split, order in splits.items():
+        files.write_h5(folder / f"{split}_order.h5", order=order)
+    if num_noisy:
+        background = np.eye(labels.shape[2], dtype=np.float32)[[-1] * num_noisy]  # (noisy, C)
+        files.write_h5(folder / "labels_noisy.h5", avadataset=background)
+
+
+def _write_clips(
+    folder: Path, world: World, events: Sequence[Event], num_noisy: int, dtype: str, progress: bool
+) -> None:
+    """The features clip by clip, and planted.h5."""
+    import h5py
+    from tqdm import tqdm
+
+    n, segments = len(events), world.num_segments
+    planted: dict[str, np.ndarray] = {
+        "position": np.zeros((n, segments, world.grid[0] * world.grid[1]), np.uint8),
+        "audible": np.zeros((n, segments), np.uint8),
+        "visible": np.zeros((n, segments), np.uint8),
+        "silent_objects": np.zeros((n, world.distractors), np.int64),
+        "offscreen_sound": np.zeros(n, np.int64),
+    }
+    with contextlib.ExitStack() as stack:
+
+        def feature(stem: str, *shape: int) -> Any:
+            file = stack.enter_context(h5py.File(folder / f"{stem}.h5", "w", libver="earliest"))
+            return file.create_dataset("avadataset", shape=shape, dtype=dtype)
+
+        audio = feature("audio_feature", n, segments, world.audio_dim)
+        visual = feature("visual_feature", n, segments, *world.grid, world.visual_dim)
+        for row, category in enumerate(tqdm(class_indices(events), "clips", disable=not progress)):
+            clip = draw_clip(world, row, int(category), events[row].start, events[row].end)
+            audio[row], visual[row] = clip.audio.astype(dtype), clip.visual.astype(dtype)
+            for name, values in planted.items():
+                values[row] = getattr(clip, name)
+        if num_noisy:
+            audio = feature("audio_feature_noisy", num_noisy, segments, world.audio_dim)
+            visual = feature("visual_feature_noisy", num_noisy, segments, *world.grid, world.visual_dim)
+            for row in tqdm(range(num_noisy), "noisy clips", disable=not progress):
+                clip = draw_clip(world, n + row, None)
+                audio[row], visual[row] = clip.audio.astype(dtype), clip.visual.astype(dtype)
+        file = stack.enter_context(h5py.File(folder / "planted.h5", "w", libver="earliest"))
+        file.attrs["settings"] = json.dumps({**world.settings(), "dtype": dtype, "numpy": np.__version__})
+        for name, values in planted.items():
+            file.create_dataset(name, data=values)

@@ -1,0 +1,92 @@
+"""Checkpoints: written whole or not at all, read without running code from the file.
+
+A checkpoint is one dict of tensors and plain values. Every file has `format`, `versions`, `model` (state_dict) and
+`model_config` (the constructor arguments of AVELocalizer); the training state of a run (`last.pt`) adds more keys.
+"""
+
+from __future__ import annotations
+
+import platform
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jca_fast._version import __version__
+from jca_fast.data.files import replacing
+
+FORMAT = "jca_fast checkpoint 1"
+
+
+def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
+    """Writes the model's weights, its `config` and the further entries of state to path, atomically."""
+    content = {
+        "format": FORMAT,
+        "versions": {"jca_fast": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        "model": model.state_dict(),
+        "model_config": model.config,
+        **state,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The dict of a checkpoint, its tensors on device. Only tensors and plain values are read (weights_only=True).
+
+    Raises FileNotFoundError if there is no such file and ValueError if it is damaged, truncated, holds pickled objects
+    or is not a checkpoint of this library. The checksums of the file are verified, so a flipped bit is found.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"checksum of {damaged} does not match")
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged input
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise ValueError(f"{path}: not a readable checkpoint (damaged or of another program): {reason}") from error
+    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found != FORMAT:
+        raise ValueError(f"{path}: expected a file of format {FORMAT!r}, found {found!r}; see jca-fast convert")
+    for key in ("model", "model_config"):
+        if key not in content:
+            raise ValueError(f"{path}: the entry {key!r} is missing")
+    return content
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str | Path) -> None:
+    """Copies weights into model; raises ValueError naming source and the first keys or shapes that do not fit."""
+    own = model.state_dict()
+    problems = [f"{key} is missing" for key in own if key not in weights]
+    problems += [f"{key} is not part of the model" for key in weights if key not in own]
+    problems += [
+        f"{key} has shape {tuple(weights[key].shape)}, the model needs {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{source}: the weights do not fit the model: {'; '.join(problems[:3])}{more}")
+    model.load_state_dict(weights)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The AVELocalizer of a checkpoint in eval mode on device, and the whole checkpoint.
+
+    path may be the folder of a run: then its best.pt is read.
+    """
+    from jca_fast.models import AVELocalizer
+
+    path = Path(path) / "best.pt" if Path(path).is_dir() else Path(path)
+    content = load(path, device)
+    try:
+        model = AVELocalizer(**content["model_config"])
+    except TypeError as error:
+        raise ValueError(f"{path}: model_config does not fit this version of AVELocalizer: {error}") from error
+    load_weights(model, content["model"], path)
+    return model.to(device).eval(), content

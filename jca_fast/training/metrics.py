@@ -1,0 +1,181 @@
+"""Metrics of audio-visual event localization, all plain functions of predicted and true classes.
+
+Accuracy comes in two kinds. The exact one divides all right segments by all segments. The published training code
+instead averages the means of batches, so the clips of a short last batch weigh more; that number is kept for
+comparison with published results only. Counts (`confusion_matrix`, `PointingGame`) add up over processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def segment_accuracy(predicted: Tensor, target: Tensor) -> float:
+    """Exact accuracy: right segments / all segments.
+
+    predicted, target: classes (n, N), any integer dtype. Raises ValueError if the shapes differ or there is no segment.
+    """
+    _check(predicted, target)
+    return float((predicted == target).double().mean())
+
+
+def batch_mean_accuracy(predicted: Tensor, target: Tensor, batch_size: int = 64) -> float:
+    """Mean over batches of the mean accuracy of a batch, the batches cut in the given order of clips.
+
+    This is the accuracy of the published evaluation code (batches of 64); with 402 clips the last 18 weigh 1/7.
+    predicted, target: classes (n, N). Raises ValueError if the shapes differ, nothing is given or batch_size < 1.
+    """
+    _check(predicted, target)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    per_clip = (predicted == target).double().mean(dim=1)  # (n,)
+    return float(torch.stack([batch.mean() for batch in per_clip.split(batch_size)]).mean())
+
+
+def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Counts (num_classes, num_classes), int64: row = true class, column = predicted class.
+
+    predicted, target: classes of any equal shape. Matrices of parts of a set add up to that of the whole.
+    Raises ValueError if the shapes differ or a class lies outside 0 .. num_classes - 1.
+    """
+    _check(predicted, target, allow_empty=True)
+    for name, classes in (("predicted", predicted), ("target", target)):
+        if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
+            raise ValueError(
+                f"{name} must hold classes 0 .. {num_classes - 1}, got {int(classes.min())} .. {int(classes.max())}"
+            )
+    cells = target.flatten().long() * num_classes + predicted.flatten().long()  # (n * N,)
+    return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def per_class_accuracy(confusion: Tensor) -> list[float | None]:
+    """Share of the segments of each true class that were predicted right; None for a class without segments.
+
+    confusion: counts (C, C) of `confusion_matrix`.
+    """
+    right, total = confusion.diagonal().tolist(), confusion.sum(dim=1).tolist()
+    return [r / t if t else None for r, t in zip(right, total, strict=True)]
+
+
+def majority_baseline(target: Tensor, reference: Tensor | None = None) -> float:
+    """Accuracy on target of always predicting the most frequent class of reference (default: of target itself).
+
+    target (n, N), reference (m, N): classes; pass the training labels as reference for a baseline that saw no answer.
+    """
+    majority = torch.bincount((target if reference is None else reference).flatten().long()).argmax()
+    return float((target == majority).double().mean())
+
+
+def event_f1(predicted: Tensor, target: Tensor, background: int, min_iou: float = 0.5) -> float | None:
+    """F1 of whole events; None where neither side has an event.
+
+    An event is a longest run of segments of one class other than background. A predicted event is right if a true
+    event of the same class, not yet taken, overlaps it with intersection / union of at least min_iou.
+    predicted, target: classes (n, N).
+    """
+    _check(predicted, target)
+    found = right = wanted = 0
+    for predicted_row, target_row in zip(predicted.tolist(), target.tolist(), strict=True):
+        guesses, truths = _events(predicted_row, background), _events(target_row, background)
+        found, wanted = found + len(guesses), wanted + len(truths)
+        for guess in guesses:
+            match = next((truth for truth in truths if _iou(guess, truth) >= min_iou), None)
+            if match is not None:
+                truths.remove(match)
+                right += 1
+    return 2 * right / (found + wanted) if found + wanted else None
+
+
+def summarize(predicted: Tensor, target: Tensor, num_classes: int, *, background: int | None = None) -> dict[str, Any]:
+    """All segment metrics of one split as plain numbers, ready for JSON.
+
+    predicted, target: classes (n, N) in the order of the split. background: index of the background class, by default
+    the last one. Keys: accuracy, batch_mean_accuracy, event_f1, background_share, per_class_accuracy, confusion (rows =
+    true class), num_clips, num_segments.
+    """
+    background = num_classes - 1 if background is None else background
+    confusion = confusion_matrix(predicted, target, num_classes)
+    return {
+        "accuracy": segment_accuracy(predicted, target),
+        "batch_mean_accuracy": batch_mean_accuracy(predicted, target),
+        "event_f1": event_f1(predicted, target, background),
+        "background_share": float((target == background).double().mean()),
+        "num_clips": target.shape[0],
+        "num_segments": target.numel(),
+        "per_class_accuracy": per_class_accuracy(confusion),
+        "confusion": confusion.tolist(),
+    }
+
+
+@dataclass(frozen=True)
+class PointingGame:
+    """Score of the pointing game: does the most attended region lie on the sounding object?
+
+    hits and segments are counts; area is the sum over those segments of the object's share of the regions, so that
+    area / segments is what a random region would score. Scores of parts of a set add up.
+    """
+
+    hits: int = 0
+    segments: int = 0
+    area: float = 0.0
+
+    def __add__(self, other: PointingGame) -> PointingGame:
+        return PointingGame(self.hits + other.hits, self.segments + other.segments, self.area + other.area)
+
+    @property
+    def accuracy(self) -> float | None:
+        """hits / segments; None where no segment counts."""
+        return self.hits / self.segments if self.segments else None
+
+    @property
+    def chance(self) -> float | None:
+        """Expected accuracy of a random region; None where no segment counts."""
+        return self.area / self.segments if self.segments else None
+
+
+def pointing_game(attention: Tensor, position: Tensor, counts: Tensor | None = None) -> PointingGame:
+    """Pointing game of one batch: a hit is a segment whose most attended region is one of the object's.
+
+    attention (B, N, R): weights of the regions, any floating dtype; of equal largest weights the first is taken.
+    position (B, N, R): non-zero where the object is. counts (B, N): non-zero for the segments to count (object visible
+    and audible); default all. Segments without an object are never counted. Raises ValueError on shapes that differ.
+    """
+    if attention.shape != position.shape:
+        shapes = f"{tuple(attention.shape)} and {tuple(position.shape)}"
+        raise ValueError(f"attention and position must have one shape (B, N, R), got {shapes}")
+    occupied = position > 0  # (B, N, R)
+    valid = occupied.any(dim=-1)  # (B, N)
+    if counts is not None:
+        if counts.shape != valid.shape:
+            raise ValueError(f"counts must have shape {tuple(valid.shape)}, got {tuple(counts.shape)}")
+        valid = valid & (counts > 0)
+    hit = occupied.gather(-1, attention.argmax(dim=-1, keepdim=True)).squeeze(-1)  # (B, N)
+    area = occupied.double().mean(dim=-1)  # (B, N)
+    return PointingGame(int((hit & valid).sum()), int(valid.sum()), float(area[valid].sum()))
+
+
+def _check(predicted: Tensor, target: Tensor, allow_empty: bool = False) -> None:
+    if predicted.shape != target.shape:
+        raise ValueError(
+            f"predicted and target must have one shape, got {tuple(predicted.shape)} and {tuple(target.shape)}"
+        )
+    if not allow_empty and not target.numel():
+        raise ValueError(f"target must hold at least one segment, got shape {tuple(target.shape)}")
+
+
+def _events(classes: list[int], background: int) -> list[tuple[int, int, int]]:
+    """(class, first segment, one past the last) of every longest run that is not background."""
+    starts = [i for i in range(len(classes)) if i == 0 or classes[i] != classes[i - 1]]
+    runs = zip(starts, [*starts[1:], len(classes)], strict=True)
+    return [(classes[start], start, stop) for start, stop in runs if classes[start] != background]
+
+
+def _iou(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
+    if a[0] != b[0]:
+        return 0.0
+    shared = min(a[2], b[2]) - max(a[1], b[1])
+    return shared / (max(a[2], b[2]) - min(a[1], b[1])) if shared > 0 else 0.0
