@@ -1,0 +1,50 @@
+"""Fixtures of the whole suite: seeds, the optional reference data, every backend of the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jca_fast.ops import backends
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of published numbers and annotations beside the checkout; a plain clone has none."""
+    if not SHARED.is_dir():
+        pytest.skip("no reference data beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(params=backends.names())
+def backend(request) -> str:
+    """Every backend of the table that serves CPU tensors, one after the other."""
+    row = backends.find(request.param)
+    if reasons := row.reasons("tanh_attention", (torch.zeros(1, 1, 1),)):
+        pytest.skip(f"{row.name}: {'; '.join(reasons)}")
+    return row.name
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker("shared")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many tests compared with the reference data, so that a log shows whether they ran."""
+    count = {
+        outcome: sum("shared" in report.keywords for report in terminalreporter.stats.get(outcome, []))
+        for outcome in ("passed", "failed", "skipped")
+    }
+    text = ", ".join(f"{n} {outcome}" for outcome, n in count.items())
+    terminalreporter.write_line(f"tests against the reference data: {text}")
