@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
+from jca_fast.data.ave import AVEDataset
 from jca_fast.training import metrics
-from jca_fast.training.distributed import Group
+from jca_fast.training.checkpoint import load_model
+from jca_fast.training.distributed import Group, process_group
 from jca_fast.training.objective import Objective
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -57,7 +59,7 @@ def evaluate_split(
     Every process writes the predictions of its clips into a zero matrix (n, N); their sum holds each clip once.
     """
     objective.eval()
-    labels: Tensor = torch.as_tensor(dataset.labels)  # (n, N, C)
+    labels: Tensor = dataset.labels  # (n, N, C)
     predicted = torch.zeros(labels.shape[:2], dtype=torch.int64, device=group.device)  # (n, N)
     loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)
     for rows, (audio, visual, target) in split_batches(dataset, batch_size, group, num_workers):
@@ -67,3 +69,94 @@ def evaluate_split(
     predicted, loss_sum = group.sum(predicted).cpu(), group.sum(loss_sum)
     summary = metrics.summarize(predicted, labels.argmax(dim=-1), labels.shape[-1])
     return {"loss": float(loss_sum) / len(labels), **summary}
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, dataset: Any, group: Group, *, batch_size: int = 64, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
+    """Class and score of every segment, (n, N) int64 and (n, N) float32; items of dataset begin with audio, visual."""
+    model.eval()
+    classes, scores = [], []
+    for _, (audio, visual, *_) in split_batches(dataset, batch_size, group):
+        with autocast(group.device, precision):
+            best = model(audio, visual).float().max(dim=-1)
+        classes.append(best.indices.cpu())
+        scores.append(best.values.cpu())
+    return torch.cat(classes), torch.cat(scores)
+
+
+@torch.no_grad()
+def play_pointing_game(
+    model: nn.Module, dataset: AVEDataset, planted: Path, group: Group, *, batch_size: int = 8
+) -> metrics.PointingGame | None:
+    """Pointing game over a split of a planted set, on the segments where the object is both heard and seen.
+
+    planted: the file planted.h5. None for a model without attention over regions. The batches are small because the
+    maps of all fusion layers are made along with the visual attention.
+    """
+    import h5py
+
+    with h5py.File(planted, "r") as file:
+        position, audible, visible = (torch.from_numpy(file[k][:]) for k in ("position", "audible", "visible"))
+    score = metrics.PointingGame()
+    model.eval()
+    for rows, (audio, visual, _) in split_batches(dataset, batch_size, group):
+        attention = model(audio, visual, return_maps=True)[1]["visual_attention"]  # (B, N, R)
+        if attention is None:
+            return None
+        clips = dataset.indices[rows]  # (B,)
+        score += metrics.pointing_game(attention.cpu(), position[clips], audible[clips] & visible[clips])
+    return sum(group.gather(score), metrics.PointingGame())
+
+
+def evaluate_checkpoint(
+    path: str | Path,
+    data: str | Path,
+    split: str = "test",
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: str = "float32",
+    num_workers: int = 0,
+) -> dict[str, Any]:
+    """All metrics of a checkpoint (or of the best.pt of a run's folder) on a split, ready for JSON.
+
+    The keys of `metrics.summarize`, and: loss, majority_baseline (always the most frequent class of the training
+    split), pointing_game (None without planted.h5 in data, or without attention), checkpoint, data, split.
+    """
+    with process_group(device) as group:
+        model, content = load_model(path, group.device)
+        dataset = AVEDataset(data, split)
+        objective = Objective(model, content.get("config", {}).get("loss", "softmargin"))
+        settings: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "num_workers": num_workers}
+        result = evaluate_split(objective, dataset, group, **settings)
+        target, reference = dataset.labels.argmax(dim=-1), AVEDataset(data, "train").labels.argmax(dim=-1)
+        planted = next((p for p in (Path(data) / "planted.h5", dataset.root / "planted.h5") if p.is_file()), None)
+        game = play_pointing_game(model, dataset, planted, group) if planted else None
+    return {
+        "checkpoint": str(path),
+        "data": str(data),
+        "split": split,
+        **result,
+        "majority_baseline": metrics.majority_baseline(target, reference),
+        "pointing_game": game and {"accuracy": game.accuracy, "chance": game.chance, "segments": game.segments},
+    }
+
+
+@torch.no_grad()
+def backends_used(objective: Objective, item: tuple[Tensor, ...], group: Group, precision: str) -> list[str]:
+    """`<op>: <backend>` for every op of this library that one forward pass over a clip calls."""
+    objective.eval()
+    seen: dict[str, None] = {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.namespace == "jca_fast":
+                op, backend = func.__name__.split(".")
+                seen[f"{op}: {backend}"] = None
+            return func(*args, **(kwargs or {}))
+
+    with Watch(), autocast(group.device, precision):
+        objective(*(tensor[None].to(group.device) for tensor in item))
+    return list(seen)

@@ -118,7 +118,10 @@ def final_line(summary: dict[str, Any]) -> str:
     """The last line of a run."""
     best, test = summary["best"], summary["test"]
     text = f"best     epoch {best['epoch']}: validation {100 * best['val_accuracy']:.2f} %, test "
-    return text + f"{100 * test['accuracy']:.2f} % of segments ({100 * test['batch_mean_accuracy']:.2f} % as mean of batches)"
+    return (
+        text
+        + f"{100 * test['accuracy']:.2f} % of segments ({100 * test['batch_mean_accuracy']:.2f} % as mean of batches)"
+    )
 
 
 def _open_board(folder: Path) -> Any:

@@ -25,7 +25,7 @@ from jca_fast.models import AVELocalizer
 from jca_fast.training import checkpoint
 from jca_fast.training.config import check_keys
 from jca_fast.training.distributed import GlobalBatches, Group, process_group
-from jca_fast.training.inference import autocast, evaluate_split
+from jca_fast.training.inference import autocast, backends_used, evaluate_split
 from jca_fast.training.logs import RunLog, describe, epoch_line, final_line, summarize_seeds, write_json
 from jca_fast.training.objective import Objective
 from jca_fast.training.reproducible import (
@@ -271,6 +271,9 @@ class Trainer:
         count = sum(parameter.numel() for parameter in self.model.parameters())
         self.say(f"model    {count / 1e6:.2f} million parameters, {describe(self.model.config)}")
         self.say(f"device   {self.group.device}, {self.group.world} process(es), {self.config.precision}")
+        if self.group.main:
+            used = backends_used(self.objective, self.train_set[0], self.group, self.config.precision)
+            self.say("backend  " + ("; ".join(used) or "none of the library's ops is used by this model"))
         resumed = f", resumed at epoch {self.epoch + 1}, step {self.step}" if self.step else ""
         self.say(f"out      {self.out}{resumed}")
 
@@ -294,9 +297,17 @@ RUN_STATE = ("epoch", "batch", "step", "stale", "seconds", "best", "history")
 
 
 def build_model(arguments: dict[str, Any], dataset: AVEDataset) -> AVELocalizer:
-    """AVELocalizer(**arguments); sizes that the data fix (segments, classes, features) come from its first clip."""
-    known = inspect.signature(AVELocalizer).parameters
-    check_keys(arguments, known, "model")
-    _, _, labels = dataset[0]  # (N, C)
-    sizes = {"num_segments": labels.shape[0], "num_classes": labels.shape[1]}
-    return AVELocalizer(**(sizes | arguments))
+    """AVELocalizer(**arguments) with the sizes of the data; ValueError for an unknown or contradicting argument."""
+    check_keys(arguments, inspect.signature(AVELocalizer).parameters, "model")
+    audio, visual, labels = dataset[0]  # (N, d_audio), (N, 7, 7, d_visual) or (N, R, d_visual), (N, C)
+    sizes = {
+        "num_segments": labels.shape[0],
+        "num_classes": labels.shape[1],
+        "audio_features": audio.shape[-1],
+        "region_features": visual.shape[-1],
+        "num_regions": visual[0, ..., 0].numel(),
+    }
+    for name, size in sizes.items():
+        if arguments.get(name, size) != size:
+            raise ValueError(f"model: {name} is {arguments[name]}, but the data in {dataset.root} have {size}")
+    return AVELocalizer(**(arguments | sizes))

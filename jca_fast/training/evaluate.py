@@ -1,0 +1,86 @@
+"""`jca-fast evaluate`: the metrics of a checkpoint on a split, as a table and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `jca-fast evaluate`."""
+    add_model_arguments(parser)
+    parser.add_argument("--data", required=True, help="folder with the data in the published layout or prepared")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write all metrics as JSON, confusion matrix included")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read data (default: 0)")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags `evaluate` and `predict` share."""
+    parser.add_argument("checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
+    parser.add_argument("--batch-size", type=int, default=64, help="clips at a time (default: 64)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)")
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "bfloat16"), help="bfloat16: autocast (default: float32)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates, prints the table, writes the JSON."""
+    from jca_fast.training.inference import evaluate_checkpoint
+    from jca_fast.training.logs import write_json
+
+    result = evaluate_checkpoint(
+        args.checkpoint,
+        args.data,
+        args.split,
+        batch_size=args.batch_size,
+        device=args.device,
+        precision=args.precision,
+        num_workers=args.num_workers,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        print(table(result))
+        if args.output:
+            write_json(args.output, result)
+    return 0
+
+
+def class_names(num_classes: int) -> list[str]:
+    """The names of AVE's classes, or numbers for another set of classes."""
+    from jca_fast.data.annotations import CATEGORIES
+
+    return list(CATEGORIES) if num_classes == len(CATEGORIES) else [f"class {i}" for i in range(num_classes)]
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of `evaluate_checkpoint` in words."""
+    game, confusion = result["pointing_game"], result["confusion"]
+    names = class_names(len(confusion))
+    rows = [
+        ("accuracy, all segments", result["accuracy"], ""),
+        ("mean of batches of 64", result["batch_mean_accuracy"], "the published code's figure"),
+        ("event F1 at IoU 0.5", result["event_f1"], ""),
+        ("most frequent class", result["majority_baseline"], "baseline, from the training labels"),
+    ]
+    if game:
+        chance = f"random region: {percent(game['chance'])}, {game['segments']} segments"
+        rows.append(("pointing game", game["accuracy"], chance))
+    lines = [
+        f"{result['checkpoint']} on {result['split']} of {result['data']}: "
+        f"{result['num_clips']} clips, {result['num_segments']} segments, loss {result['loss']:.4f}"
+    ]
+    lines += [f"  {name:<26}{percent(value):>8}  {note}".rstrip() for name, value, note in rows]
+    lines.append(f"  {'class':<32}{'segments':>8}  accuracy  mostly taken for")
+    for i, name in enumerate(names):
+        others = [count if j != i else 0 for j, count in enumerate(confusion[i])]
+        taken = f"{names[others.index(max(others))]} ({max(others)})" if any(others) else ""
+        accuracy = percent(result["per_class_accuracy"][i])
+        lines.append(f"  {name:<32}{sum(confusion[i]):>8}  {accuracy:>8}  {taken}".rstrip())
+    return "\n".join(lines)
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; a dash for None."""
+    return "-" if share is None else f"{100 * share:.2f} %"
