@@ -16,8 +16,8 @@ _HOME = {
     "read_annotations": "annotations",
     "segment_labels": "annotations",
     "AVEDataset": "ave",
-    "check": "check",
-    "prepare": "prepare",
+    "check": "checks",
+    "prepare": "casting",
     "synthesize": "synthetic",
 }
 

@@ -32,6 +32,8 @@ LAYOUT: dict[str, tuple[str, int | None, str]] = {
     **{f"{split}_order": (ORDER, 1, "(clips of the split,) whole numbers") for split in SPLITS},
 }
 
+REQUIRED = ("audio_feature", "visual_feature", "labels", *(f"{split}_order" for split in SPLITS))
+
 _WHERE = "The AVE features are published at https://github.com/YapengTian/AVE-ECCV18"
 _SYNTH = "`jca-fast data synth DIR` makes a planted set in the same layout"
 
@@ -71,9 +73,10 @@ class Table:
         if self._handle is None or self._pid != os.getpid():  # after a fork the parent's handle is not ours to use
             self._handle, self._pid = self._open(), os.getpid()
         try:
-            return np.array(self._handle[rows])
+            values = self._handle[rows]
         except OSError as error:
             raise ValueError(f"{self}: rows {rows} cannot be read ({error})") from None
+        return np.array(values) if isinstance(values, np.memmap) else values
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None}
@@ -91,7 +94,9 @@ class Table:
         rows = self._open()
         if rows.chunks is None:
             return "contiguous"
-        return f"chunks of {rows.chunks}, " + (f"compression {rows.compression}" if rows.compression else "uncompressed")
+        return f"chunks of {rows.chunks}, " + (
+            f"{rows.compression} compression" if rows.compression else "uncompressed"
+        )
 
     def _open(self) -> Any:
         return self._open_h5() if self.path.suffix == ".h5" else self._open_npy()
@@ -102,8 +107,9 @@ class Table:
         try:
             file = h5py.File(self.path, "r")
         except OSError as error:
+            size = f"{self.path.stat().st_size:,} bytes"
             raise ValueError(
-                f"{self.path}: not a whole HDF5 file of {self.path.stat().st_size:,} bytes ({error}); {needed(self.path.stem)}"
+                f"{self.path}: not a whole HDF5 file, {size} ({error}); {needed(self.path.stem)}"
             ) from None
         if not isinstance(file.get(self.dataset), h5py.Dataset):
             raise ValueError(f"{self.path}: found datasets {sorted(file) or 'none'}; {needed(self.path.stem)}")
@@ -152,14 +158,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def sync(path: str | Path) -> None:
     """Force a file's contents to the disk."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         os.fsync(file.fileno())
 
 

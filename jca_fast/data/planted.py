@@ -152,7 +152,7 @@ def _presence(rng: np.random.Generator, segments: int) -> np.ndarray:
 
 
 def _places(rng: np.random.Generator, world: World) -> np.ndarray:
-    """Where each object is: a drifting block in its own quarter of the grid, (1 + distractors, N, rows, columns) bool."""
+    """Where each object is, a drifting block in a quarter of the grid: (1 + distractors, N, rows, columns) bool."""
     rows, columns = world.grid
     places = np.zeros((1 + world.distractors, world.num_segments, rows, columns), dtype=bool)
     for place, quarter in zip(places, rng.permutation(4), strict=False):
@@ -165,10 +165,10 @@ def _places(rng: np.random.Generator, world: World) -> np.ndarray:
 def _walk(rng: np.random.Generator, segments: int, size: int, upper: bool) -> np.ndarray:
     """An interval of up to three cells that drifts inside one half of `size` cells, (N, size) bool."""
     low, high = (0, size // 2) if upper else (size // 2, size)
-    length = min(high - low, rng.integers(2, 4))
-    steps = rng.choice([-1, 0, 0, 0, 1], segments)
+    length = min(high - low, int(rng.integers(2, 4)))
+    steps = rng.choice([-1, 0, 0, 0, 1], segments).tolist()
     at = np.empty(segments, dtype=np.int64)
-    position = rng.integers(low, high - length + 1)
+    position = int(rng.integers(low, high - length + 1))
     for t in range(segments):
         position = at[t] = min(max(position + steps[t], low), high - length)
     cell = np.arange(size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,7 +88,13 @@ def synthesize(
 
 
 def _check_arguments(
-    num_clips: int | None, annotations: object, orders: object, num_noisy: int, dtype: str, full_length: float, seed: int
+    num_clips: int | None,
+    annotations: object,
+    orders: object,
+    num_noisy: int,
+    dtype: str,
+    full_length: float,
+    seed: int,
 ) -> None:
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype is {dtype!r}; needed: 'float64' or 'float32'")
@@ -146,7 +151,7 @@ def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
             files.sync(path)
         for name in _NAMES:
             if (folder / name).exists():
-                os.replace(folder / name, root / name)
+                (folder / name).replace(root / name)
             else:
                 (root / name).unlink(missing_ok=True)  # a leftover of the set that is overwritten
     finally:

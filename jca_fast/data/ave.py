@@ -1,0 +1,126 @@
+"""AVE as a PyTorch dataset: one clip per item, read from disk when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from . import files
+from .annotations import mil_labels, read_annotations
+from .cache import find_cache
+
+Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class AVEDataset(Dataset[Item]):
+    """Clips of one split of AVE: items `(audio (N, d_a), visual (N, 7, 7, d_v), labels (N, 29))`.
+
+    `root` holds the published layout (audio_feature, visual_feature, labels and the order files, each `.h5` or `.npy`)
+    or is a cache written by `jca-fast data prepare`; a cache in `root/prepared` is used by itself. Visual features of
+    shape (n, N, R, d_v) give items (N, R, d_v).
+
+    Audio and visual are cast once to `dtype`; labels are float32. Files are opened by each process that reads, so items
+    may be read in any mixture of forked or spawned workers; no more than one clip is in memory at a time.
+
+    `weak=True` gives the weakly supervised targets, labels (29,) from mil_labels.h5 (or, lacking that, from
+    Annotations.txt), and appends the noisy background clips to the training split, as the published recipe does;
+    `noisy=False` leaves them out, `noisy=True` asks for them in any split. To score segments, use a dataset that is not
+    weak.
+
+    Attributes: `indices` (n,) int64, the row of each item in the feature files (noisy clips count on from the last
+    row); `labels` (n, N, 29), or (n, 29) when weak, float32.
+
+    Raises FileNotFoundError or ValueError naming the file, the dataset, what was found and what is needed: files
+    missing, truncated or of the wrong shape, files that disagree, rows of a split that do not exist, a stale cache.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        dtype: torch.dtype = torch.float32,
+        *,
+        weak: bool = False,
+        noisy: bool | None = None,
+    ):
+        if split not in files.SPLITS:
+            raise ValueError(f"split is {split!r}; needed: one of {', '.join(files.SPLITS)}")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype is {dtype}; needed: a floating-point dtype")
+        if noisy and not weak:
+            raise ValueError("noisy=True without weak=True: noisy clips have no labels by segment; needed: weak=True")
+        self.root, self.split, self.dtype, self.weak = find_cache(root), split, dtype, weak
+        self.noisy = weak and split == "train" if noisy is None else noisy
+        self._tables = [_features(self.root, "")]
+        audio, _ = self._tables[0]
+        self._num_clips = len(audio)
+        order = files.read_order(self.root, split, self._num_clips)
+        labels = _weak_labels(self.root, audio) if weak else _segment_labels(self.root, audio)
+        labels = labels[order]  # (n, N, C) or (n, C)
+        if self.noisy:
+            background = self._add_noisy(labels.shape[1])
+            order = np.concatenate([order, self._num_clips + np.arange(len(background))])
+            labels = np.concatenate([labels, background])
+        self.indices = torch.from_numpy(order)
+        self.labels = torch.from_numpy(labels)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Item:
+        row = int(self.indices[index])
+        noisy = row >= self._num_clips
+        audio, visual = self._tables[noisy]
+        row -= self._num_clips * noisy
+        return self._tensor(audio[row]), self._tensor(visual[row]), self.labels[index]
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.dtype)
+
+    def _add_noisy(self, num_classes: int) -> np.ndarray:
+        tables = _features(self.root, "_noisy")
+        for clean, noisy in zip(self._tables[0], tables, strict=True):
+            if noisy.shape[1:] != clean.shape[1:]:
+                raise ValueError(
+                    f"{noisy}: found clips of shape {noisy.shape[1:]}; needed: {clean.shape[1:]}, as in {clean}"
+                )
+        self._tables.append(tables)
+        labels = files.Table(self.root, "labels_noisy")
+        _require_shape(labels, (len(tables[0]), num_classes), tables[0])
+        return labels[:].astype(np.float32)  # (noisy, C)
+
+
+def _features(root: Path, suffix: str) -> tuple[files.Table, files.Table]:
+    audio, visual = files.Table(root, f"audio_feature{suffix}"), files.Table(root, f"visual_feature{suffix}")
+    if audio.shape[:2] != visual.shape[:2]:
+        raise ValueError(
+            f"{visual}: found {visual.shape[:2]} (clips, segments); needed: {audio.shape[:2]}, as in {audio}"
+        )
+    return audio, visual
+
+
+def _require_shape(table: files.Table, shape: tuple[int, ...], other: files.Table) -> None:
+    if table.shape[: len(shape)] != shape:
+        raise ValueError(f"{table}: found shape {table.shape}; needed: {shape} to begin with, to go with {other}")
+
+
+def _segment_labels(root: Path, audio: files.Table) -> np.ndarray:
+    labels = files.Table(root, "labels")
+    _require_shape(labels, audio.shape[:2], audio)
+    return labels[:].astype(np.float32)  # (n, N, C)
+
+
+def _weak_labels(root: Path, audio: files.Table) -> np.ndarray:
+    if files.exists(root, "mil_labels") or not (root / "Annotations.txt").is_file():
+        labels = files.Table(root, "mil_labels")
+        _require_shape(labels, audio.shape[:1], audio)
+        return labels[:].astype(np.float32)  # (n, C)
+    made = mil_labels(read_annotations(root / "Annotations.txt", audio.shape[1]))
+    if len(made) != len(audio):
+        raise ValueError(
+            f"{root / 'Annotations.txt'}: found {len(made)} rows; needed: {len(audio)}, to go with {audio}"
+        )
+    return made
