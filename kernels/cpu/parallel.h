@@ -1,0 +1,46 @@
+// Work units on torch's own thread pool. What a unit is depends on the shape alone; which thread runs it does not matter,
+// so results are the same bits for any number of threads.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "abi.h"
+
+namespace jca {
+
+// Called once per unit with scratch memory of the calling thread; `first` marks a thread's first unit of this call.
+typedef void (*UnitFunction)(const void* context, int64_t unit, char* scratch, bool first);
+
+int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const void* context);
+
+char* allocate(size_t bytes);  // 64-byte aligned; null when bytes is 0 or memory is short
+
+}  // namespace jca
+
+namespace jca {
+namespace JCA_ISA {
+namespace {
+
+template <class F>
+int parallel_units(int64_t units, size_t scratch_bytes, const F& f) {
+    return run_units(
+        units, scratch_bytes,
+        [](const void* context, int64_t unit, char* scratch, bool first) {
+            (*static_cast<const F*>(context))(unit, scratch, first);
+        },
+        &f);
+}
+
+struct Buffer {
+    char* data;
+    explicit Buffer(size_t bytes) : data(allocate(bytes)) {}
+    ~Buffer() { free(data); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+};
+
+}  // namespace
+}  // namespace JCA_ISA
+}  // namespace jca
