@@ -28,7 +28,7 @@ def joint_affinity(
         backend: "auto" or the name of a backend.
 
     Returns:
-        C (B, d_x, d), in (-1, 1).
+        C (B, d_x, d), in [-1, 1].
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
