@@ -13,7 +13,9 @@ def needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def vjp_of(formula: Callable[..., object], inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def vjp_of(
+    formula: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], grads: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """The vector-Jacobian product of a plain-PyTorch formula, itself differentiable to any order."""
-    _, vjp = torch.func.vjp(lambda *args: tuple(formula(*args)), *inputs)  # type: ignore[call-overload]
+    vjp = torch.func.vjp(lambda *args: tuple(formula(*args)), *inputs)[1]
     return vjp(tuple(grads))

@@ -167,7 +167,7 @@ class JointCoAttentionBackward(torch.autograd.Function):
         seed, *tensors = ctx.saved_tensors
 
         def formula(*tensors):
-            groups = _split(tensors, (ctx.sizes[0], *ctx.sizes))
-            return reference.joint_coattention_backward(*groups, ctx.scales, ctx.dropout_p, seed)
+            args = (*_split(tensors, (ctx.sizes[0], *ctx.sizes)), ctx.scales, ctx.dropout_p, seed)
+            return reference.joint_coattention_backward(*args)
 
         return None, None, None, None, None, *vjp_of(formula, tensors, grads)
