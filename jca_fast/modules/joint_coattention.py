@@ -70,6 +70,24 @@ class PaperLayer(nn.Module):
         return {"C": c, "H": tuple(torch.relu(w_x @ x + w_c @ c_x.mT) for w_x, x, w_c, c_x in pairs)}
 
 
+def released_key(x: Tensor, key: nn.Module) -> Tensor:
+    """K of the released form: ``key``, a Linear over the N segments, kept in the layout of x (B, N, d_x)."""
+    return key.weight @ x + key.bias[:, None]  # type: ignore[operator, index]
+
+
+def released_attention(
+    x: Tensor, query: Tensor, key: nn.Module, value: nn.Module, dropout_p: float = 0.0, backend: str = "auto"
+) -> Tensor:
+    """T (B, N, d) of the released form: ``relu(tanh(value(x) C))`` with ``C = dropout(tanh(K query / sqrt(d)))``.
+
+    x (B, N, d_x), query (B, N, d), C (B, d_x, d); ``key`` is a Linear over the segments, ``value`` one over the channels of x.
+    """
+    k = released_key(x, key)  # (B, N, d_x)
+    scale = query.shape[-1] ** -0.5
+    o = tanh_attention(query.mT, k.mT, value(x).mT, scale, dropout_p=dropout_p, backend=backend)  # (B, d, N)
+    return torch.relu(torch.tanh(o.mT))  # (B, N, d)
+
+
 class ReleasedLayer(nn.Module):
     """One layer as in the authors' released code; modalities X_i (B, N, d_i), joint feature J (B, N, d).
 
@@ -97,14 +115,8 @@ class ReleasedLayer(nn.Module):
         """T_i (B, N, d) of every modality; ``dropout=False`` leaves the dropout of C out."""
         queries = self.joint(inputs) * (1 if self.joint.kind == "cross" else len(inputs))  # (B, N, d) each
         p = self.dropout.p if self.training and dropout else 0.0
-        out = []
-        for x, q, key, value in zip(inputs, queries, self.key, self.value, strict=True):
-            k = self._key(key, x)  # (B, N, d_x)
-            o = tanh_attention(
-                q.mT, k.mT, value(x).mT, q.shape[-1] ** -0.5, dropout_p=p, backend=self.backend
-            )  # (B, d, N)
-            out.append(torch.relu(torch.tanh(o.mT)))  # (B, N, d)
-        return tuple(out)
+        parts = zip(inputs, queries, self.key, self.value, strict=True)
+        return tuple(released_attention(x, q, key, value, p, self.backend) for x, q, key, value in parts)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         attended = zip(inputs, self.output, self.attend(*inputs), strict=True)
@@ -113,14 +125,9 @@ class ReleasedLayer(nn.Module):
     def maps(self, *inputs: Tensor) -> Maps:
         """C_i (B, d_i, d) and T_i (B, N, d), the counterpart of H_i, of every modality, without dropout."""
         queries = self.joint(inputs) * (1 if self.joint.kind == "cross" else len(inputs))
-        keys = [self._key(key, x) for key, x in zip(self.key, inputs, strict=True)]
+        keys = [released_key(x, key) for key, x in zip(self.key, inputs, strict=True)]
         c = tuple(joint_affinity(k, q) for k, q in zip(keys, queries, strict=True))
         return {"C": c, "H": self.attend(*inputs, dropout=False)}
-
-    @staticmethod
-    def _key(key: nn.Module, x: Tensor) -> Tensor:
-        """Linear_N over the segments, kept in the layout of x (B, N, d_x)."""
-        return key.weight @ x + key.bias[:, None]  # type: ignore[operator, index]
 
 
 class JointCoAttention(nn.Module):

@@ -53,10 +53,10 @@ class ResidualRNN(nn.Module):
         states = 2 if cell == "lstm" else 1
         self.init_hidden = nn.Parameter(torch.empty(states * 2 * num_layers, dim // 2))
         nn.init.xavier_uniform_(self.init_hidden)
+        self.linear = xavier_linear(dim + input_dim if residual else dim, dim)
         network = nn.LSTM if cell == "lstm" else nn.GRU
         between = dropout if num_layers > 1 else 0.0
         self.rnn = network(input_dim, dim // 2, num_layers, batch_first=True, dropout=between, bidirectional=True)
-        self.linear = xavier_linear(dim + input_dim if residual else dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -75,12 +75,28 @@ class AdditiveReduction(nn.Module):
     def forward(self, audio: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         if regions.shape[-2] != self.num_regions:
             raise ValueError(f"regions must have {self.num_regions} positions (..., R, D), got {tuple(regions.shape)}")
-        of_regions = self.score_regions(torch.relu(self.regions(regions)))  # (..., R, R)
-        of_audio = self.score_audio(torch.relu(self.audio(audio)))  # (..., R)
-        z = self.score(torch.tanh(of_regions + of_audio[..., None]))[..., 0]  # (..., R)
-        weights = torch.softmax(z, dim=-1)  # (..., R)
-        pooled = (weights[..., None, :] @ regions)[..., 0, :]  # (..., region_dim)
-        return self.output(pooled), weights
+        return additive_reduction(
+            audio, regions, self.audio, self.regions, self.score_audio, self.score_regions, self.score, self.output
+        )
+
+
+def additive_reduction(
+    audio: Tensor,
+    regions: Tensor,
+    of_audio: nn.Module,
+    of_regions: nn.Module,
+    score_audio: nn.Module,
+    score_regions: nn.Module,
+    score: nn.Module,
+    output: nn.Module,
+) -> tuple[Tensor, Tensor]:
+    """The formula of :class:`AdditiveReduction` with the Linears given one by one."""
+    by_region = score_regions(torch.relu(of_regions(regions)))  # (..., R, R)
+    by_audio = score_audio(torch.relu(of_audio(audio)))  # (..., R)
+    z = score(torch.tanh(by_region + by_audio[..., None]))[..., 0]  # (..., R)
+    weights = torch.softmax(z, dim=-1)  # (..., R)
+    pooled = (weights[..., None, :] @ regions)[..., 0, :]  # (..., region_dim)
+    return output(pooled), weights
 
 
 class PooledReduction(nn.Module):

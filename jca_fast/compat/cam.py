@@ -1,0 +1,131 @@
+"""The ``CAM`` of the emotion-recognition repositories: the paper's form, batched instead of looped over the clips.
+
+In place of their ``models.cam`` and ``models.Jcam_512``::
+
+    from jca_fast.compat.cam import CAM          # audio, visual (B, N, 512)
+    from jca_fast.compat.cam import Jcam_512     # without encoders
+
+Audio comes first: J = [audio; visual]. The layer is :func:`jca_fast.functional.joint_coattention` (Eqs. 3-6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import joint_affinity, joint_coattention
+from ..modules.joint_coattention import Maps
+from ..modules.linear import check_positive, check_probability
+
+Widths = int | tuple[int, int]
+
+
+class CAM(nn.Module):
+    """Encoders, one layer of joint co-attention in the paper's form, and one or more regressors per segment.
+
+        A = encoder1(audio)      V = encoder2(visual)      J = [A; V]
+        A' = A + (W_ha relu(W_a Aᵀ + W_ca C_aᵀ))ᵀ          C_a = tanh(Aᵀ (affine_a J) / sqrt(d))        the same for V
+
+    Args:
+        num_segments: N.
+        in_dim: width of the inputs, or (audio, visual).
+        dim: width of the encoded features, or (audio, visual); None has no encoders.
+        attention_dim: k.
+        heads: names of the regressors; None takes the published ones: ("vregressor", "aregressor") at N = 16, else
+            ("regressor",). ``()`` has none, and a call returns what :meth:`attend` returns.
+        head_input: "attended" is [A'; V'], "visual" is [visual input; V'], which never uses A'. None takes the
+            published one: "attended" for the head "regressor", "visual" for two heads.
+        hidden_dim: hidden width of a regressor, which is Linear, Dropout, Linear without non-linearity.
+        dropout: in the regressors.
+
+    Shapes:
+        audio (B, N, in_dim), visual (B, N, in_dim) -> (B, N, 1), or a tuple with one such tensor for each head.
+
+    Raises:
+        ValueError: an argument is out of its range, or an input has the wrong shape.
+
+    Source: Eqs. 3-6 of Duan et al., WACV 2021.
+    """
+
+    def __init__(
+        self,
+        num_segments: int = 8,
+        in_dim: Widths = 512,
+        dim: Widths | None = 128,
+        attention_dim: int = 32,
+        *,
+        heads: Sequence[str] | None = None,
+        head_input: str | None = None,
+        hidden_dim: int = 128,
+        dropout: float = 0.6,
+    ) -> None:
+        super().__init__()
+        in_dims = _pair(in_dim)
+        dims = in_dims if dim is None else _pair(dim)
+        if heads is None:
+            heads = ("vregressor", "aregressor") if num_segments == 16 else ("regressor",)
+        head_input = head_input or ("attended" if len(heads) == 1 else "visual")
+        if head_input not in ("attended", "visual"):
+            raise ValueError(f"head_input must be 'attended' or 'visual', got {head_input!r}")
+        check_probability(dropout=dropout)
+        n, k, d = num_segments, attention_dim, sum(dims)
+        check_positive(num_segments=n, attention_dim=k, hidden_dim=hidden_dim, in_dim=min(in_dims), dim=min(dims))
+        self.num_segments, self.in_dims, self.dims = n, in_dims, dims
+        self.heads, self.head_input = tuple(heads), head_input
+        encoders = (nn.Identity() if dim is None else nn.Linear(i, o) for i, o in zip(in_dims, dims, strict=True))
+        self.encoder1, self.encoder2 = encoders
+        for symbol, i, o in (("affine_", n, n), ("W_", n, k), ("W_c", d, k), ("W_h", k, n)):
+            for name in "av":
+                self.add_module(symbol + name, nn.Linear(i, o, bias=False))
+        width = d if head_input == "attended" else in_dims[1] + dims[1]
+        for name in self.heads:
+            head = nn.Sequential(nn.Linear(width, hidden_dim), nn.Dropout(dropout), nn.Linear(hidden_dim, 1))
+            self.add_module(name, head)
+
+    def forward(self, audio: Tensor, visual: Tensor) -> Tensor | tuple[Tensor, ...]:
+        attended = self.attend(audio, visual)
+        features = torch.cat(attended if self.head_input == "attended" else (visual, attended[1]), dim=-1)
+        out = tuple(getattr(self, name)(features) for name in self.heads)  # (B, N, 1) each
+        return attended if not out else out[0] if len(out) == 1 else out
+
+    def attend(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """The attended features A' (B, N, d_a) and V' (B, N, d_v)."""
+        a, v = self._encode(audio, visual)
+        w_h = [w.mT for w in self._weights("W_h")]  # (k, N)
+        groups = (self._weights("affine_"), self._weights("W_"), self._weights("W_c"), w_h)
+        a, v = joint_coattention((a, v), *groups)
+        return a, v
+
+    def maps(self, audio: Tensor, visual: Tensor) -> Maps:
+        """C_i (B, d_i, d) and H_i (B, d_i, k) of audio and visual, as the published code lays them out."""
+        inputs = self._encode(audio, visual)
+        joint = torch.cat(inputs, dim=-1)  # (B, N, d)
+        c = tuple(joint_affinity(x, joint, w) for x, w in zip(inputs, self._weights("affine_"), strict=True))
+        parts = zip(inputs, c, (self.W_a, self.W_v), (self.W_ca, self.W_cv), strict=True)
+        return {"C": c, "H": tuple(torch.relu(w_c(c_x) + w_x(x.mT)) for x, c_x, w_x, w_c in parts)}
+
+    def _weights(self, symbol: str) -> list[Tensor]:
+        return [getattr(self, symbol + name).weight for name in "av"]
+
+    def _encode(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        for name, x, width in zip(("audio", "visual"), (audio, visual), self.in_dims, strict=True):
+            if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
+                raise ValueError(f"{name} must have shape (B, {self.num_segments}, {width}), got {tuple(x.shape)}")
+        return self.encoder1(audio), self.encoder2(visual)
+
+
+class Jcam_512(CAM):  # noqa: N801 (the published file's name)
+    """The variant without encoders: audio, visual (B, N, 512) -> (B, N, 1) from [visual; attended visual]."""
+
+    def __init__(self, num_segments: int = 16, in_dim: Widths = 512, attention_dim: int = 32) -> None:
+        super().__init__(num_segments, in_dim, None, attention_dim, heads=("regressor",), head_input="visual")
+
+
+def _pair(width: Widths) -> tuple[int, int]:
+    """(audio, visual) widths from one for both or a pair."""
+    if isinstance(width, int):
+        return width, width
+    audio, visual = width
+    return audio, visual

@@ -1,0 +1,126 @@
+"""The co-attention layers of the published code for any number of modalities, under the published names.
+
+Per layer, for modalities X_i (B, N, d_i) and J = [X_1; X_2; ...] (B, N, d), every Linear with bias:
+
+    Q = query_linear(J)      K_i = key{i}_linear(X_iᵀ)      V_i = value{i}_linear(X_i)
+    C_i = dropouts[i - 1](tanh(K_i Q / sqrt(d)))                                   (B, d_i, d)
+    T_i = relu(tanh(V_i C_i))                                                      (B, N, d)
+    X_i <- X_i + linears[i - 1](T_i)         linears[i - 1] = Sequential(Linear, ReLU, Dropout)
+
+The formulas are those of :class:`jca_fast.modules.ReleasedLayer`; these classes only hold the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import joint_affinity
+from ..modules.joint_coattention import Maps, released_attention, released_key
+from ..modules.linear import check_positive, check_probability
+
+
+class PublishedCoAttention(nn.Module):
+    """What the published code calls ``DenseCoAttn``: from the modalities X_i (B, N, d_i) to T_i (B, N, d).
+
+    Args:
+        dims: widths d_i of two or more modalities.
+        dropout: on C_i, after the tanh.
+        num_segments: N.
+        use_query: False takes the joint feature itself in place of Q. ``query_linear`` then exists, as in the
+            published code that does so, but is never used.
+    """
+
+    def __init__(self, dims: Sequence[int], dropout: float, num_segments: int, use_query: bool = True) -> None:
+        super().__init__()
+        check_positive(**{f"dim{i}": width for i, width in enumerate(dims, 1)}, num_segments=num_segments)
+        check_probability(dropout=dropout)
+        self.dims, self.num_segments, self.use_query = tuple(dims), num_segments, use_query
+        self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in dims)
+        self.query_linear = nn.Linear(sum(dims), sum(dims))
+        for i in range(1, len(dims) + 1):
+            self.add_module(f"key{i}_linear", nn.Linear(num_segments, num_segments))
+        for i, width in enumerate(dims, 1):
+            self.add_module(f"value{i}_linear", nn.Linear(width, width))
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        query = self._query(values)  # (B, N, d)
+        parts = zip(values, self._linears("key"), self._linears("value"), self.dropouts, strict=True)
+        return tuple(released_attention(x, query, key, value, _rate(dropout)) for x, key, value, dropout in parts)
+
+    def maps(self, *values: Tensor) -> Maps:
+        """C_i (B, d_i, d) and T_i (B, N, d) of every modality, without dropout."""
+        query = self._query(values)
+        pairs = list(zip(values, self._linears("key"), self._linears("value"), strict=True))
+        return {
+            "C": tuple(joint_affinity(released_key(x, key), query) for x, key, _ in pairs),
+            "H": tuple(released_attention(x, query, key, value) for x, key, value in pairs),
+        }
+
+    def _linears(self, kind: str) -> list[nn.Module]:
+        return [getattr(self, f"{kind}{i}_linear") for i in range(1, len(self.dims) + 1)]
+
+    def _query(self, values: Sequence[Tensor]) -> Tensor:
+        if len(values) != len(self.dims):
+            raise ValueError(f"need one feature for each of the {len(self.dims)} modalities, got {len(values)}")
+        for i, (x, width) in enumerate(zip(values, self.dims, strict=True), 1):
+            if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
+                needed = f"(B, {self.num_segments}, {width})"
+                raise ValueError(f"modality {i} must have shape {needed}, got {tuple(x.shape)}")
+        joint = torch.cat(list(values), dim=-1)  # (B, N, d)
+        return self.query_linear(joint) if self.use_query else joint
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}, num_segments={self.num_segments}, use_query={self.use_query}"
+
+
+class PublishedLayer(nn.Module):
+    """What the published code calls ``NormalSubLayer``; ``dense_coattn`` is its :class:`PublishedCoAttention`."""
+
+    def __init__(self, dense_coattn: PublishedCoAttention, dropout: float) -> None:
+        super().__init__()
+        self.dense_coattn = dense_coattn
+        width = sum(dense_coattn.dims)
+        self.linears = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, d), nn.ReLU(inplace=True), nn.Dropout(dropout)) for d in dense_coattn.dims
+        )
+
+    def forward(self, *data: Tensor) -> tuple[Tensor, ...]:
+        weighted = self.dense_coattn(*data)
+        return tuple(x + linear(t) for x, linear, t in zip(data, self.linears, weighted, strict=True))
+
+
+class PublishedStack(nn.Module):
+    """What the published code calls ``DCNLayer``: its layers one after the other."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        check_positive(num_seq=len(layers))
+        self.dcn_layers = nn.ModuleList(layers)
+
+    def forward(self, *data: Tensor) -> tuple[Tensor, ...]:
+        for layer in self.dcn_layers:
+            data = layer(*data)
+        return data
+
+
+def _rate(dropout: nn.Module) -> float:
+    """The probability in force of an nn.Dropout, which may be changed or switched off on its own."""
+    return float(dropout.p) if dropout.training else 0.0  # type: ignore[arg-type]
+
+
+def init_weights(model: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every Linear, as the whole models of the published code do."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def option(options: Any, name: str, default: Any) -> Any:
+    """The attribute ``name`` of a parsed command line, or the published default where it has none."""
+    return getattr(options, name, default)
