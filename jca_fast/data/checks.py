@@ -67,9 +67,9 @@ def _open(root: Path) -> tuple[Tables, list[Finding]]:
             findings.append(Finding("error", f"{stem}.h5", str(error)))
             continue
         storage, size = table.storage(), len(table) * table.row_bytes()
-        text = f"{table.shape} {table.dtype}, {storage}, {size / 1e6:,.2f} MB"
+        text = f"{table.shape} {table.dtype}, {size / 1e6:,.2f} MB, {storage}"
         if storage != "contiguous":
-            text += "; contiguous storage reads faster"
+            text += " (contiguous storage reads faster)"
         findings.append(Finding("ok" if storage == "contiguous" else "note", table.path.name, text))
     if absent:
         findings.append(Finding("note", "optional files", f"not here, used for weak supervision: {', '.join(absent)}"))

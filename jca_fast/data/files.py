@@ -169,13 +169,14 @@ def sync(path: str | Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_h5(path: str | Path, **datasets: np.ndarray) -> None:
+def write_h5(path: str | Path, attributes: dict[str, str] | None = None, /, **datasets: np.ndarray) -> None:
     """Write small arrays as contiguous datasets of one new h5 file, atomically."""
     import h5py
 
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="earliest") as file:
         for name, values in datasets.items():
             file.create_dataset(name, data=values)
+        file.attrs.update(attributes or {})
 
 
 def require_space(folder: str | Path, num_bytes: int, what: str) -> None:

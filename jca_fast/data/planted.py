@@ -18,6 +18,7 @@ drawn, and in whatever order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 EVENT, SOUND_ONLY, PICTURE_ONLY, NEITHER = range(4)
 
 _WORLD_STREAM = 2**64 - 1  # clips use streams 0, 1, ...
-_AUDIO_SCALE = 0.7
+_AUDIO_SCALE = 0.66
 _VISUAL_SCALE = 2.9
 
 
@@ -57,8 +58,8 @@ class World:
         for name, values in {
             "audio_prototypes": _prototypes(rng, self.num_classes, self.audio_dim, share=0.12, level=1.0),
             "visual_prototypes": _prototypes(rng, self.num_classes, self.visual_dim, share=0.08, level=1.6),
-            "audio_threshold": rng.normal(-0.42, 0.56, self.audio_dim).astype(np.float32),
-            "visual_threshold": rng.normal(-0.8, 0.4, self.visual_dim).astype(np.float32),
+            "audio_threshold": _thresholds(rng, self.audio_dim, -0.42, 0.52),
+            "visual_threshold": _thresholds(rng, self.visual_dim, -0.8, 0.4),
         }.items():
             object.__setattr__(self, name, values)
 
@@ -134,6 +135,12 @@ def _prototypes(rng: np.random.Generator, count: int, dim: int, share: float, le
     return (active * level * rng.uniform(0.5, 1.5, (count, dim))).astype(np.float32)
 
 
+def _thresholds(rng: np.random.Generator, dim: int, mean: float, sd: float) -> np.ndarray:
+    """Normal quantiles in random order, so that sparsity does not vary with the seed, (dim,) float32."""
+    levels = [NormalDist(mean, sd).inv_cdf((i + 0.5) / dim) for i in range(dim)]
+    return rng.permutation(levels).astype(np.float32)
+
+
 def _kinds(rng: np.random.Generator, segments: int, start: int, end: int) -> np.ndarray:
     """Kind of each segment: EVENT inside, outside runs of the three kinds of background, (N,)."""
     kinds = rng.integers(SOUND_ONLY, NEITHER + 1, segments)
@@ -179,7 +186,7 @@ def _audio(rng: np.random.Generator, world: World, sounds: list[tuple[int, np.nd
     """Features of the sounds (class, when), (N, d_a) float32."""
     shape = (world.num_segments, world.audio_dim)
     texture = 0.2 * rng.standard_normal(shape[1], dtype=np.float32)  # (d_a,)
-    signal = 0.36 * rng.standard_normal(shape, dtype=np.float32)  # (N, d_a)
+    signal = 0.38 * rng.standard_normal(shape, dtype=np.float32)  # (N, d_a)
     signal += texture + world.audio_threshold
     signal *= np.float32(world.noise)
     for category, when in sounds:

@@ -23,7 +23,7 @@ from .annotations import (
     read_annotations,
     segment_labels,
 )
-from .planted import World, draw_clip, stream
+from .planted import Clip, World, draw_clip, stream
 
 _NAMES = ["Annotations.txt", *(f"{stem}.h5" for stem in files.LAYOUT), "planted.h5"]
 _EVENT_STREAM = 2**64 - 2  # made-up events and splits; clips use streams 0, 1, ...
@@ -177,10 +177,7 @@ def _write_tables(
 def _write_clips(
     folder: Path, world: World, events: Sequence[Event], num_noisy: int, dtype: str, progress: bool
 ) -> None:
-    """The features clip by clip, and planted.h5."""
-    import h5py
-    from tqdm import tqdm
-
+    """The features, and planted.h5 with what was planted where."""
     n, segments = len(events), world.num_segments
     planted: dict[str, np.ndarray] = {
         "position": np.zeros((n, segments, world.grid[0] * world.grid[1]), np.uint8),
@@ -189,26 +186,36 @@ def _write_clips(
         "silent_objects": np.zeros((n, world.distractors), np.int64),
         "offscreen_sound": np.zeros(n, np.int64),
     }
-    with contextlib.ExitStack() as stack:
 
-        def feature(stem: str, *shape: int) -> Any:
-            file = stack.enter_context(h5py.File(folder / f"{stem}.h5", "w", libver="earliest"))
-            return file.create_dataset("avadataset", shape=shape, dtype=dtype)
-
-        audio = feature("audio_feature", n, segments, world.audio_dim)
-        visual = feature("visual_feature", n, segments, *world.grid, world.visual_dim)
-        for row, category in enumerate(tqdm(class_indices(events), "clips", disable=not progress)):
-            clip = draw_clip(world, row, int(category), events[row].start, events[row].end)
-            audio[row], visual[row] = clip.audio.astype(dtype), clip.visual.astype(dtype)
+    def clips() -> Iterator[Clip]:
+        for row, (event, category) in enumerate(zip(events, class_indices(events), strict=True)):
+            clip = draw_clip(world, row, int(category), event.start, event.end)
             for name, values in planted.items():
                 values[row] = getattr(clip, name)
-        if num_noisy:
-            audio = feature("audio_feature_noisy", num_noisy, segments, world.audio_dim)
-            visual = feature("visual_feature_noisy", num_noisy, segments, *world.grid, world.visual_dim)
-            for row in tqdm(range(num_noisy), "noisy clips", disable=not progress):
-                clip = draw_clip(world, n + row, None)
-                audio[row], visual[row] = clip.audio.astype(dtype), clip.visual.astype(dtype)
-        file = stack.enter_context(h5py.File(folder / "planted.h5", "w", libver="earliest"))
-        file.attrs["settings"] = json.dumps({**world.settings(), "dtype": dtype, "numpy": np.__version__})
-        for name, values in planted.items():
-            file.create_dataset(name, data=values)
+            yield clip
+
+    _write_features(folder, "", world, dtype, clips(), n, progress)
+    if num_noisy:
+        noisy = (draw_clip(world, n + row, None) for row in range(num_noisy))
+        _write_features(folder, "_noisy", world, dtype, noisy, num_noisy, progress)
+    settings = {**world.settings(), "dtype": dtype, "numpy": np.__version__}
+    files.write_h5(folder / "planted.h5", {"settings": json.dumps(settings)}, **planted)
+
+
+def _write_features(
+    folder: Path, suffix: str, world: World, dtype: str, clips: Iterator[Clip], count: int, progress: bool
+) -> None:
+    """Two contiguous files, one clip in memory at a time."""
+    import h5py
+    from tqdm import tqdm
+
+    with contextlib.ExitStack() as stack:
+
+        def dataset(stem: str, *clip_shape: int) -> Any:
+            file = stack.enter_context(h5py.File(folder / f"{stem}{suffix}.h5", "w", libver="earliest"))
+            return file.create_dataset(files.FEATURES, shape=(count, world.num_segments, *clip_shape), dtype=dtype)
+
+        audio = dataset("audio_feature", world.audio_dim)
+        visual = dataset("visual_feature", *world.grid, world.visual_dim)
+        for row, clip in enumerate(tqdm(clips, f"clips{suffix}", total=count, disable=not progress)):
+            audio[row], visual[row] = clip.audio.astype(dtype), clip.visual.astype(dtype)
