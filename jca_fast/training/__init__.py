@@ -7,9 +7,10 @@ import importlib
 _HOME = {
     "Config": "train",
     "Objective": "objective",
+    "Trainer": "trainer",
     "evaluate_checkpoint": "inference",
     "load_model": "checkpoint",
-    "train": "trainer",
+    "run_training": "trainer",
 }
 
 __all__ = sorted(_HOME)

@@ -128,7 +128,7 @@ def evaluate_checkpoint(
     with process_group(device) as group:
         model, content = load_model(path, group.device)
         dataset = AVEDataset(data, split)
-        objective = Objective(model, content.get("config", {}).get("loss", "softmargin"))
+        objective = Objective(model, content.get("config", {}).get("loss", "auto"))
         settings: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "num_workers": num_workers}
         result = evaluate_split(objective, dataset, group, **settings)
         target, reference = dataset.labels.argmax(dim=-1), AVEDataset(data, "train").labels.argmax(dim=-1)

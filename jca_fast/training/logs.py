@@ -7,11 +7,15 @@ and at every start. So a run that was killed and resumed has neither a lost nor 
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
+import resource
 import statistics
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from jca_fast.data.files import replacing
 
@@ -109,9 +113,19 @@ def summarize_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {"seeds": len(runs), "scores": scores, "runs": runs}
 
 
-def describe(model_config: dict[str, Any]) -> str:
-    """The arguments of the model on one line."""
-    return ", ".join(f"{name}={value}" for name, value in model_config.items())
+def describe(model: torch.nn.Module) -> str:
+    """The form of the model and the arguments that are not its defaults, on one line."""
+    defaults = inspect.signature(type(model)).parameters
+    config: dict[str, Any] = model.config  # type: ignore[assignment]
+    return ", ".join(f"{k}={v}" for k, v in config.items() if k == "form" or v != defaults[k].default)
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Largest resident memory of this process so far in MiB, and on a GPU the largest memory of its tensors."""
+    peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+    if device.type == "cuda":
+        peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return peak
 
 
 def final_line(summary: dict[str, Any]) -> str:

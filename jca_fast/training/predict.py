@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DIR|FILE.npz",
-        help="folder in the published layout (see --split), or an .npz with audio (n, N, 128), visual (n, N, 7, 7, 512) "
-        "and, if wanted, the names of the clips, clips (n,)",
+        help="folder in the published layout (see --split), or an .npz with audio (n, N, 128), "
+        "visual (n, N, 7, 7, 512) and, if wanted, the names of the clips, clips (n,)",
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="a name ending in .json or .csv")
 

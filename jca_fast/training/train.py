@@ -31,9 +31,10 @@ class Config:
     lr: float = option(1e-4, "learning rate of Adam", low=0)
     weight_decay: float = option(0.0, "weight decay (L2) of Adam", low=0)
     loss: str = option(
-        "softmargin",
-        "softmargin: on probabilities, as released; softmargin_logits, cross_entropy: on the scores before",
-        choices=("softmargin", "softmargin_logits", "cross_entropy"),
+        "auto",
+        "softmargin: MultiLabelSoftMargin on the probabilities, as released; softmargin_logits, cross_entropy: on the "
+        "scores before; auto: softmargin for the released form, softmargin_logits for the paper form",
+        choices=("auto", "softmargin", "softmargin_logits", "cross_entropy"),
     )
     plateau: str = option(
         "train_loss", "what the schedule watches", choices=("train_loss", "val_loss", "val_accuracy", "none")
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains as the flags and the TOML file say."""
     config = resolve(Config, args)
 
-    from jca_fast.training.trainer import train
+    from jca_fast.training.trainer import run_training
 
-    train(config)
+    run_training(config)
     return 0

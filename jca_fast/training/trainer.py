@@ -8,7 +8,6 @@ and started again therefore ends with the very bits of a run that was not.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import time
 from pathlib import Path
@@ -21,13 +20,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from jca_fast.data.ave import AVEDataset
-from jca_fast.models import AVELocalizer
 from jca_fast.training import checkpoint
-from jca_fast.training.config import check_keys
 from jca_fast.training.distributed import GlobalBatches, Group, process_group
 from jca_fast.training.inference import autocast, backends_used, evaluate_split
-from jca_fast.training.logs import RunLog, describe, epoch_line, final_line, summarize_seeds, write_json
-from jca_fast.training.objective import Objective
+from jca_fast.training.logs import RunLog, describe, epoch_line, final_line, peak_memory, summarize_seeds, write_json
+from jca_fast.training.objective import Objective, build_model
 from jca_fast.training.reproducible import (
     check_same_run,
     deterministic,
@@ -39,14 +36,16 @@ from jca_fast.training.reproducible import (
 from jca_fast.training.train import Config
 
 
-def train(config: Config) -> dict[str, Any]:
+def run_training(config: Config) -> dict[str, Any]:
     """Trains one seed, or config.seeds of them, and returns the content of metrics.json (of seeds.json for several)."""
     with process_group(config.device) as group, deterministic(config.deterministic):
         if config.seeds == 1:
             return Trainer(config, group).fit()
         results = []
         for seed in range(config.seed, config.seed + config.seeds):
-            one = dataclasses.replace(config, seed=seed, seeds=1, out=str(Path(config.out) / f"seed{seed}"))
+            resume = False if config.resume is False else None  # the seeds not begun yet have nothing to resume
+            out = str(Path(config.out) / f"seed{seed}")
+            one = dataclasses.replace(config, seed=seed, seeds=1, out=out, resume=resume)
             results.append(Trainer(one, group).fit())
         summary = summarize_seeds(results)
         if group.main:
@@ -269,8 +268,9 @@ class Trainer:
         sizes = f"{len(self.train_set)} training and {len(self.val_set)} validation clips"
         self.say(f"data     {self.config.data}: {sizes}, {segments} segments, {classes} classes")
         count = sum(parameter.numel() for parameter in self.model.parameters())
-        self.say(f"model    {count / 1e6:.2f} million parameters, {describe(self.model.config)}")
-        self.say(f"device   {self.group.device}, {self.group.world} process(es), {self.config.precision}")
+        self.say(f"model    {count / 1e6:.2f} million parameters, {describe(self.model)}")
+        self.say(f"loss     {self.objective.loss}, {self.config.precision}")
+        self.say(f"device   {self.group.device}, {self.group.world} process{'es' * (self.group.world > 1)}")
         if self.group.main:
             used = backends_used(self.objective, self.train_set[0], self.group, self.config.precision)
             self.say("backend  " + ("; ".join(used) or "none of the library's ops is used by this model"))
@@ -279,35 +279,16 @@ class Trainer:
 
     def summary(self, status: str) -> dict[str, Any]:
         """metrics.json without the history."""
-        import resource
-
         return {
             "status": status,
             "best": self.best,
             "epochs": self.epoch,
             "stopped_early": self.stopped(),
             "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_memory_mb": peak_memory(self.group.device),
             "config": dataclasses.asdict(self.config),
             "model": self.model.config,
         }
 
 
 RUN_STATE = ("epoch", "batch", "step", "stale", "seconds", "best", "history")
-
-
-def build_model(arguments: dict[str, Any], dataset: AVEDataset) -> AVELocalizer:
-    """AVELocalizer(**arguments) with the sizes of the data; ValueError for an unknown or contradicting argument."""
-    check_keys(arguments, inspect.signature(AVELocalizer).parameters, "model")
-    audio, visual, labels = dataset[0]  # (N, d_audio), (N, 7, 7, d_visual) or (N, R, d_visual), (N, C)
-    sizes = {
-        "num_segments": labels.shape[0],
-        "num_classes": labels.shape[1],
-        "audio_features": audio.shape[-1],
-        "region_features": visual.shape[-1],
-        "num_regions": visual[0, ..., 0].numel(),
-    }
-    for name, size in sizes.items():
-        if arguments.get(name, size) != size:
-            raise ValueError(f"model: {name} is {arguments[name]}, but the data in {dataset.root} have {size}")
-    return AVELocalizer(**(arguments | sizes))
