@@ -137,6 +137,7 @@ def registered(backend):
     seed, grad = torch.tensor(4), torch.randn(1, 5, 4).expand(B, 5, 4)
     flat = [t.detach() for t in layer_inputs(dtype=torch.float32)]
     groups = [flat[:2], [], flat[2:4], flat[4:6], flat[6:8], flat[8:10]]
+    maps = getattr(torch.ops.jca_fast.joint_coattention, backend)(*groups, [0.4, 0.4], 0.0, None, True)[2:]
     query, regions = torch.randn(6, 4), torch.randn(6, 5, 4)
     _, weights = getattr(torch.ops.jca_fast.visual_reduction, backend)(query, regions, 0.5)
     c = getattr(torch.ops.jca_fast.joint_affinity, backend)(q, k, 0.4)
@@ -146,9 +147,9 @@ def registered(backend):
         "tanh_attention_backward": [(grad, q, k, v, 0.4, 0.0, None), (grad, q, k, v[:1], 0.4, 0.3, seed)],
         "joint_affinity": [(q, k, 0.4)],
         "joint_affinity_backward": [(torch.ones(1).expand_as(c), q, k, c, 0.4)],
-        "joint_coattention": [(*groups, [0.4, 0.4], 0.3, seed)],
+        "joint_coattention": [(*groups, [0.4, 0.4], 0.3, seed, keep) for keep in (True, False)],
         "joint_coattention_backward": [
-            ([torch.ones(1).expand_as(x) for x in flat[:2]], *groups, [0.4, 0.4], 0.0, None)
+            ([torch.ones(1).expand_as(x) for x in flat[:2]], maps, *groups, [0.4, 0.4], 0.0, None)
         ],
         "visual_reduction": [(query, regions, 0.5)],
         "visual_reduction_backward": [(*reduction, True), (*reduction, False)],

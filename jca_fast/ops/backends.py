@@ -7,10 +7,12 @@ silently.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -19,16 +21,37 @@ class Backend:
     """One implementation of the ops.
 
     ``reasons(op, tensors)`` lists, in words, why it cannot serve these inputs (empty: it can). ``module`` holds a
-    launcher named like each op; None means the plain-PyTorch formulas.
+    launcher named like each op; None means the plain-PyTorch formulas. ``key`` is the dispatch key its ops answer to.
     """
 
     name: str
     summary: str
     module: str | None
     reasons: Callable[[str, Sequence[Tensor]], list[str]]
+    key: str = "CompositeExplicitAutograd"
+
+
+_CPU = "jca_fast.kernels.cpu"
+
+
+@torch.compiler.assume_constant_result
+def _problem(module: str) -> str:
+    """Why the kernels of ``module`` cannot run on this machine at all, "" where they can; imported when first asked."""
+    try:
+        return importlib.import_module(module).problem()
+    except ImportError as error:
+        return f"{module} cannot be imported: {error}"
+
+
+def _cpu_reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
+    found = [f"it serves CPU tensors, got {t.device}" for t in tensors if t.device.type != "cpu"][:1]
+    if not found and (problem := _problem(_CPU)):
+        found.append(problem)
+    return found
 
 
 BACKENDS: tuple[Backend, ...] = (
+    Backend("cpu", "native kernels on CPU tensors, in any floating dtype", _CPU, _cpu_reasons, "CPU"),
     Backend("reference", "plain PyTorch on any device, in any floating dtype", None, lambda op, tensors: []),
 )
 

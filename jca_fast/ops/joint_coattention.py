@@ -6,8 +6,8 @@ For each modality X_i (B, N, d_i) with its joint feature J (B, N, d), by default
     H_i = relu( W_i X_i + W_ci C_iᵀ )            (B, k, d_i)      section 3.3
     X_i' = X_i + W_hiᵀ H_i                       (B, N, d_i)      Eqs. 5, 6
 
-W_ji (N, N), W_i (k, N), W_ci (k, d), W_hi (k, N). Dropout acts on C_i with the seed of its modality. Only the inputs
-are saved; the backward recomputes C_i and H_i.
+W_ji (N, N), W_i (k, N), W_ci (k, d), W_hi (k, N). Dropout acts on C_i with the seed of its modality. The inputs and the
+small H_i are saved; the backward recomputes C_i.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def joint_coattention(
     backend = choose("joint_coattention", backend, tensors)
     scales = [float(s) for s in scales]
     if needs_grad(*tensors):
-        return JointCoAttention.apply(sizes, scales, float(dropout_p), seed, backend, *tensors)
+        return JointCoAttention.apply(sizes, scales, float(dropout_p), seed, backend, *tensors)[:n]
     grouped = _split(tensors, sizes)
-    return tuple(overload("joint_coattention", backend)(*grouped, scales, float(dropout_p), seed))
+    return tuple(overload("joint_coattention", backend)(*grouped, scales, float(dropout_p), seed, False))
 
 
 def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
@@ -123,23 +123,25 @@ def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]
 
 
 class JointCoAttention(torch.autograd.Function):
-    """(sizes, scales, dropout_p, seed, backend, *tensors) -> one X' for each modality; autograd wants a flat list."""
+    """(sizes, scales, dropout_p, seed, backend, *tensors) -> X' and H of each modality; autograd wants a flat list."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(sizes, scales, dropout_p, seed, backend, *tensors):
-        return tuple(overload("joint_coattention", backend)(*_split(tensors, sizes), scales, dropout_p, seed))
+        return tuple(overload("joint_coattention", backend)(*_split(tensors, sizes), scales, dropout_p, seed, True))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.sizes, ctx.scales, ctx.dropout_p, seed, ctx.backend, *tensors = inputs
-        ctx.save_for_backward(seed, *tensors)
+        maps = output[ctx.sizes[0] :]
+        ctx.mark_non_differentiable(*maps)
+        ctx.save_for_backward(seed, *maps, *tensors)
 
     @staticmethod
-    def backward(ctx, *grad_outs):
+    def backward(ctx, *grads):
         seed, *tensors = ctx.saved_tensors
-        args = (ctx.sizes, ctx.scales, ctx.dropout_p, seed, ctx.backend, *grad_outs, *tensors)
+        args = (ctx.sizes, ctx.scales, ctx.dropout_p, seed, ctx.backend, *grads[: ctx.sizes[0]], *tensors)
         if torch.is_grad_enabled():
             grads = JointCoAttentionBackward.apply(*args)
         else:
@@ -148,26 +150,30 @@ class JointCoAttention(torch.autograd.Function):
 
 
 class JointCoAttentionBackward(torch.autograd.Function):
-    """(sizes, scales, dropout_p, seed, backend, *grad_outs, *tensors) -> the gradient of every tensor."""
+    """(sizes, scales, dropout_p, seed, backend, *grad_outs, *maps, *tensors) -> the gradient of every tensor."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(sizes, scales, dropout_p, seed, backend, *tensors):
-        groups = _split(tensors, (sizes[0], *sizes))
+        groups = _split(tensors, (sizes[0], sizes[0], *sizes))
         return tuple(overload("joint_coattention_backward", backend)(*groups, scales, dropout_p, seed))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.sizes, ctx.scales, ctx.dropout_p, seed, _, *tensors = inputs
-        ctx.save_for_backward(seed, *tensors)
+        n = ctx.sizes[0]
+        ctx.save_for_backward(seed, *tensors[:n], *tensors[2 * n :])
 
     @staticmethod
     def backward(ctx, *grads):
         seed, *tensors = ctx.saved_tensors
+        n, options = ctx.sizes[0], (ctx.scales, ctx.dropout_p, seed)
 
         def formula(*tensors):
-            args = (*_split(tensors, (ctx.sizes[0], *ctx.sizes)), ctx.scales, ctx.dropout_p, seed)
-            return reference.joint_coattention_backward(*args)
+            grad_outs, *groups = _split(tensors, (n, *ctx.sizes))
+            maps = reference.joint_coattention(*groups, *options, True)[n:]  # functions here, not constants
+            return reference.joint_coattention_backward(grad_outs, maps, *groups, *options)
 
-        return None, None, None, None, None, *vjp_of(formula, tensors, grads)
+        vjp = vjp_of(formula, tensors, grads)
+        return None, None, None, None, None, *vjp[:n], *(None for _ in range(n)), *vjp[n:]

@@ -26,8 +26,8 @@ SCHEMAS = {
     "Tensor? seed) -> (Tensor, Tensor, Tensor)",
     "joint_affinity": "(Tensor q, Tensor k, float scale) -> Tensor",
     "joint_affinity_backward": "(Tensor grad_c, Tensor q, Tensor k, Tensor c, float scale) -> (Tensor, Tensor)",
-    "joint_coattention": f"({_LAYER}) -> Tensor[]",
-    "joint_coattention_backward": f"(Tensor[] grad_outs, {_LAYER}) -> Tensor[]",
+    "joint_coattention": f"({_LAYER}, bool keep_maps) -> Tensor[]",
+    "joint_coattention_backward": f"(Tensor[] grad_outs, Tensor[] maps, {_LAYER}) -> Tensor[]",
     "visual_reduction": "(Tensor query, Tensor regions, float scale) -> (Tensor, Tensor)",
     "visual_reduction_backward": "(Tensor grad_out, Tensor grad_weights, Tensor query, Tensor regions, "
     "Tensor weights, float scale, bool need_regions) -> (Tensor, Tensor)",
@@ -55,11 +55,12 @@ def _fake_joint_affinity_backward(grad_c, q, k, c, scale):
     return _empty(q, *q.shape), _empty(k, *k.shape)
 
 
-def _fake_joint_coattention(inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed):
-    return [_empty(x, *x.shape) for x in inputs]
+def _fake_joint_coattention(inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps):
+    maps = [_empty(x, x.shape[0], w.shape[0], x.shape[2]) for x, w in zip(inputs, w_x, strict=True)]
+    return [_empty(x, *x.shape) for x in inputs] + (maps if keep_maps else [])
 
 
-def _fake_joint_coattention_backward(grad_outs, inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed):
+def _fake_joint_coattention_backward(grad_outs, maps, inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed):
     return [_empty(t, *t.shape) for group in (inputs, joints, w_j, w_x, w_c, w_h) for t in group]
 
 
@@ -124,7 +125,7 @@ for _op, _schema in SCHEMAS.items():
         _name = f"{_op}.{_backend.name}"
         _impl = _launcher(_backend.module, _op) if _backend.module else _reference(_op)
         LIBRARY.define(_name + _schema)
-        LIBRARY.impl(_name, _impl, "CompositeExplicitAutograd")
+        LIBRARY.impl(_name, _impl, _backend.key)
         torch.library.register_fake(f"jca_fast::{_name}", globals()[f"_fake_{_op}"], lib=LIBRARY)
         torch.library.register_vmap(f"jca_fast::{_name}", _batched(_name), lib=LIBRARY)
 

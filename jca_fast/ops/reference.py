@@ -59,22 +59,16 @@ def joints_of(inputs: Tensors, joints: Tensors) -> list[Tensor]:
 
 def joint_coattention(
     inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors, w_h: Tensors,
-    scales: Sequence[float], dropout_p: float, seed: Tensor | None,
+    scales: Sequence[float], dropout_p: float, seed: Tensor | None, keep_maps: bool,
 ) -> list[Tensor]:  # fmt: skip
-    out = []
+    """X' of every modality; with ``keep_maps`` then H (B, k, d_x) of every modality."""
+    out, maps = [], []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
-        _, h = _attention_map(x, joint, w_j[i], w_x[i], w_c[i], scales[i], dropout_p, _fold(seed, i))
-        out.append(x + w_h[i].mT @ torch.relu(h))  # (B, N, d_x)
-    return out
-
-
-def _attention_map(
-    x: Tensor, joint: Tensor, w_j: Tensor, w_x: Tensor, w_c: Tensor, scale: float, dropout_p: float, seed: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """W_j J (B, N, d) and the attention map before its ReLU (B, k, d_x)."""
-    key = w_j @ joint  # (B, N, d)
-    o = tanh_attention(x.mT, key.mT, w_c.mT[None], scale, dropout_p, seed)  # (B, d_x, k)
-    return key, w_x @ x + o.mT  # (B, k, d_x)
+        key = w_j[i] @ joint  # (B, N, d)
+        o = tanh_attention(x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, _fold(seed, i))  # (B, d_x, k)
+        maps.append(torch.relu(w_x[i] @ x + o.mT))  # (B, k, d_x)
+        out.append(x + w_h[i].mT @ maps[-1])  # (B, N, d_x)
+    return out + maps if keep_maps else out
 
 
 def _fold(seed: Tensor | None, index: int) -> Tensor | None:
@@ -82,15 +76,15 @@ def _fold(seed: Tensor | None, index: int) -> Tensor | None:
 
 
 def joint_coattention_backward(
-    grad_outs: Tensors, inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors, w_h: Tensors,
-    scales: Sequence[float], dropout_p: float, seed: Tensor | None,
+    grad_outs: Tensors, maps: Tensors, inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors,
+    w_h: Tensors, scales: Sequence[float], dropout_p: float, seed: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients in the order inputs, joints, w_j, w_x, w_c, w_h."""
     grad_x, grad_joint, grad_w = [], [], []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
         seed_i = _fold(seed, i)
-        key, h = _attention_map(x, joint, w_j[i], w_x[i], w_c[i], scales[i], dropout_p, seed_i)
-        grad_h = (w_h[i] @ grad_outs[i]) * (h > 0)  # (B, k, d_x)
+        key = w_j[i] @ joint  # (B, N, d)
+        grad_h = (w_h[i] @ grad_outs[i]) * (maps[i] > 0)  # (B, k, d_x)
         grad_q, grad_k, grad_v = tanh_attention_backward(
             grad_h.mT, x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, seed_i
         )  # (B, d_x, N), (B, d, N), (1, d, k)
@@ -100,7 +94,7 @@ def joint_coattention_backward(
             (grad_k.mT @ joint.mT).sum(0),  # (N, N)
             (grad_h @ x.mT).sum(0),  # (k, N)
             grad_v[0].mT,  # (k, d)
-            (torch.relu(h) @ grad_outs[i].mT).sum(0),  # (k, N)
+            (maps[i] @ grad_outs[i].mT).sum(0),  # (k, N)
         ))  # fmt: skip
     if len(joints) != len(inputs):
         grad_joint = [torch.stack(grad_joint).sum(0)]

@@ -1,9 +1,10 @@
 // The walk over tiles that every tanh kernel shares. A Source says where operands come from and where results go
 //   S::Real                                     float or double
-//   q(b, i, count, dst)      N x 64 tile of q, multiplied by scale * 2 log2(e)         (forward, backward)
-//   k(b, j, count, dst, w)   N x w tile of k;   v(b, j, count, dst, w)   D x w tile of v times the kept scale
-//   put(b, i, count, o)      forward result, D x 64
-//   dout(b, i, count, dst)   D x 64 tile of the gradient;   put_dq, put_dk, put_dv   results
+//   q(b, i, count, dst)            N x 64 tile of q, multiplied by scale * 2 log2(e)
+//   k(b, j, count, dst, w, temp)   N x w tile of k;   v(b, j, count, dst, w)   D x w tile of v times the kept scale
+//   put(b, i, count, o, temp)      forward result, D x 64
+//   dout(b, i, count, dst, temp)   D x 64 tile of the gradient;   put_dq, put_dk, put_dv   results
+//   temp_size()                    elements of scratch behind `temp`
 // so that plain tensors and the fused layer differ only there.
 #pragma once
 
@@ -34,24 +35,75 @@ JCA_INLINE void fill_words(int64_t first, int64_t columns, uint32_t* out) {
     for (int64_t w = 0; w < columns / 2; w++) out[w] = dropout_word(first + (w / 16) * 32 + w % 16);
 }
 
+// Runs the units of several engines (one per modality) as one parallel region. An engine has units(), scratch_bytes(),
+// shared_bytes() of memory that prepare() fills before the region, and operator()(unit, scratch).
+template <class E>
+struct Engines {
+    E* engine;
+    int64_t count;
+
+    void operator()(int64_t unit, char* scratch) const {
+        const E* e = engine;
+        for (; unit >= e->units(); e++) unit -= e->units();
+        (*e)(unit, scratch);
+    }
+
+    int run() const {
+        int64_t units = 0, scratch = 0;
+        Arena shared{nullptr};
+        for (int64_t i = 0; i < count; i++) {
+            units += engine[i].units();
+            scratch = max_of(scratch, (int64_t)engine[i].scratch_bytes());
+            shared.take<char>((int64_t)engine[i].shared_bytes());
+        }
+        Buffer buffer(shared.used);
+        if (!buffer.data && shared.used) return JCA_NO_MEMORY;
+        Arena arena{buffer.data};
+        for (int64_t i = 0; i < count; i++) engine[i].prepare(arena.take<char>((int64_t)engine[i].shared_bytes()));
+        const int status = parallel_units(units, (size_t)scratch, *this);
+        for (int64_t i = 0; status == JCA_OK && i < count; i++) engine[i].finish();
+        return status;
+    }
+};
+
 template <class S, bool DROP>
 struct Forward {
     using T = typename S::Real;
-    const Shape& shape;
-    S& source;
+    Shape shape;
+    const S* source;
+    T* shared_v = nullptr;  // [tile j][D][64]
     int64_t tiles_i = ceil_div(shape.m, kTile), tiles_j = ceil_div(shape.l, kTile);
     // Row tiles per unit: about 32 units in all, chosen from the shape alone, so that packing k and v is paid seldom.
     int64_t group = min_of(tiles_i, max_of(1, tiles_i * shape.batch / 32));
     int64_t groups = ceil_div(tiles_i, group);
 
     struct Scratch {
-        T *k, *v, *q, *c, *o;
+        T *k, *v, *q, *c, *o, *temp;
         uint32_t *row, *word;
     };
 
+    int64_t units() const { return shape.batch * groups; }
+    size_t shared_bytes() const { return shape.shared_v ? (size_t)(tiles_j * shape.d * kTile) * sizeof(T) : 0; }
+    size_t scratch_bytes() const {
+        Arena arena{nullptr};
+        layout(arena);
+        return arena.used;
+    }
+    void prepare(char* shared) {
+        shared_v = reinterpret_cast<T*>(shared);
+        if (shape.shared_v)
+            for (int64_t t = 0; t < tiles_j; t++) load_v(0, t, shared_v);
+    }
+    void finish() const {}
+
+    void load_v(int64_t b, int64_t t, T* v) const {
+        source->v(b, t * kTile, min_of(kTile, shape.l - t * kTile), v + t * shape.d * kTile, kTile);
+    }
+
     Scratch layout(Arena& arena) const {
         Scratch s;
-        s.v = arena.take<T>(tiles_j * shape.d * kTile);
+        s.v = shape.shared_v ? shared_v : arena.take<T>(tiles_j * shape.d * kTile);
+        s.temp = arena.take<T>(source->temp_size());
         s.k = arena.take<T>(tiles_j * shape.n * kTile);
         s.q = arena.take<T>(shape.n * kTile);
         s.c = arena.take<T>(kTile * kTile);
@@ -61,14 +113,14 @@ struct Forward {
         return s;
     }
 
-    void operator()(int64_t unit, char* memory, bool first) const {
+    void operator()(int64_t unit, char* memory) const {
         Arena arena{memory};
-        Scratch s = layout(arena);
+        const Scratch s = layout(arena);
         const int64_t b = unit / groups, i_tile = unit % groups * group;
         for (int64_t t = 0; t < tiles_j; t++) {
             const int64_t j = t * kTile, count = min_of(kTile, shape.l - j);
-            source.k(b, j, count, s.k + t * shape.n * kTile, kTile);
-            if (first || !shape.shared_v) source.v(b, j, count, s.v + t * shape.d * kTile, kTile);
+            source->k(b, j, count, s.k + t * shape.n * kTile, kTile, s.temp);
+            if (!shape.shared_v) load_v(b, t, s.v);
         }
         const uint32_t key = DROP ? dropout_key(shape.seed, b) : 0;
         if (DROP) fill_words(0, tiles_j * kTile, s.word);
@@ -77,7 +129,7 @@ struct Forward {
 
     void row_tile(const Scratch& s, int64_t b, int64_t i, uint32_t key) const {
         const int64_t rows = min_of(kTile, shape.m - i);
-        source.q(b, i, rows, s.q);
+        source->q(b, i, rows, s.q);
         if (DROP) fill_rows(key, i, kTile, s.row);
         memset(s.o, 0, (size_t)(shape.d * kTile) * sizeof(T));
         for (int64_t t = 0; t < tiles_j; t++) {
@@ -86,13 +138,7 @@ struct Forward {
             score_tile<T, DROP>(s.k + t * shape.n * kTile, s.q, shape.n, count, mask, s.c);
             rank_update<T, kTile>(s.v + t * shape.d * kTile, shape.d, s.c, count, kTile, s.o);
         }
-        source.put(b, i, rows, s.o);
-    }
-
-    int run() {
-        Arena measure{nullptr};
-        layout(measure);
-        return parallel_units(shape.batch * groups, measure.used, *this);
+        source->put(b, i, rows, s.o, s.temp);
     }
 };
 
@@ -101,25 +147,51 @@ struct Forward {
 template <class S, bool DROP>
 struct Backward {
     using T = typename S::Real;
-    const Shape& shape;
-    S& source;
+    Shape shape;
+    const S* source;
     int64_t tiles_i = ceil_div(shape.m, kRows), tiles_j = ceil_div(shape.l, kCols);
     int64_t groups = shape.shared_v ? max_of(1, min_of(shape.batch, 16)) : shape.batch;
     int64_t chunk = ceil_div(tiles_j, min_of(tiles_j, ceil_div(8, max_of(groups, 1))));  // column tiles per unit
     int64_t chunks = ceil_div(tiles_j, chunk);
     int64_t k_size = shape.n * kCols, v_size = shape.d * kCols, q_size = shape.n * kTile;
+    T* shared_v = nullptr;    // [tile j][D][kCols]
     T* dv_partial = nullptr;  // [group][tile j][D][kCols], shared v only
     T* dq_partial = nullptr;  // [chunk][sample][tile i][N][64], more than one chunk only
 
     struct Scratch {
-        T *k, *v, *dk, *dv, *q, *dout, *dq, *c, *ds;
+        T *k, *v, *dk, *dv, *q, *dout, *dq, *c, *ds, *temp;
         vec_t<T>* sums;
         uint32_t *row, *word;
     };
 
+    int64_t units() const { return groups * chunks; }
+    size_t scratch_bytes() const {
+        Arena arena{nullptr};
+        layout(arena);
+        return arena.used;
+    }
+    size_t shared_bytes() const {
+        Backward copy = *this;
+        Arena arena{nullptr};
+        copy.share(arena);
+        return arena.used;
+    }
+    void share(Arena& arena) {
+        shared_v = arena.take<T>(shape.shared_v ? tiles_j * v_size : 0);
+        dv_partial = arena.take<T>(shape.shared_v ? groups * tiles_j * v_size : 0);
+        dq_partial = arena.take<T>(chunks > 1 ? chunks * shape.batch * tiles_i * q_size : 0);
+    }
+    void prepare(char* shared) {
+        Arena arena{shared};
+        share(arena);
+        for (int64_t t = 0; shape.shared_v && t < tiles_j; t++)
+            source->v(0, t * kCols, min_of(kCols, shape.l - t * kCols), shared_v + t * v_size, kCols);
+    }
+
     Scratch layout(Arena& arena) const {
         Scratch s;
-        s.v = arena.take<T>((shape.shared_v ? tiles_j : chunk) * v_size);
+        s.v = shape.shared_v ? nullptr : arena.take<T>(chunk * v_size);
+        s.temp = arena.take<T>(source->temp_size());
         s.k = arena.take<T>(chunk * k_size);
         s.dk = arena.take<T>(chunk * k_size);
         s.dv = shape.shared_v ? nullptr : arena.take<T>(chunk * v_size);
@@ -134,16 +206,13 @@ struct Backward {
         return s;
     }
 
-    void operator()(int64_t unit, char* memory, bool first) const {
+    void operator()(int64_t unit, char* memory) const {
         Arena arena{memory};
         Scratch s = layout(arena);
         const int64_t g = unit / chunks, c = unit % chunks;
         const int64_t t0 = c * chunk, t1 = min_of(tiles_j, t0 + chunk);
         if (shape.shared_v) {
-            if (first)
-                for (int64_t t = 0; t < tiles_j; t++)
-                    source.v(0, t * kCols, min_of(kCols, shape.l - t * kCols), s.v + t * v_size, kCols);
-            s.v += t0 * v_size;
+            s.v = shared_v + t0 * v_size;
             s.dv = dv_partial + (g * tiles_j + t0) * v_size;
             memset(s.dv, 0, (size_t)((t1 - t0) * v_size) * sizeof(T));
         }
@@ -154,8 +223,8 @@ struct Backward {
     void sample(const Scratch& s, int64_t b, int64_t c, int64_t t0, int64_t t1) const {
         for (int64_t t = t0; t < t1; t++) {
             const int64_t j = t * kCols, count = min_of(kCols, shape.l - j);
-            source.k(b, j, count, s.k + (t - t0) * k_size, kCols);
-            if (!shape.shared_v) source.v(b, j, count, s.v + (t - t0) * v_size, kCols);
+            source->k(b, j, count, s.k + (t - t0) * k_size, kCols, s.temp);
+            if (!shape.shared_v) source->v(b, j, count, s.v + (t - t0) * v_size, kCols);
         }
         memset(s.dk, 0, (size_t)((t1 - t0) * k_size) * sizeof(T));
         if (!shape.shared_v) memset(s.dv, 0, (size_t)((t1 - t0) * v_size) * sizeof(T));
@@ -163,21 +232,21 @@ struct Backward {
         for (int64_t t = 0; t < tiles_i; t++) {
             row_tile(s, b, t * kRows, t0, t1, key);
             if (chunks == 1)
-                source.put_dq(b, t * kRows, min_of(kRows, shape.m - t * kRows), s.dq);
+                source->put_dq(b, t * kRows, min_of(kRows, shape.m - t * kRows), s.dq);
             else
                 memcpy(dq_partial + ((c * shape.batch + b) * tiles_i + t) * q_size, s.dq, (size_t)q_size * sizeof(T));
         }
         for (int64_t t = t0; t < t1; t++) {
             const int64_t j = t * kCols, count = min_of(kCols, shape.l - j);
-            source.put_dk(b, j, count, s.dk + (t - t0) * k_size, kCols);
-            if (!shape.shared_v) source.put_dv(b, j, count, s.dv + (t - t0) * v_size, kCols);
+            source->put_dk(b, j, count, s.dk + (t - t0) * k_size, kCols);
+            if (!shape.shared_v) source->put_dv(b, j, count, s.dv + (t - t0) * v_size, kCols);
         }
     }
 
     void row_tile(const Scratch& s, int64_t b, int64_t i, int64_t t0, int64_t t1, uint32_t key) const {
         const int64_t rows = min_of(kRows, shape.m - i);
-        source.q(b, i, rows, s.q);
-        source.dout(b, i, rows, s.dout);
+        source->q(b, i, rows, s.q);
+        source->dout(b, i, rows, s.dout, s.temp);
         if (DROP) fill_rows(key, i, kRows, s.row);
         memset(s.sums, 0, (size_t)(kRows * shape.n) * sizeof(vec_t<T>));
         for (int64_t t = 0; t < t1 - t0; t++) {
@@ -196,37 +265,21 @@ struct Backward {
     }
 
     // Sums of the partial dq and dv, in the order of chunks and groups.
-    void combine() {
+    void finish() const {
         for (int64_t c = 1; c < chunks; c++)
             add(dq_partial, dq_partial + c * shape.batch * tiles_i * q_size, shape.batch * tiles_i * q_size);
         for (int64_t r = 0; chunks > 1 && r < shape.batch * tiles_i; r++) {
             const int64_t i = r % tiles_i * kRows;
-            source.put_dq(r / tiles_i, i, min_of(kRows, shape.m - i), dq_partial + r * q_size);
+            source->put_dq(r / tiles_i, i, min_of(kRows, shape.m - i), dq_partial + r * q_size);
         }
         if (!shape.shared_v) return;
         for (int64_t g = 1; g < groups; g++) add(dv_partial, dv_partial + g * tiles_j * v_size, tiles_j * v_size);
         for (int64_t t = 0; t < tiles_j; t++)
-            source.put_dv(0, t * kCols, min_of(kCols, shape.l - t * kCols), dv_partial + t * v_size, kCols);
+            source->put_dv(0, t * kCols, min_of(kCols, shape.l - t * kCols), dv_partial + t * v_size, kCols);
     }
 
     static void add(T* to, const T* from, int64_t count) {
         for (int64_t i = 0; i < count; i++) to[i] += from[i];
-    }
-
-    int run() {
-        Arena measure{nullptr}, partial{nullptr};
-        layout(measure);
-        partial.take<T>(shape.shared_v ? groups * tiles_j * v_size : 0);
-        partial.take<T>(chunks > 1 ? chunks * shape.batch * tiles_i * q_size : 0);
-        Buffer buffer(partial.used);
-        if (!buffer.data && partial.used) return JCA_NO_MEMORY;
-        Arena arena{buffer.data};
-        dv_partial = arena.take<T>(shape.shared_v ? groups * tiles_j * v_size : 0);
-        dq_partial = arena.take<T>(chunks > 1 ? chunks * shape.batch * tiles_i * q_size : 0);
-        if (shape.shared_v) memset(dv_partial, 0, (size_t)(groups * tiles_j * v_size) * sizeof(T));
-        const int status = parallel_units(groups * chunks, measure.used, *this);
-        if (status == JCA_OK) combine();
-        return status;
     }
 };
 

@@ -1,8 +1,11 @@
 // All kernels for one instruction set. CMake compiles this file once per level with JCA_ISA and JCA_VECTOR_BYTES set;
 // everything is in an anonymous namespace, because a template the linker may merge could carry AVX-512 code into the
 // baseline.
+#include "affinity.h"
+#include "coattention_backward.h"
 #include "kernels.h"
 #include "tanh_attention.h"
+#include "visual_reduction.h"
 
 namespace jca {
 namespace JCA_ISA {
@@ -28,11 +31,20 @@ int by_dtype(const Args& a) {
 
 JCA_OP(tanh_attention_forward, jca_tanh_attention)
 JCA_OP(tanh_attention_backward, jca_tanh_attention)
+JCA_OP(affinity_forward, jca_affinity)
+JCA_OP(affinity_backward, jca_affinity)
+JCA_OP(coattention_forward, jca_coattention)
+JCA_OP(coattention_backward, jca_coattention)
+JCA_OP(reduction_forward, jca_reduction)
+JCA_OP(reduction_backward, jca_reduction)
 
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {tanh_attention_forward_any, tanh_attention_backward_any};
+const Kernels kernels = {
+    tanh_attention_forward_any, tanh_attention_backward_any, affinity_forward_any,  affinity_backward_any,
+    coattention_forward_any,    coattention_backward_any,    reduction_forward_any, reduction_backward_any,
+};
 
 }  // namespace JCA_ISA
 }  // namespace jca

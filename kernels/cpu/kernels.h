@@ -8,6 +8,12 @@ namespace jca {
 struct Kernels {
     int (*tanh_attention_forward)(const jca_tanh_attention&);
     int (*tanh_attention_backward)(const jca_tanh_attention&);
+    int (*affinity_forward)(const jca_affinity&);
+    int (*affinity_backward)(const jca_affinity&);
+    int (*coattention_forward)(const jca_coattention&);
+    int (*coattention_backward)(const jca_coattention&);
+    int (*reduction_forward)(const jca_reduction&);
+    int (*reduction_backward)(const jca_reduction&);
 };
 
 }  // namespace jca

@@ -52,7 +52,7 @@ using real_t = typename Real<S>::type;
 
 // dst[r][c] = scale * src[r * row_stride + c * col_stride] for c < cols, 0 up to `width`.
 template <class S, class T>
-void pack(const S* src, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t cols, T scale, T* dst,
+JCA_KERNEL void pack(const S* src, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t cols, T scale, T* dst,
           int64_t width) {
     if (col_stride == 1) {
         for (int64_t r = 0; r < rows; r++) {
@@ -70,7 +70,7 @@ void pack(const S* src, int64_t row_stride, int64_t col_stride, int64_t rows, in
 
 // dst[r * row_stride + c * col_stride] = scale * src[r][c]
 template <class S, class T>
-void unpack(const T* src, int64_t width, int64_t rows, int64_t cols, T scale, S* dst, int64_t row_stride,
+JCA_KERNEL void unpack(const T* src, int64_t width, int64_t rows, int64_t cols, T scale, S* dst, int64_t row_stride,
             int64_t col_stride) {
     if (col_stride == 1) {
         for (int64_t r = 0; r < rows; r++)
@@ -90,10 +90,11 @@ JCA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 JCA_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 JCA_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Hands out aligned pieces of one scratch block; with a null base it only measures.
+// Hands out aligned pieces of one scratch block; from a null base it only measures.
 struct Arena {
-    char* base;
+    uintptr_t base;
     size_t used = 0;
+    explicit Arena(char* memory) : base(reinterpret_cast<uintptr_t>(memory)) {}
     template <class T>
     T* take(int64_t count) {
         T* p = reinterpret_cast<T*>(base + used);

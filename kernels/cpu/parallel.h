@@ -10,8 +10,8 @@
 
 namespace jca {
 
-// Called once per unit with scratch memory of the calling thread; `first` marks a thread's first unit of this call.
-typedef void (*UnitFunction)(const void* context, int64_t unit, char* scratch, bool first);
+// Called once per unit with scratch memory of the calling thread.
+typedef void (*UnitFunction)(const void* context, int64_t unit, char* scratch);
 
 int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const void* context);
 
@@ -27,9 +27,7 @@ template <class F>
 int parallel_units(int64_t units, size_t scratch_bytes, const F& f) {
     return run_units(
         units, scratch_bytes,
-        [](const void* context, int64_t unit, char* scratch, bool first) {
-            (*static_cast<const F*>(context))(unit, scratch, first);
-        },
+        [](const void* context, int64_t unit, char* scratch) { (*static_cast<const F*>(context))(unit, scratch); },
         &f);
 }
 

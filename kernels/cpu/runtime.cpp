@@ -93,12 +93,11 @@ struct Queue {
 void work(Queue& queue) {
     char* memory = nullptr;
     for (int64_t unit; (unit = queue.next.fetch_add(1, std::memory_order_relaxed)) < queue.units;) {
-        const bool first = memory == nullptr;
-        if (first && !(memory = scratch.reserve(queue.scratch_bytes))) {
+        if (!memory && !(memory = scratch.reserve(queue.scratch_bytes))) {
             queue.failed = true;
             return;
         }
-        queue.function(queue.context, unit, memory, first);
+        queue.function(queue.context, unit, memory);
     }
 }
 
@@ -131,21 +130,63 @@ int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const 
 
 namespace {
 
-int check(const jca_tanh_attention* a, bool backward) {
-    if (!a || a->struct_size != (int64_t)sizeof(*a)) return JCA_BAD_SIZE;
-    if (a->dtype < JCA_FLOAT32 || a->dtype > JCA_FLOAT16) return JCA_BAD_DTYPE;
-    if (a->batch < 0 || a->m < 0 || a->l < 0 || a->n < 1 || a->d < 1) return JCA_BAD_SHAPE;
-    if (a->threshold < 0 || a->threshold > 65536) return JCA_BAD_THRESHOLD;
-    if (a->batch == 0) return JCA_OK;
-    if ((a->m && !a->q.data) || (a->l && (!a->k.data || !a->v.data))) return JCA_NULL_POINTER;
-    const bool needs_out = !backward || a->epilogue;
-    if (a->m && ((needs_out && !a->out.data) || (backward && !a->dout.data))) return JCA_NULL_POINTER;
+bool bad_dtype(int64_t dtype) { return dtype < JCA_FLOAT32 || dtype > JCA_FLOAT16; }
+bool bad_threshold(int64_t threshold) { return threshold < 0 || threshold > 65536; }
+
+int check(const jca_tanh_attention& a, bool backward) {
+    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
+    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
+    if (a.batch < 0 || a.m < 1 || a.l < 1 || a.n < 1 || a.d < 1) return JCA_BAD_SHAPE;
+    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
+    if (a.batch == 0) return JCA_OK;
+    if (!a.q.data || !a.k.data || !a.v.data) return JCA_NULL_POINTER;
+    if ((!backward || a.epilogue) && !a.out.data) return JCA_NULL_POINTER;
+    if (backward && (!a.dout.data || !a.dq.data || !a.dk.data || !a.dv.data)) return JCA_NULL_POINTER;
     return JCA_OK;
+}
+
+int check(const jca_affinity& a, bool backward) {
+    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
+    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
+    if (a.batch < 0 || a.m < 1 || a.l < 1 || a.n < 1) return JCA_BAD_SHAPE;
+    if (a.batch == 0) return JCA_OK;
+    if (!a.q.data || !a.k.data || !a.c.data) return JCA_NULL_POINTER;
+    return backward && (!a.dc.data || !a.dq.data || !a.dk.data) ? JCA_NULL_POINTER : JCA_OK;
+}
+
+int check(const jca_modality& m, const jca_coattention& a, bool backward) {
+    if (m.width < 1 || m.joint_width < 1 || m.attention < 1) return JCA_BAD_SHAPE;
+    if (!m.w_j.data || !m.w_x.data || !m.w_c.data || !m.w_h.data) return JCA_NULL_POINTER;
+    if (backward && (!m.dw_j.data || !m.dw_x.data || !m.dw_c.data || !m.dw_h.data)) return JCA_NULL_POINTER;
+    if (a.batch == 0) return JCA_OK;
+    if (!m.x.data || !m.out.data || (a.joints && !m.joint.data)) return JCA_NULL_POINTER;
+    return backward && (!m.h.data || !m.dx.data) ? JCA_NULL_POINTER : JCA_OK;
+}
+
+int check(const jca_coattention& a, bool backward) {
+    if (a.count < 1 || a.struct_size != (int64_t)(sizeof(a) + (size_t)(a.count - 1) * sizeof(jca_modality)))
+        return JCA_BAD_SIZE;
+    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
+    if (a.batch < 0 || a.n < 1) return JCA_BAD_SHAPE;
+    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
+    for (int64_t i = 0; i < a.count; i++)
+        if (const int status = check(a.modality[i], a, backward)) return status;
+    return JCA_OK;
+}
+
+int check(const jca_reduction& a, bool backward) {
+    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
+    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
+    if (a.samples < 0 || a.regions < 1 || a.width < 1) return JCA_BAD_SHAPE;
+    if (a.samples == 0) return JCA_OK;
+    if (!a.query.data || !a.keys.data || !a.weights.data) return JCA_NULL_POINTER;
+    if (!backward) return a.out.data ? JCA_OK : JCA_NULL_POINTER;
+    return a.dout.data && a.dweights.data && a.dquery.data ? JCA_OK : JCA_NULL_POINTER;
 }
 
 template <class Args>
 int call(const Args* a, bool backward, int (*Kernels::*kernel)(const Args&)) {
-    const int status = check(a, backward);
+    const int status = a ? check(*a, backward) : JCA_NULL_POINTER;
     if (status != JCA_OK) return status;
     const Level* level = active.load(std::memory_order_acquire);
     return level ? (level->kernels->*kernel)(*a) : JCA_BAD_ISA;
@@ -163,8 +204,8 @@ JCA_EXPORT const char* jca_status_string(int status) {
         "ok",
         "argument block of another version of the library",
         "unsupported dtype",
-        "negative size, or inner size 0",
-        "null pointer for a non-empty tensor",
+        "a size below 1 (the batch: below 0)",
+        "null pointer for a tensor",
         "out of memory for scratch",
         "instruction set not available on this processor or in this build",
         "dropout threshold outside 0..65536",
@@ -210,10 +251,11 @@ JCA_EXPORT int jca_use_torch(const char* libtorch_cpu) {
     return jca::parallel_for != nullptr;
 }
 
-JCA_EXPORT int jca_tanh_attention_forward(const jca_tanh_attention* a) {
-    return jca::call(a, false, &Kernels::tanh_attention_forward);
-}
+#define JCA_ENTRY(name)                                                                                              \
+    JCA_EXPORT int jca_##name##_forward(const jca_##name* a) { return jca::call(a, false, &Kernels::name##_forward); } \
+    JCA_EXPORT int jca_##name##_backward(const jca_##name* a) { return jca::call(a, true, &Kernels::name##_backward); }
 
-JCA_EXPORT int jca_tanh_attention_backward(const jca_tanh_attention* a) {
-    return jca::call(a, true, &Kernels::tanh_attention_backward);
-}
+JCA_ENTRY(tanh_attention)
+JCA_ENTRY(affinity)
+JCA_ENTRY(coattention)
+JCA_ENTRY(reduction)

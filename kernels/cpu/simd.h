@@ -12,6 +12,7 @@
 #endif
 
 #define JCA_INLINE inline __attribute__((always_inline))
+#define JCA_KERNEL __attribute__((noinline))  // one copy for all storage types: otherwise the build takes minutes
 
 namespace jca {
 namespace JCA_ISA {

@@ -48,7 +48,7 @@ JCA_INLINE void dot_block(vec_t<T> (&acc)[R][V], const T* rows, const int64_t (&
 // c[j][i] = mask o tanh(sum_n k[n][j] q[n][i]), lanes along i; `count` valid rows j. Rows are taken in pairs 16 apart
 // when there is dropout, because such pairs share their hash.
 template <class T, bool DROP>
-void score_tile(const T* k, const T* q, int64_t n, int64_t count, const Mask& mask, T* out) {
+JCA_KERNEL void score_tile(const T* k, const T* q, int64_t n, int64_t count, const Mask& mask, T* out) {
     constexpr int R = kScoreRows, V = kVecs, W = Simd<T>::lanes;
     for (int64_t j = 0; j < count; j += DROP && (j & 15) + R / 2 == 16 ? 16 + R / 2 : DROP ? R / 2 : R) {
         int64_t row[R];
@@ -96,7 +96,7 @@ JCA_INLINE int64_t padded_columns(int64_t cols) {
 
 // Backward tile, lanes along the columns j: c = mask o tanh(q^T k), ds = (mask o dout^T v) (1 - tanh^2).
 template <class T, bool DROP, int COLS>
-void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, const T* v, int64_t d, int64_t rows, int64_t cols,
+JCA_KERNEL void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, const T* v, int64_t d, int64_t rows, int64_t cols,
                    const Mask& mask, T* c_out, T* ds_out) {
     constexpr int R = kScoreRows, V = kVecs, W = Simd<T>::lanes;
     const int64_t pairs = padded_columns<T>(cols) / (2 * W);
@@ -139,9 +139,11 @@ void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, const T* v,
 
 // out[r][lanes] += sum_i coef[r][i] x[i][lanes] for R rows and the first `cols` lanes. The sum over one tile starts at zero
 // and is added once: one running sum over the whole contraction would cost more accuracy than tanh does.
-template <class T, int R, int LD>
-void rank_rows(const T* coef, const T* x, int64_t count, int64_t cols, T* out) {
+// COEF_LD is the row length of coef where it is known, 0 where `coef_ld` says it.
+template <class T, int R, int LD, int COEF_LD>
+JCA_KERNEL void rank_rows(const T* coef, int64_t coef_ld, const T* x, int64_t count, int64_t cols, T* out) {
     constexpr int V = kVecs, W = Simd<T>::lanes;
+    const int64_t ld = COEF_LD ? COEF_LD : coef_ld;
     for (int64_t j = 0; j < cols; j += V * W) {
         vec_t<T> acc[R][V] = {};
 #pragma GCC unroll 1
@@ -151,7 +153,7 @@ void rank_rows(const T* coef, const T* x, int64_t count, int64_t cols, T* out) {
             for (int c = 0; c < V; c++) xs[c] = load(x + i * LD + j + c * W);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
-                T a = coef[r * kTile + i];
+                T a = coef[r * ld + i];
 #pragma GCC unroll 8
                 for (int c = 0; c < V; c++) acc[r][c] += a * xs[c];
             }
@@ -167,20 +169,21 @@ void rank_rows(const T* coef, const T* x, int64_t count, int64_t cols, T* out) {
 }
 
 // The same for any number of rows, cut into balanced blocks (32 -> 6,6,5,5,5,5), never full ones and a small rest.
-template <class T, int LD>
-void rank_update(const T* coef, int64_t rows, const T* x, int64_t count, int64_t cols, T* out) {
+template <class T, int LD, int COEF_LD = kTile>
+void rank_update(const T* coef, int64_t rows, const T* x, int64_t count, int64_t cols, T* out,
+                 int64_t coef_ld = COEF_LD) {
     const int64_t blocks = ceil_div(rows, kRankRows);
     for (int64_t b = 0, r = 0; b < blocks; b++) {
         const int64_t size = (rows - r + blocks - b - 1) / (blocks - b);
-        const T* a = coef + r * kTile;
+        const T* a = coef + r * coef_ld;
         T* o = out + r * LD;
         switch (size) {
-            case 1: rank_rows<T, 1, LD>(a, x, count, cols, o); break;
-            case 2: rank_rows<T, 2, LD>(a, x, count, cols, o); break;
-            case 3: rank_rows<T, 3, LD>(a, x, count, cols, o); break;
-            case 4: rank_rows<T, 4, LD>(a, x, count, cols, o); break;
-            case 5: rank_rows<T, 5, LD>(a, x, count, cols, o); break;
-            default: rank_rows<T, kRankRows, LD>(a, x, count, cols, o);
+            case 1: rank_rows<T, 1, LD, COEF_LD>(a, coef_ld, x, count, cols, o); break;
+            case 2: rank_rows<T, 2, LD, COEF_LD>(a, coef_ld, x, count, cols, o); break;
+            case 3: rank_rows<T, 3, LD, COEF_LD>(a, coef_ld, x, count, cols, o); break;
+            case 4: rank_rows<T, 4, LD, COEF_LD>(a, coef_ld, x, count, cols, o); break;
+            case 5: rank_rows<T, 5, LD, COEF_LD>(a, coef_ld, x, count, cols, o); break;
+            default: rank_rows<T, kRankRows, LD, COEF_LD>(a, coef_ld, x, count, cols, o);
         }
         r += size;
     }
@@ -217,7 +220,7 @@ JCA_INLINE void lane_block(const T* ds, const T* k, int64_t cols, vec_t<T>* sums
 
 // dq of one tile, as unreduced lanes: a horizontal sum per element would cost as much as the products.
 template <class T, int LD>
-void lane_update(const T* ds, const T* k, int64_t n, int64_t rows, int64_t cols, vec_t<T>* sums) {
+JCA_KERNEL void lane_update(const T* ds, const T* k, int64_t n, int64_t rows, int64_t cols, vec_t<T>* sums) {
     const int64_t blocks = ceil_div(n, kRankRows);
     for (int64_t i = 0; i < rows; i += kLaneRows) {
         for (int64_t b = 0, c = 0; b < blocks; b++) {
@@ -239,7 +242,7 @@ void lane_update(const T* ds, const T* k, int64_t n, int64_t rows, int64_t cols,
 
 // dq[n][i] = sum of the lanes of sums[i][n]
 template <class T>
-void reduce_lanes(const vec_t<T>* sums, int64_t n, int64_t rows, T* dq) {
+JCA_KERNEL void reduce_lanes(const vec_t<T>* sums, int64_t n, int64_t rows, T* dq) {
     constexpr int W = Simd<T>::lanes;
     for (int64_t i = 0; i < rows; i += W)
         for (int64_t c = 0; c < n; c++) {

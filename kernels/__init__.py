@@ -1,0 +1,1 @@
+"""Kernels, one folder per backend; none imports another. Rows of :mod:`jca_fast.ops.backends` point here."""

@@ -1,0 +1,235 @@
+// softmax(scale K q) K over the regions of each segment. Bound by memory: K comes from DRAM once, in the first pass; the
+// second pass over the same 100 KB finds it in L2, and meanwhile fetches the next sample.
+#pragma once
+
+#include "core.h"
+
+namespace jca {
+namespace JCA_ISA {
+namespace {
+
+// exp(x) for x <= 0, relative error below 2e-7 (float) and 4e-16 (double); 0 below the smallest normal number.
+JCA_INLINE f32v exp_negative(f32v x) {
+    f32v n, s;
+    const f32v bounded = x < -87.0f ? splat(-87.0f) : x;
+    split_exponent(bounded * 1.44269504088896f, n, s);
+    f32v r = bounded - n * 0.693145751953125f;  // ln 2 in two pieces: the first has 15 bits, so n * piece is exact
+    r = r - n * 1.42860682030941723e-6f;
+    f32v p = 1.0f / 720 + r * (1.0f / 5040);
+    p = 1.0f / 120 + r * p;
+    p = 1.0f / 24 + r * p;
+    p = 1.0f / 6 + r * p;
+    p = 0.5f + r * p;
+    p = 1.0f + r * p;
+    p = 1.0f + r * p;
+    return x < -87.0f ? f32v{} : s * p;
+}
+
+JCA_INLINE f64v exp_negative(f64v x) {
+    f64v n, s;
+    const f64v bounded = x < -708.0 ? splat(-708.0) : x;
+    split_exponent(bounded * 1.4426950408889634, n, s);
+    f64v r = bounded - n * 0.69314718036912382;
+    r = r - n * 1.9082149292705877e-10;
+    f64v p = splat(1.0 / 6227020800.0);
+    constexpr double c[13] = {1.0,           1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,
+                              1.0 / 120,     1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+                              1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600};
+#pragma GCC unroll 13
+    for (int i = 12; i >= 0; i--) p = c[i] + r * p;
+    return x < -708.0 ? f64v{} : s * p;
+}
+
+template <class T>
+JCA_INLINE vec_t<T> load_any(const T* p) {
+    vec_t<T> x;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+template <class T>
+JCA_INLINE T total(vec_t<T> x) {
+    T sum = 0;
+    for (int l = 0; l < Simd<T>::lanes; l++) sum += x[l];
+    return sum;
+}
+
+// dot[r] = sum_d rows[r][d] x[d] for R rows
+template <class T, int R>
+JCA_KERNEL void dot_rows(const T* rows, int64_t ld, const T* x, int64_t width, T* dot) {
+    constexpr int W = Simd<T>::lanes;
+    vec_t<T> acc[R] = {};
+    int64_t d = 0;
+    for (; d + W <= width; d += W) {
+        const vec_t<T> y = load_any(x + d);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) acc[r] += load_any(rows + r * ld + d) * y;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+        dot[r] = total<T>(acc[r]);
+        for (int64_t e = d; e < width; e++) dot[r] += rows[r * ld + e] * x[e];
+    }
+}
+
+template <class T>
+JCA_KERNEL void all_dots(const T* rows, int64_t ld, int64_t count, const T* x, int64_t width, T* dot) {
+    int64_t r = 0;
+    for (; r + 7 <= count; r += 7) dot_rows<T, 7>(rows + r * ld, ld, x, width, dot + r);
+    for (; r < count; r++) dot_rows<T, 1>(rows + r * ld, ld, x, width, dot + r);
+}
+
+// out[d] = sum_r weight[r] rows[r][d]; touches `next` line by line meanwhile, to have the next sample in L2.
+template <class T>
+JCA_KERNEL void weighted_sum(const T* rows, int64_t ld, int64_t count, const T* weight, int64_t width, T* out, const T* next) {
+    constexpr int W = Simd<T>::lanes, V = JCA_VECTOR_BYTES == 64 ? 16 : 8;
+    int64_t d = 0;
+    for (; d + V * W <= width; d += V * W) {
+        vec_t<T> acc[V] = {};
+        for (int64_t r = 0; r < count; r++) {
+            const T* p = rows + r * ld + d;
+            if (next)
+#pragma GCC unroll 16
+                for (int c = 0; c < V * W * (int)sizeof(T) / 64; c++)
+                    __builtin_prefetch(next + r * ld + d + c * 64 / (int)sizeof(T), 0, 2);
+#pragma GCC unroll 16
+            for (int c = 0; c < V; c++) acc[c] += weight[r] * load_any(p + c * W);
+        }
+#pragma GCC unroll 16
+        for (int c = 0; c < V; c++) memcpy(out + d + c * W, &acc[c], sizeof(acc[c]));
+    }
+    for (; d < width; d++) {
+        T sum = 0;
+        for (int64_t r = 0; r < count; r++) sum += weight[r] * rows[r * ld + d];
+        out[d] = sum;
+    }
+}
+
+// In place: score -> softmax(scale * score). `count` is padded to whole vectors inside `score`.
+template <class T>
+JCA_KERNEL void softmax(T* score, int64_t count, T scale) {
+    constexpr int W = Simd<T>::lanes;
+    T top = score[0] * scale;
+    for (int64_t r = 0; r < count; r++) {
+        score[r] *= scale;
+        top = score[r] > top || score[r] != score[r] ? score[r] : top;
+    }
+    for (int64_t r = 0; r < count; r += W) store(score + r, exp_negative(load(score + r) - top));
+    T sum = 0;
+    for (int64_t r = 0; r < count; r++) sum += score[r];
+    for (int64_t r = 0; r < count; r++) score[r] /= sum;
+}
+
+template <class St>
+struct Reduction {
+    using T = real_t<St>;
+    const jca_reduction& a;
+    static constexpr int64_t kBlock = 4;  // samples per unit
+
+    // K of one sample as rows of T: the tensor itself where it is one already, else a packed copy.
+    const T* keys(int64_t s, T* copy, int64_t& ld) const {
+        const St* src = sample<const St>(a.keys, s);
+        if constexpr (sizeof(St) == sizeof(T))
+            if (a.keys.stride[2] == 1) {
+                ld = a.keys.stride[1];
+                return src;
+            }
+        pack(src, a.keys.stride[1], a.keys.stride[2], a.regions, a.width, T(1), copy, a.width);
+        ld = a.width;
+        return copy;
+    }
+    const T* next_keys(int64_t s) const {
+        if constexpr (sizeof(St) == sizeof(T))
+            if (a.keys.stride[2] == 1 && s + 1 < a.samples) return sample<const St>(a.keys, s + 1);
+        return nullptr;
+    }
+
+    void read(const jca_weight& x, int64_t s, int64_t count, T* dst) const {
+        pack(static_cast<const St*>(x.data) + s * x.stride[0], 0, x.stride[1], 1, count, T(1), dst, count);
+    }
+    void write(const jca_weight& x, int64_t s, int64_t count, const T* src) const {
+        unpack(src, count, 1, count, T(1), static_cast<St*>(x.data) + s * x.stride[0], 0, x.stride[1]);
+    }
+
+    struct Scratch {
+        T *copy, *query, *dout, *out, *score, *dscore;
+    };
+
+    Scratch layout(Arena& arena) const {
+        constexpr int64_t pad = Simd<T>::lanes;
+        Scratch s;
+        s.query = arena.take<T>(a.width);
+        s.dout = arena.take<T>(a.width);
+        s.out = arena.take<T>(max_of(a.width, a.regions));
+        s.score = arena.take<T>(a.regions + pad);
+        s.dscore = arena.take<T>(a.regions + pad);
+        s.copy = arena.take<T>(sizeof(St) == sizeof(T) && a.keys.stride[2] == 1 ? 0 : a.regions * a.width);
+        return s;
+    }
+
+    void forward(const Scratch& s, int64_t i) const {
+        int64_t ld;
+        const T* rows = keys(i, s.copy, ld);
+        read(a.query, i, a.width, s.query);
+        all_dots(rows, ld, a.regions, s.query, a.width, s.score);
+        softmax(s.score, a.regions, (T)a.scale);
+        weighted_sum(rows, ld, a.regions, s.score, a.width, s.out, next_keys(i));
+        write(a.weights, i, a.regions, s.score);
+        write(a.out, i, a.width, s.out);
+    }
+
+    // g = dA + K dO, ds = a o (g - a.g) scale, dq = K^T ds, dK = a dO^T + ds q^T
+    void backward(const Scratch& s, int64_t i) const {
+        int64_t ld;
+        const T* rows = keys(i, s.copy, ld);
+        T* g = s.dscore;
+        read(a.dout, i, a.width, s.dout);
+        all_dots(rows, ld, a.regions, s.dout, a.width, g);
+        read(a.weights, i, a.regions, s.score);
+        read(a.dweights, i, a.regions, s.out);
+        T mean = 0;
+        for (int64_t r = 0; r < a.regions; r++) {
+            g[r] += s.out[r];
+            mean += s.score[r] * g[r];
+        }
+        for (int64_t r = 0; r < a.regions; r++) g[r] = s.score[r] * (g[r] - mean) * (T)a.scale;
+        weighted_sum(rows, ld, a.regions, g, a.width, s.out, next_keys(i));
+        write(a.dquery, i, a.width, s.out);
+        if (a.dkeys.data) write_dkeys(s, i);
+    }
+
+    void write_dkeys(const Scratch& s, int64_t i) const {
+        read(a.query, i, a.width, s.query);
+        for (int64_t r = 0; r < a.regions; r++) {
+            const T weight = s.score[r], slope = s.dscore[r];
+            for (int64_t d = 0; d < a.width; d++) s.out[d] = weight * s.dout[d] + slope * s.query[d];
+            unpack(s.out, a.width, 1, a.width, T(1), sample<St>(a.dkeys, i) + r * a.dkeys.stride[1], 0, a.dkeys.stride[2]);
+        }
+    }
+
+    template <bool BACKWARD>
+    int run() const {
+        Arena measure{nullptr};
+        layout(measure);
+        return parallel_units(ceil_div(a.samples, kBlock), measure.used, [this](int64_t unit, char* memory) {
+            Arena arena{memory};
+            const Scratch s = layout(arena);
+            for (int64_t i = unit * kBlock; i < min_of(a.samples, (unit + 1) * kBlock); i++)
+                BACKWARD ? backward(s, i) : forward(s, i);
+        });
+    }
+};
+
+template <class St>
+int reduction_forward(const jca_reduction& a) {
+    return Reduction<St>{a}.template run<false>();
+}
+
+template <class St>
+int reduction_backward(const jca_reduction& a) {
+    return Reduction<St>{a}.template run<true>();
+}
+
+}  // namespace
+}  // namespace JCA_ISA
+}  // namespace jca
