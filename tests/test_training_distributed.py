@@ -33,11 +33,12 @@ def data(tmp_path_factory):
 def two_processes(data, tmp_path_factory):
     """A run of two processes, resumed after two epochs, and what its first part printed.
 
-    Batches of 11, so that the last holds one clip and one process has none. No dropout.
+    Batches of 11, so that the last holds one clip and one process has none; with seed 3 segments of that clip are
+    predicted right, so that counting them twice would show. No dropout.
     """
     out = tmp_path_factory.mktemp("two")
     model = [f"{name}={value}" for name, value in MODEL.items()]
-    flags = ["--lr", "0.01", "--batch-size", "11", "--plateau-patience", "0", "--clip-norm", "0.05"]
+    flags = ["--lr", "0.01", "--batch-size", "11", "--plateau-patience", "0", "--clip-norm", "0.05", "--seed", "3"]
     flags += ["--loss", "cross_entropy", "--device", "cpu", "--model", *model, "dropout=0.0", "rnn_dropout=0.0"]
     command = ["train", "--data", str(data), "--out", str(out), *flags]
     printed = torchrun(*command, "--epochs", "2")
@@ -48,7 +49,7 @@ def two_processes(data, tmp_path_factory):
 def test_same_curve_and_weights_as_one_process(data, two_processes, tmp_path):
     out, printed = two_processes
     model = {**MODEL, "dropout": 0.0, "rnn_dropout": 0.0}
-    arguments = settings(data, tmp_path, batch_size=11, clip_norm=0.05, loss="cross_entropy", model=model)
+    arguments = settings(data, tmp_path, batch_size=11, clip_norm=0.05, loss="cross_entropy", seed=3, model=model)
     summary = train_here(**arguments)
     rows, expected = csv_rows(out / "metrics.csv"), csv_rows(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == ["4", "8", "12"]
@@ -63,6 +64,12 @@ def test_same_curve_and_weights_as_one_process(data, two_processes, tmp_path):
     assert found["test"]["confusion"] == summary["test"]["confusion"]
     assert sum(map(sum, found["test"]["confusion"])) == 7 * 4  # 7 clips over 2 processes, each once
     assert printed.count("epoch 1/2") == 1  # only process 0 speaks
+
+
+def test_every_process_draws_its_own_dropout(two_processes):
+    ranks = torch.load(two_processes[0] / "last.pt", weights_only=True)["ranks"]
+    assert len(ranks) == 2
+    assert not torch.equal(ranks[0]["random"]["torch"], ranks[1]["random"]["torch"])
 
 
 def test_evaluate_in_two_processes(data, two_processes, tmp_path):
