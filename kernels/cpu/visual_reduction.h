@@ -8,36 +8,18 @@ namespace jca {
 namespace JCA_ISA {
 namespace {
 
-// exp(x) for x <= 0, relative error below 2e-7 (float) and 4e-16 (double); 0 below the smallest normal number.
+// exp(x) for x <= 0, 0 below the smallest normal number: 2^n 2^z with n + z = x log2(e) and 2^z - 1 as in tanh_folded.
+// The product x log2(e) is rounded, which costs |x| / 2 units in the last place of a result below exp(x).
 JCA_INLINE f32v exp_negative(f32v x) {
-    f32v n, s;
-    const f32v bounded = x < -87.0f ? splat(-87.0f) : x;
-    split_exponent(bounded * 1.44269504088896f, n, s);
-    f32v r = bounded - n * 0.693145751953125f;  // ln 2 in two pieces: the first has 15 bits, so n * piece is exact
-    r = r - n * 1.42860682030941723e-6f;
-    f32v p = 1.0f / 720 + r * (1.0f / 5040);
-    p = 1.0f / 120 + r * p;
-    p = 1.0f / 24 + r * p;
-    p = 1.0f / 6 + r * p;
-    p = 0.5f + r * p;
-    p = 1.0f + r * p;
-    p = 1.0f + r * p;
-    return x < -87.0f ? f32v{} : s * p;
+    f32v z, s;
+    split_exponent((x < -87.0f ? splat(-87.0f) : x) * 1.44269504088896f, z, s);
+    return x < -87.0f ? f32v{} : s + s * power_minus_one(z);
 }
 
 JCA_INLINE f64v exp_negative(f64v x) {
-    f64v n, s;
-    const f64v bounded = x < -708.0 ? splat(-708.0) : x;
-    split_exponent(bounded * 1.4426950408889634, n, s);
-    f64v r = bounded - n * 0.69314718036912382;
-    r = r - n * 1.9082149292705877e-10;
-    f64v p = splat(1.0 / 6227020800.0);
-    constexpr double c[13] = {1.0,           1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,
-                              1.0 / 120,     1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
-                              1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600};
-#pragma GCC unroll 13
-    for (int i = 12; i >= 0; i--) p = c[i] + r * p;
-    return x < -708.0 ? f64v{} : s * p;
+    f64v z, s;
+    split_exponent((x < -708.0 ? splat(-708.0) : x) * 1.4426950408889634, z, s);
+    return x < -708.0 ? f64v{} : s + s * power_minus_one(z);
 }
 
 template <class T>
