@@ -6,7 +6,7 @@ the whole batch, R regions, d_x channels of one modality, d channels of the join
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -60,12 +60,13 @@ def joints_of(inputs: Tensors, joints: Tensors) -> list[Tensor]:
 def joint_coattention(
     inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors, w_h: Tensors,
     scales: Sequence[float], dropout_p: float, seed: Tensor | None, keep_maps: bool,
+    attention: Callable[..., Tensor] = tanh_attention,
 ) -> list[Tensor]:  # fmt: skip
     """X' of every modality; with ``keep_maps`` then H (B, k, d_x) of every modality."""
     out, maps = [], []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
         key = w_j[i] @ joint  # (B, N, d)
-        o = tanh_attention(x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, _fold(seed, i))  # (B, d_x, k)
+        o = attention(x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, _fold(seed, i))  # (B, d_x, k)
         maps.append(torch.relu(w_x[i] @ x + o.mT))  # (B, k, d_x)
         out.append(x + w_h[i].mT @ maps[-1])  # (B, N, d_x)
     return out + maps if keep_maps else out
@@ -78,6 +79,7 @@ def _fold(seed: Tensor | None, index: int) -> Tensor | None:
 def joint_coattention_backward(
     grad_outs: Tensors, maps: Tensors, inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors,
     w_h: Tensors, scales: Sequence[float], dropout_p: float, seed: Tensor | None,
+    attention_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = tanh_attention_backward,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients in the order inputs, joints, w_j, w_x, w_c, w_h."""
     grad_x, grad_joint, grad_w = [], [], []
@@ -85,7 +87,7 @@ def joint_coattention_backward(
         seed_i = _fold(seed, i)
         key = w_j[i] @ joint  # (B, N, d)
         grad_h = (w_h[i] @ grad_outs[i]) * (maps[i] > 0)  # (B, k, d_x)
-        grad_q, grad_k, grad_v = tanh_attention_backward(
+        grad_q, grad_k, grad_v = attention_backward(
             grad_h.mT, x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, seed_i
         )  # (B, d_x, N), (B, d, N), (1, d, k)
         grad_x.append(grad_outs[i] + w_x[i].mT @ grad_h + grad_q.mT)  # (B, N, d_x)

@@ -1,0 +1,14 @@
+"""GPU kernels in Triton; a launcher for each op."""
+
+from __future__ import annotations
+
+from .attention import tanh_attention, tanh_attention_backward
+from .coattention import joint_coattention
+from .coattention_backward import joint_coattention_backward
+
+__all__ = [
+    "joint_coattention",
+    "joint_coattention_backward",
+    "tanh_attention",
+    "tanh_attention_backward",
+]

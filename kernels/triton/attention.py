@@ -1,0 +1,140 @@
+"""Launchers of tanh attention, and the backward passes it shares with the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+from torch import Tensor
+
+from jca_fast.ops.dropout import keep_scale, threshold
+
+from . import table
+from .backward import Problem, Sum, backward_kernel, sum_kernel
+from .forward import forward_kernel
+from .launch import architecture, launch, pad, tier
+from .tiles import operand
+
+GROUPS = 16
+"""Groups of samples that a gradient shared by the batch is first summed over: fixed, so that its bits do not depend on
+the chip."""
+BLOCK = 1024
+"""Elements per program of a sum of partial results."""
+
+
+def contraction_blocks(size: int, exact: bool) -> dict[str, int]:
+    """The blocks in which a contraction over ``size`` segments is done: slots of one block, number of blocks."""
+    slots = 3 * size if exact else size
+    block = min(pad(slots), 64 if exact else 128)
+    return {"BK": block, "CHUNKS": triton.cdiv(slots, block)}
+
+
+def value_block(width: int) -> int:
+    """Value columns of one program; wider values are cut into blocks, because one tile of 512 spills 1 KB."""
+    return min(pad(width), 128)
+
+
+def group_sizes(batch: int) -> tuple[int, int]:
+    """Samples in a group, and the number of groups."""
+    per_group = triton.cdiv(batch, GROUPS)
+    return per_group, triton.cdiv(batch, per_group)
+
+
+def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
+    """q (B, M, N), k (B, L, N), v (B or 1, L, D) -> out (B, M, D)."""
+    (batch, rows, segments), width = q.shape, v.shape[2]
+    out = q.new_empty((batch, rows, width))
+    level = tier(q.dtype)
+    block = value_block(width)
+    config = table.forward(architecture(q.device), level, batch * rows, block)
+    launch(
+        forward_kernel,
+        (batch * triton.cdiv(rows, config.rows), triton.cdiv(width, block)),
+        *(operand(x) for x in (q, k, v, out)), seed, scale, threshold(dropout_p), keep_scale(dropout_p),
+        EXACT=level == "exact", DROPOUT=seed is not None, **contraction_blocks(segments, level == "exact"),
+        BM=config.rows, BN=config.columns, BD=block, num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+    return out
+
+
+def single_pass(level: str, segments: int) -> bool:
+    """Whether dq leaves the pass for dk and dv as partial sums, or gets a pass of its own.
+
+    Partial sums take N / 32 of an (M, L) matrix. In the exact tier one pass needs more registers than there are.
+    """
+    return level != "exact" and segments <= 32
+
+
+def launch_backward(
+    problems: Sequence[Problem], level: str, samples: tuple[int, int, int], sizes: tuple[int, int],
+    dropout_p: float, seed: Tensor | None, wanted: str,
+) -> None:  # fmt: skip
+    """One backward pass over ``samples`` = (batch, samples in a group, groups), ``sizes`` = (N, D).
+
+    ``wanted``: "all" gradients, "dk dv", or "dq", in which case the problems have their roles swapped.
+    """
+    (batch, per_group, groups), (segments, width) = samples, sizes
+    block_n, block_d = min(pad(segments), 64), value_block(width)
+    columns = [p.k.rows for p in problems]
+    config = backward_config(problems[0].g.p.device, level, batch * sum(columns), width)
+    launch(
+        backward_kernel,
+        (
+            triton.cdiv(max(columns), config.columns) * groups,
+            max(triton.cdiv(segments, block_n), triton.cdiv(width, block_d) if wanted != "dq" else 1),
+            len(problems),
+        ),
+        tuple(problems), batch, per_group, groups, seed, threshold(dropout_p), keep_scale(dropout_p),
+        EXACT=level == "exact", DROPOUT=seed is not None, SWAPPED=wanted == "dq",
+        WANT_DQ=wanted == "all", WANT_DV=wanted != "dq", VALUE_CHUNKS=triton.cdiv(width, block_d),
+        **contraction_blocks(segments, level == "exact"), BM=config.rows, BN=config.columns, BO=block_n, BD=block_d,
+        num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+
+
+def backward_config(device: torch.device, level: str, columns: int, width: int) -> table.Config:
+    """The tile shape of a backward pass over ``columns`` columns in all samples."""
+    return table.backward(architecture(device), level, columns, value_block(width))
+
+
+def launch_sums(sums: Sequence[Sum]) -> None:
+    """Add up partial results, all in one launch."""
+    if sums:
+        launch(sum_kernel, (max(triton.cdiv(s.size, BLOCK) for s in sums), len(sums)), tuple(sums), BLOCK=BLOCK)
+
+
+def partial_sum(partials: Tensor, out: Tensor) -> Sum:
+    """``out`` as the sum of ``partials`` (count, *out.shape)."""
+    return Sum(partials, out, partials.numel() // out.numel(), out.numel())
+
+
+def tanh_attention_backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """grad_out (B, M, D) -> dq (B, M, N), dk (B, L, N), dv (B or 1, L, D)."""
+    (batch, rows, segments), (columns, width) = q.shape, v.shape[1:]
+    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+    if batch == 0:
+        return dq, dk, dv.zero_()
+    level = tier(q.dtype)
+    shared = v.shape[0] == 1
+    per_group, groups = group_sizes(batch) if shared else (1, batch)
+    sums = []
+    dv_part = dv
+    if shared and groups > 1:
+        dv_part = q.new_empty((groups, columns, width), dtype=torch.float32)
+        sums.append(partial_sum(dv_part, dv))
+    problem = Problem(*(operand(x) for x in (q, k, v, grad_out, dk, dv_part)), None, scale, 0, 0)
+    args = ((segments, width), dropout_p, seed)
+    if single_pass(level, segments):
+        tiles = triton.cdiv(columns, backward_config(q.device, level, batch * columns, width).columns)
+        dq_part = q.new_empty((tiles * batch, rows, segments), dtype=torch.float32)
+        sums.append(partial_sum(dq_part, dq))
+        launch_backward([problem._replace(dq=operand(dq_part))], level, (batch, per_group, groups), *args, "all")
+    else:
+        launch_backward([problem], level, (batch, per_group, groups), *args, "dk dv")
+        swapped = problem._replace(q=problem.k, k=problem.q, v=problem.g, g=problem.v, dk=operand(dq))
+        launch_backward([swapped], level, (batch, 1, batch), *args, "dq")
+    launch_sums(sums)
+    return dq, dk, dv

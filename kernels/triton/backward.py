@@ -1,0 +1,183 @@
+"""tanh attention backward in one pass, deterministic, and the sums of its partial results.
+
+With S = scale q kᵀ, P = tanh(S) and g the gradient of out:
+
+    dS = (g vᵀ) ∘ (1 - P²) * scale        dq = dS k        dk = dSᵀ q        dv = Pᵀ g
+
+One program owns a tile of columns for a group of samples. It walks the rows once with the transposed tiles Sᵀ and dPᵀ,
+so that dk and dv build up in registers (dv over the whole group where v is shared) and P is computed once. dq leaves as
+one partial sum for each column tile; :func:`sum_kernel` adds the partials in a fixed order. No atomics.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from .tiles import Operand, at, contraction, dot, dot_full, gram, keep, load_part, load_tile, load_tile_t, natural
+from .tiles import order, row_keys, sample_key, store_tile, tanh
+
+
+class Problem(NamedTuple):
+    """One backward problem: q (B, M, N), k (B, L, N), v (B or 1, L, D), g (B, M, D) and its results.
+
+    dk (B, L, N); dv (groups, L, D); dq (column tiles * B, M, N), in partial sums. ``first`` is the number of k's first
+    row in the dropout mask of modality ``modality``.
+    """
+
+    q: Operand
+    k: Operand
+    v: Operand
+    g: Operand
+    dk: Operand
+    dv: Operand
+    dq: Operand
+    scale: Any
+    modality: Any
+    first: Any
+
+
+@triton.jit
+def backward_kernel(
+    problems, batch, per_group, groups, p_seed, threshold, keep_scale,
+    EXACT: tl.constexpr, DROPOUT: tl.constexpr, SWAPPED: tl.constexpr, WANT_DQ: tl.constexpr, WANT_DV: tl.constexpr,
+    CHUNKS: tl.constexpr, VALUE_CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Axis 0: column tiles, then groups of samples; axis 1: blocks of N and of D; axis 2: the problems."""
+    for i in tl.static_range(len(problems)):
+        if tl.program_id(2) == i:
+            if tl.program_id(0) < tl.cdiv(problems[i].k.rows, BN) * groups:
+                columns_of(
+                    problems[i], batch, per_group, p_seed, threshold, keep_scale,
+                    EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BN, BK, BO, BD,
+                )  # fmt: skip
+
+
+@triton.jit
+def columns_of(
+    x, batch, per_group, p_seed, threshold, keep_scale,
+    EXACT: tl.constexpr, DROPOUT: tl.constexpr, SWAPPED: tl.constexpr, WANT_DQ: tl.constexpr, WANT_DV: tl.constexpr,
+    CHUNKS: tl.constexpr, VALUE_CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """One column tile of one problem, for one group of samples and one block of N and of D.
+
+    SWAPPED is the second pass of a large N: q and k, v and g have changed places, and dk is the gradient of q.
+    """
+    tiles = tl.cdiv(x.k.rows, BN)
+    i_tile = tl.program_id(0) % tiles
+    i_group = tl.program_id(0) // tiles
+    o_l = i_tile * BN + tl.arange(0, BN)
+    o_out = tl.program_id(1) * BO + tl.arange(0, BO)  # block of N that dk and dq are computed for
+    i_d = 0
+    if VALUE_CHUNKS > 1:
+        i_d = tl.program_id(1)
+    o_d = i_d * BD + tl.arange(0, BD)  # block of D that dv is computed for
+    scale = tl.cast(x.scale, tl.float32)
+    b_dv = tl.zeros((BN, BD), tl.float32)
+    for i_b in range(i_group * per_group, tl.minimum((i_group + 1) * per_group, batch)):
+        q, k, v, g = at(x.q, i_b), at(x.k, i_b), at(x.v, i_b), at(x.g, i_b)
+        o_n, i_part = contraction(0, q.columns, BK, EXACT)
+        b_k = load_part(k, o_l, o_n, i_part, scale, EXACT)  # (BN, BK)
+        b_ko = load_tile(k, o_l, o_out)  # (BN, BO)
+        b_ko = (b_ko.to(tl.float32) * scale).to(b_ko.dtype)
+        b_v = load_tile(v, o_l, tl.arange(0, BD))  # (BN, BD), all of D where it is one block
+        key = tl.cast(0, tl.uint32)
+        if DROPOUT:
+            key = sample_key(p_seed, x.modality, i_b)
+        b_dk = tl.zeros((BN, BO), tl.float32)
+        inner = 0  # row tiles with neither a row nor a column outside
+        if (i_tile + 1) * BN <= k.rows:
+            inner = q.rows // BM
+        for i_m in range(inner):
+            b_dk, b_dv = row_tile(
+                b_dk, b_dv, b_k, b_ko, b_v, q, k, v, g, x.dq, i_tile * batch + i_b, i_m * BM,
+                o_l, o_out, o_d, scale, key, x.first, threshold, keep_scale,
+                False, EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BK, BD,
+            )  # fmt: skip
+        for i_m in range(inner, tl.cdiv(q.rows, BM)):
+            b_dk, b_dv = row_tile(
+                b_dk, b_dv, b_k, b_ko, b_v, q, k, v, g, x.dq, i_tile * batch + i_b, i_m * BM,
+                o_l, o_out, o_d, scale, key, x.first, threshold, keep_scale,
+                True, EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BK, BD,
+            )  # fmt: skip
+        store_tile(at(x.dk, i_b), o_l, o_out, b_dk * scale)
+    if WANT_DV:
+        if DROPOUT:
+            b_dv *= keep_scale
+        if tl.program_id(1) == i_d:  # where D is one block, one program writes it
+            store_tile(at(x.dv, i_group), o_l, o_d, b_dv)
+
+
+@triton.jit
+def row_tile(
+    b_dk, b_dv, b_k, b_ko, b_v, q, k, v, g, dq, i_dq, start, o_l, o_out, o_d, scale, key, first, threshold, keep_scale,
+    EDGE: tl.constexpr, EXACT: tl.constexpr, DROPOUT: tl.constexpr, SWAPPED: tl.constexpr,
+    WANT_DQ: tl.constexpr, WANT_DV: tl.constexpr, CHUNKS: tl.constexpr, VALUE_CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """dk and dv with BM rows from ``start`` added; writes these rows of the partial dq."""
+    DTYPE: tl.constexpr = q.p.dtype.element_ty
+    ONE_LOAD: tl.constexpr = DTYPE != tl.float32 and CHUNKS == 1 and VALUE_CHUNKS == 1 and BK == o_out.shape[0]
+    o_m = order(start, BM, DTYPE)
+    o_r = start + tl.arange(0, BM)
+    b_q = load_tile(q, o_r, o_out, EDGE)  # (BM, BO)
+    b_g = load_tile(g, o_r, o_d, EDGE)  # (BM, BD)
+    b_s = tl.zeros((o_l.shape[0], BM), tl.float32)
+    if ONE_LOAD:
+        b_c = tanh(dot(b_k, tl.trans(b_q), b_s), EXACT)  # (BN, BM)
+        b_ds = dot(b_v, tl.trans(b_g), b_s)
+    else:
+        b_c = tanh(gram(b_k, k, q, o_l, o_m, scale, EDGE, EXACT, CHUNKS, BK), EXACT)
+        b_ds = b_s
+        if VALUE_CHUNKS == 1:
+            b_ds = dot_full(b_v, load_tile_t(g, o_m, o_d, EDGE), b_ds, EXACT, False)
+        else:
+            for i_d in range(VALUE_CHUNKS):
+                o_x = i_d * BD + tl.arange(0, BD)
+                b_ds = dot_full(load_tile(v, o_l, o_x), load_tile_t(g, o_m, o_x, EDGE), b_ds, EXACT, False)
+    b_ds *= 1.0 - b_c * b_c
+    if EDGE:  # Inf times the zeros outside is NaN
+        inside = (o_l < k.rows)[:, None] & (o_m < q.rows)[None, :]
+        b_c = tl.where(inside, b_c, 0.0)
+        b_ds = tl.where(inside, b_ds, 0.0)
+    if DROPOUT:
+        if SWAPPED:
+            b_keep = keep(row_keys(key, o_l)[:, None], (first + o_m)[None, :], threshold)
+        else:
+            b_keep = keep(row_keys(key, o_m)[None, :], (first + o_l)[:, None], threshold)
+        b_c = tl.where(b_keep, b_c, 0.0)
+        b_ds = tl.where(b_keep, b_ds * keep_scale, 0.0)
+    if WANT_DV:
+        b_dv = dot_full(natural(b_c, DTYPE).to(DTYPE), b_g, b_dv, EXACT, False)
+    b_ds = b_ds.to(DTYPE)
+    b_dk = dot_full(natural(b_ds, DTYPE), b_q, b_dk, EXACT, False)
+    if WANT_DQ:
+        b_dq = dot_full(tl.trans(b_ds), b_ko, tl.zeros((BM, o_out.shape[0]), tl.float32), EXACT, False)
+        store_tile(at(dq, i_dq), o_m, o_out, b_dq, EDGE)
+    return b_dk, b_dv
+
+
+class Sum(NamedTuple):
+    """``out`` (size,) = the sum of ``count`` rows of ``partials`` (count, size) float32, first row first."""
+
+    partials: Any
+    out: Any
+    count: Any
+    size: Any
+
+
+@triton.jit
+def sum_kernel(sums, BLOCK: tl.constexpr):
+    """Axis 0: blocks of the result; axis 1: the sums."""
+    o_x = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    for i in tl.static_range(len(sums)):
+        if tl.program_id(1) == i:
+            x = sums[i]
+            b_sum = tl.zeros((BLOCK,), tl.float32)
+            for i_row in range(x.count):
+                b_sum += tl.load(x.partials + tl.cast(i_row, tl.int64) * x.size + o_x, mask=o_x < x.size, other=0.0)
+            tl.store(x.out + o_x, b_sum.to(x.out.dtype.element_ty), mask=o_x < x.size)

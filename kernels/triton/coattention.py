@@ -1,0 +1,66 @@
+"""Launcher of the whole paper layer; sizes too large for one program take the attention's kernels instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import triton
+from torch import Tensor
+
+from jca_fast.ops import reference
+from jca_fast.ops.dropout import keep_scale, threshold
+
+from . import table
+from .attention import contraction_blocks, tanh_attention
+from .launch import architecture, launch, pad, tier
+from .layer import Modality, layer_kernel
+from .tiles import operand
+
+Tensors = Sequence[Tensor]
+
+
+def fits(inputs: Tensors, w_x: Tensors) -> bool:
+    """Whether one program can hold all segments and all of the attention width: N up to 64, in float32 21; k to 128."""
+    exact = tier(inputs[0].dtype) == "exact"
+    segments = inputs[0].shape[1]
+    return segments <= 64 and contraction_blocks(segments, exact)["CHUNKS"] == 1 and w_x[0].shape[0] <= 128
+
+
+def parts_of(inputs: Tensors, joints: Tensors) -> list[Tensors]:
+    """The parts of each modality's joint feature: the modalities, or what was given."""
+    if not joints:
+        return [inputs] * len(inputs)
+    return [[joints[i % len(joints)]] for i in range(len(inputs))]
+
+
+def joint_coattention(
+    inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors, w_h: Tensors,
+    scales: Sequence[float], dropout_p: float, seed: Tensor | None, keep_maps: bool,
+) -> list[Tensor]:  # fmt: skip
+    """X' (B, N, d_i) of every modality; with ``keep_maps`` then H (B, k, d_i) of every modality."""
+    if not fits(inputs, w_x):
+        args = (inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps)
+        return [x.contiguous() for x in reference.joint_coattention(*args, attention=tanh_attention)]
+    level = tier(inputs[0].dtype)
+    (batch, segments), width = inputs[0].shape[:2], w_x[0].shape[0]
+    outs = [x.new_empty(x.shape) for x in inputs]
+    maps = [x.new_empty((batch, width, x.shape[2])) for x in inputs] if keep_maps else [None] * len(inputs)
+    modalities = tuple(
+        Modality(
+            operand(x.mT), tuple(operand(p.mT) for p in parts),
+            *(operand(w[None]) for w in (w_j[i], w_x[i], w_c[i].mT, w_h[i])), operand(outs[i].mT),
+            None if maps[i] is None else operand(maps[i].mT), scales[i],
+        )
+        for i, (x, parts) in enumerate(zip(inputs, parts_of(inputs, joints), strict=True))
+    )  # fmt: skip
+    rows = [x.shape[2] for x in inputs]
+    config = table.layer(architecture(inputs[0].device), level, batch * sum(rows), pad(width))
+    launch(
+        layer_kernel,
+        (batch * triton.cdiv(max(rows), config.rows), len(modalities)),
+        modalities, batch, seed, threshold(dropout_p), keep_scale(dropout_p),
+        EXACT=level == "exact", DROPOUT=seed is not None, KEEP_MAPS=keep_maps,
+        BM=config.rows, BN=config.columns, BK=contraction_blocks(segments, level == "exact")["BK"],
+        BO=pad(segments), BD=pad(width), num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+    return outs + maps if keep_maps else outs

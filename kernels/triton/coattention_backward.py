@@ -1,0 +1,149 @@
+"""Launchers of the backward of a whole paper layer: four launches, whatever the number of modalities.
+
+1. the prepare kernel: Q and dH of all modalities;
+2. the attention's backward for every pair of a modality and a part of its joint feature;
+3. the finish kernel: dX and partial sums of the small weights' gradients;
+4. the sums of all partial results.
+
+Sizes too large for one program, and the exact tier, take one launch more or the attention's own backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from jca_fast.ops import reference
+
+from .attention import backward_config, group_sizes, launch_backward, launch_sums, partial_sum, single_pass
+from .attention import tanh_attention_backward
+from .backward import Problem, Sum
+from .coattention import fits, parts_of
+from .launch import launch, pad, tier
+from .layer import Finish, Prepare, finish_kernel, prepare_kernel
+from .tiles import operand
+
+Tensors = Sequence[Tensor]
+ROWS = 64
+"""Rows of one program of the finish kernel."""
+
+
+def joint_coattention_backward(
+    grad_outs: Tensors, maps: Tensors, inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors,
+    w_h: Tensors, scales: Sequence[float], dropout_p: float, seed: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients in the order inputs, joints, w_j, w_x, w_c, w_h; ``maps`` are the H (B, k, d_i) of the forward."""
+    groups = (inputs, joints, w_j, w_x, w_c, w_h)
+    if inputs[0].shape[0] == 0:
+        return [t.new_zeros(t.shape) for group in groups for t in group]
+    if not fits(inputs, w_x):
+        args = (grad_outs, maps, *groups, scales, dropout_p, seed)
+        composed = reference.joint_coattention_backward(*args, attention_backward=tanh_attention_backward)
+        return [g.contiguous() for g in composed]
+    grads = [[t.new_empty(t.shape) for t in group] for group in groups]
+    prepared = _prepare(grad_outs, maps, inputs, w_j, w_h, scales)
+    core = _attention_backward(prepared, inputs, joints, w_c, grads[1], dropout_p, seed)
+    sums = [partial_sum(partial, out) for partial, out in zip(core.dw_c, grads[4], strict=True)]
+    sums += _finish(prepared, core, inputs, joints, w_x, grads)
+    if len(joints) == 1:
+        sums.append(partial_sum(core.dj, grads[1][0]))
+    launch_sums(sums)
+    return [g for group in grads for g in group]
+
+
+def _prepare(
+    grad_outs: Tensors, maps: Tensors, inputs: Tensors, w_j: Tensors, w_h: Tensors, scales: Sequence[float]
+) -> list[Prepare]:
+    """The first launch."""
+    (batch, segments), width = inputs[0].shape[:2], w_h[0].shape[0]
+    prepared = []
+    for i, x in enumerate(inputs):
+        q, dh = (x.new_empty((batch, x.shape[2], size)) for size in (segments, width))
+        read = (operand(t.mT) for t in (x, grad_outs[i], maps[i]))
+        prepared.append(Prepare(*read, *(operand(t) for t in (w_j[i][None], w_h[i][None], q, dh)), scales[i]))
+    launch(
+        prepare_kernel,
+        (batch * max(triton.cdiv(x.shape[2], ROWS) for x in inputs), len(inputs)),
+        tuple(prepared), batch, EXACT=tier(inputs[0].dtype) == "exact", BM=ROWS, BO=pad(segments), BD=pad(width),
+        num_warps=4, num_stages=1,
+    )  # fmt: skip
+    return prepared
+
+
+class Core(NamedTuple):
+    """Results of the attention's backward, mostly as partial sums over their first dimension.
+
+    dq[i] (tiles * B, d_x, N); dw_c[i] (groups, k, d); dj (modalities, B, N, d) where J is the modalities or is shared,
+    else None: then the gradients of J are final.
+    """
+
+    dq: list[Tensor]
+    dw_c: list[Tensor]
+    dj: Tensor | None
+
+
+def _attention_backward(
+    prepared: Sequence[Prepare], inputs: Tensors, joints: Tensors, w_c: Tensors, grad_joints: Tensors,
+    dropout_p: float, seed: Tensor | None,
+) -> Core:  # fmt: skip
+    """The second launch: every modality with every part of its joint feature."""
+    (batch, segments), width, level = inputs[0].shape[:2], w_c[0].shape[0], tier(inputs[0].dtype)
+    per_group, groups = group_sizes(batch)
+    once = single_pass(level, segments)
+
+    def scratch(*shape: int) -> Tensor:
+        return inputs[0].new_empty(shape, dtype=torch.float32)
+
+    own = len(joints) == len(inputs)
+    dj = None if own else scratch(len(inputs), batch, segments, w_c[0].shape[1])
+    problems, dqs, dw_cs = [], [], []
+    for i, (m, parts) in enumerate(zip(prepared, parts_of(inputs, joints), strict=True)):
+        dw_cs.append(scratch(groups, *w_c[i].shape))
+        firsts = [0, *accumulate(p.shape[2] for p in parts)]
+        target = grad_joints[i] if own else dj[i]  # (B, N, d)
+        tile = backward_config(inputs[0].device, level, batch * firsts[-1], width).columns
+        slots = [0, *accumulate(triton.cdiv(p.shape[2], tile) * batch if once else batch for p in parts)]
+        dqs.append(scratch(slots[-1], m.x.rows, segments))
+        for j, part in enumerate(parts):
+            columns = slice(firsts[j], firsts[j + 1])
+            k, v = operand(part.mT), operand(w_c[i][:, columns].mT[None])
+            dk, dv = operand(target[..., columns].mT), operand(dw_cs[i][..., columns].mT)
+            dq = operand(dqs[i][slots[j] : slots[j + 1]])
+            problems.append(Problem(m.q, k, v, m.dh, dk, dv, dq, 1.0, i, firsts[j]))
+    args = (level, (batch, per_group, groups), (segments, width), dropout_p, seed)
+    launch_backward(problems, *args, "all" if once else "dk dv")
+    if not once:
+        swapped = [p._replace(q=p.k, k=p.q, v=p.g, g=p.v, dk=p.dq) for p in problems]
+        launch_backward(swapped, level, (batch, 1, batch), *args[2:], "dq")
+    return Core(dqs, dw_cs, dj)
+
+
+def _finish(
+    prepared: Sequence[Prepare], core: Core, inputs: Tensors, joints: Tensors, w_x: Tensors, grads: Sequence[Tensors]
+) -> list[Sum]:
+    """The third launch; returns the sums that are left to do for W_j, W_x and W_h."""
+    (batch, segments), width, level = inputs[0].shape[:2], w_x[0].shape[0], tier(inputs[0].dtype)
+    per_group, groups = group_sizes(batch)
+    finishes, sums = [], []
+    firsts = [0, *accumulate(x.shape[2] for x in inputs)]
+    for i, m in enumerate(prepared):
+        count = groups * triton.cdiv(m.x.rows, ROWS)
+        partials = [inputs[0].new_empty((count, *grads[j][i].shape), dtype=torch.float32) for j in (2, 3, 5)]
+        sums += [partial_sum(p, grads[j][i]) for p, j in zip(partials, (2, 3, 5), strict=True)]
+        dj = () if joints else tuple(operand(d[..., firsts[i] : firsts[i + 1]].mT) for d in core.dj)
+        finishes.append(Finish(
+            m.x, m.grad_out, m.h, m.dh, operand(core.dq[i]), dj, m.w_j, operand(w_x[i][None]), operand(grads[0][i].mT),
+            *(operand(p) for p in partials), core.dq[i].shape[0] // batch, m.scale,
+        ))  # fmt: skip
+    launch(
+        finish_kernel,
+        (max(triton.cdiv(m.x.rows, ROWS) for m in prepared), groups, len(prepared)),
+        tuple(finishes), batch, per_group,
+        EXACT=level == "exact", BM=ROWS, BO=pad(segments), BD=pad(width), num_warps=4, num_stages=1,
+    )  # fmt: skip
+    return sums

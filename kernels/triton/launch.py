@@ -1,0 +1,80 @@
+"""From tensors to launches: precision tiers, tile shapes and the one place where a kernel is started."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import table
+
+
+class Target(NamedTuple):
+    """Where kernels go in place of the device: an architecture class, and what takes a launch."""
+
+    architecture: str
+    take: Callable[..., Any]
+
+
+TARGETS: list[Target] = []
+"""The last entry, if any, takes every launch: so the audit compiles for other chips, without a device."""
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
+    """Start ``kernel`` on the device of its tensors; an empty grid starts nothing."""
+    if 0 in grid:
+        return
+    if TARGETS:
+        TARGETS[-1].take(kernel, grid, *args, **meta)
+        return
+    device = next(x.device for x in leaves(args) if isinstance(x, Tensor))
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[grid](*args, enable_fp_fusion=True, **meta)
+
+
+def leaves(value: Any) -> Any:
+    """The entries of nested tuples."""
+    if isinstance(value, tuple):
+        for entry in value:
+            yield from leaves(entry)
+    else:
+        yield value
+
+
+def architecture(device: torch.device) -> str:
+    """The class of a device's chip in the table of launch configurations; the interpreter takes any."""
+    if TARGETS:
+        return TARGETS[-1].architecture
+    return architecture_class(_capability(device)) if device.type == "cuda" else "sm90"
+
+
+@functools.cache
+def _capability(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
+
+
+def architecture_class(capability: int) -> str:
+    """The class of compute capability ``capability`` (80 for 8.0): the nearest older one that the table knows."""
+    known = [c for c in (80, 86, 90, 100, 120) if c <= capability]
+    return f"sm{known[-1] if known else 80}"
+
+
+def tier(dtype: torch.dtype) -> str:
+    """The precision tier of a dtype under the present ``torch.get_float32_matmul_precision()``.
+
+    "exact": full float32. "tf32": what cuBLAS does under "high" and "medium", which are the same on CUDA. "half":
+    bfloat16 and float16.
+    """
+    if dtype != torch.float32:
+        return "half"
+    return "exact" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def pad(size: int, least: int = 16) -> int:
+    """The next power of two, at least ``least``."""
+    return max(least, 1 << (size - 1).bit_length())

@@ -1,0 +1,210 @@
+"""A whole paper layer of Joint Co-Attention, for all modalities in one launch.
+
+For each modality X (B, N, d_x) with its joint feature J in parts (the modalities themselves: no concatenation):
+
+    Q = Xᵀ W_j * scale      O = tanh(Q J) W_cᵀ      H = relu(W_x X + Oᵀ)      X' = X + W_hᵀ H
+
+Rows are the channels of X, so a program computes Q for its rows, attends to all parts of J and finishes X' in its
+epilogue. The backward gets Q and dH = (W_h dX') ∘ (H > 0) from :func:`prepare_kernel`, runs the kernel of
+:mod:`backward` with q = Q, k = J, v = W_cᵀ, g = dHᵀ, and ends with :func:`finish_kernel`:
+
+    dX = dX' + W_xᵀ dH + W_j dQᵀ + (the part of dJ that is X)
+    dW_j = Σ X dQ        dW_x = Σ dH Xᵀ        dW_h = Σ H dX'ᵀ        (sums over the batch, in partial sums)
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from .forward import attend
+from .tiles import Operand, at, below, contraction, dot_full, load_tile, load_tile_t, part, row_keys, sample_key
+from .tiles import store_tile
+
+
+class Modality(NamedTuple):
+    """One modality of a layer. Channels are rows: x and out are (B, d_x, N), the parts of J (B, d_part, N).
+
+    w_j (1, N, N), w_x and w_h (1, k, N), w_c (1, d, k); h (B, d_x, k) is H, None where it is not wanted.
+    """
+
+    x: Operand
+    parts: tuple[Operand, ...]
+    w_j: Operand
+    w_x: Operand
+    w_c: Operand
+    w_h: Operand
+    out: Operand
+    h: Operand | None
+    scale: Any
+
+
+@triton.jit
+def layer_kernel(
+    modalities, batch, p_seed, threshold, keep_scale,
+    EXACT: tl.constexpr, DROPOUT: tl.constexpr, KEEP_MAPS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Axis 0: row tiles of all samples; axis 1: the modalities."""
+    for i in tl.static_range(len(modalities)):
+        if tl.program_id(1) == i:
+            if tl.program_id(0) < batch * tl.cdiv(modalities[i].x.rows, BM):
+                layer_rows(
+                    modalities[i], i, p_seed, threshold, keep_scale, EXACT, DROPOUT, KEEP_MAPS, BM, BN, BK, BO, BD
+                )
+
+
+@triton.jit
+def queries(b_x, m, o_n, o_c, i_part, EXACT: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr):
+    """The rows of Q = scale * Xᵀ W_j, columns ``o_c``: (BM, BK) in float32."""
+    p_w = m.w_j.p + o_n[:, None] * m.w_j.stride_r + o_c[None, :] * m.w_j.stride_c
+    b_w = tl.load(p_w, mask=(o_n < m.w_j.rows)[:, None] & (i_part < 3)[None, :], other=0.0)  # (BO, BK)
+    return dot_full(b_x, b_w, tl.zeros((BM, BK), tl.float32), EXACT) * tl.cast(m.scale, tl.float32)
+
+
+@triton.jit
+def layer_rows(
+    m, i_modality, p_seed, threshold, keep_scale,
+    EXACT: tl.constexpr, DROPOUT: tl.constexpr, KEEP_MAPS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """One row tile of one sample of one modality."""
+    DTYPE: tl.constexpr = m.x.p.dtype.element_ty
+    tiles = tl.cdiv(m.x.rows, BM)
+    i_b = tl.program_id(0) // tiles
+    o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
+    o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
+    x = at(m.x, i_b)
+    b_x = load_tile(x, o_m, o_n)  # (BM, BO)
+    o_c, i_part = contraction(0, x.columns, BK, EXACT)
+    b_q = part(queries(b_x, m, o_n, o_c, i_part, EXACT, BM, BK).to(DTYPE), i_part[None, :], 2, EXACT)
+    b_row = o_m
+    if DROPOUT:
+        b_row = row_keys(sample_key(p_seed, i_modality, i_b), o_m)
+    b_acc = tl.zeros((BM, BD), tl.float32)
+    first = 0
+    for i in tl.static_range(len(m.parts)):
+        k = at(m.parts[i], i_b)
+        b_acc = attend(
+            b_acc, b_q, x, k, below(at(m.w_c, 0), first), o_m, o_k, 1.0, b_row, first, threshold,
+            EXACT, DROPOUT, 1, BN, BK,
+        )  # fmt: skip
+        first += k.rows
+    if DROPOUT:
+        b_acc *= keep_scale
+    b_h = dot_full(b_x, load_tile_t(at(m.w_x, 0), o_k, o_n), b_acc, EXACT)  # (BM, BD)
+    b_h = tl.where(b_h < 0.0, 0.0, b_h)  # a NaN stays
+    if KEEP_MAPS:
+        store_tile(at(m.h, i_b), o_m, o_k, b_h)
+    b_out = dot_full(b_h.to(DTYPE), load_tile(at(m.w_h, 0), o_k, o_n), b_x.to(tl.float32), EXACT)  # (BM, BO)
+    store_tile(at(m.out, i_b), o_m, o_n, b_out)
+
+
+class Prepare(NamedTuple):
+    """What :func:`prepare_kernel` reads of one modality, and writes: q (B, d_x, N) and dh (B, d_x, k)."""
+
+    x: Operand
+    grad_out: Operand
+    h: Operand
+    w_j: Operand
+    w_h: Operand
+    q: Operand
+    dh: Operand
+    scale: Any
+
+
+@triton.jit
+def prepare_kernel(modalities, batch, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr):
+    """Axis 0: row tiles of all samples; axis 1: the modalities."""
+    for i in tl.static_range(len(modalities)):
+        if tl.program_id(1) == i:
+            m = modalities[i]
+            tiles = tl.cdiv(m.x.rows, BM)
+            if tl.program_id(0) < batch * tiles:
+                i_b = tl.program_id(0) // tiles
+                o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
+                o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
+                b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
+                i_part = tl.where(o_n < m.x.columns, 0, 3)
+                store_tile(at(m.q, i_b), o_m, o_n, queries(b_x, m, o_n, o_n, i_part, EXACT, BM, BO))
+                b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)  # (BM, BO)
+                b_w = load_tile_t(at(m.w_h, 0), o_k, o_n)  # (BO, BD)
+                b_dh = dot_full(b_g, b_w, tl.zeros((BM, BD), tl.float32), EXACT)  # (BM, BD)
+                b_h = load_tile(at(m.h, i_b), o_m, o_k)
+                store_tile(at(m.dh, i_b), o_m, o_k, tl.where(b_h > 0.0, b_dh, 0.0))
+
+
+class Finish(NamedTuple):
+    """What :func:`finish_kernel` reads and writes for one modality.
+
+    dq (tiles * B, d_x, N) are the partial sums of the gradient of Q, which holds the factor ``scale``; ``dj`` the
+    gradients of J's part that is X, one for each modality that reads it (none where J is given). dw_j (groups, N, N),
+    dw_x and dw_h (groups, k, N) are partial sums, one for each program.
+    """
+
+    x: Operand
+    grad_out: Operand
+    h: Operand
+    dh: Operand
+    dq: Operand
+    dj: tuple[Operand, ...]
+    w_j: Operand
+    w_x: Operand
+    dx: Operand
+    dw_j: Operand
+    dw_x: Operand
+    dw_h: Operand
+    tiles: Any
+    scale: Any
+
+
+@triton.jit
+def finish_kernel(
+    modalities, batch, per_group,
+    EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Axis 0: row tiles; axis 1: groups of samples; axis 2: the modalities."""
+    for i in tl.static_range(len(modalities)):
+        if tl.program_id(2) == i:
+            if tl.program_id(0) * BM < modalities[i].x.rows:
+                finish_rows(modalities[i], batch, per_group, EXACT, BM, BO, BD)
+
+
+@triton.jit
+def finish_rows(
+    m, batch, per_group,
+    EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """One row tile of one modality for one group of samples."""
+    DTYPE: tl.constexpr = m.x.p.dtype.element_ty
+    i_tile, i_group = tl.program_id(0), tl.program_id(1)
+    o_m = i_tile * BM + tl.arange(0, BM)
+    o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
+    b_wj = load_tile_t(at(m.w_j, 0), o_n, o_n)  # (BO, BO), transposed
+    b_wx = load_tile(at(m.w_x, 0), o_k, o_n)  # (BD, BO)
+    b_dwj = tl.zeros((BO, BO), tl.float32)
+    b_dwx = tl.zeros((BD, BO), tl.float32)
+    b_dwh = tl.zeros((BD, BO), tl.float32)
+    for i_b in range(i_group * per_group, tl.minimum((i_group + 1) * per_group, batch)):
+        b_dq = tl.zeros((BM, BO), tl.float32)
+        for i_column in range(m.tiles):
+            b_dq += load_tile(at(m.dq, i_column * batch + i_b), o_m, o_n)
+        b_dq = (b_dq * tl.cast(m.scale, tl.float32)).to(DTYPE)  # now the gradient of Xᵀ W_j
+        b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
+        b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)
+        b_h = load_tile(at(m.h, i_b), o_m, o_k)  # (BM, BD)
+        b_dh = load_tile(at(m.dh, i_b), o_m, o_k)
+        b_dx = dot_full(b_dh, b_wx, b_g.to(tl.float32), EXACT)  # (BM, BO)
+        b_dx = dot_full(b_dq, b_wj, b_dx, EXACT)
+        for i in tl.static_range(len(m.dj)):
+            b_dx += load_tile(at(m.dj[i], i_b), o_m, o_n)
+        store_tile(at(m.dx, i_b), o_m, o_n, b_dx)
+        b_dwj = dot_full(tl.trans(b_x), b_dq, b_dwj, EXACT)  # (BO, BO)
+        b_dwx = dot_full(tl.trans(b_dh), b_x, b_dwx, EXACT)  # (BD, BO)
+        b_dwh = dot_full(tl.trans(b_h), b_g, b_dwh, EXACT)
+    i_out = i_group * tl.cdiv(m.x.rows, BM) + i_tile
+    store_tile(at(m.dw_j, i_out), o_n, o_n, b_dwj)
+    store_tile(at(m.dw_x, i_out), o_k, o_n, b_dwx)
+    store_tile(at(m.dw_h, i_out), o_k, o_n, b_dwh)
