@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from jca_fast import JointCoAttention
 from jca_fast.functional import joint_affinity, joint_coattention, tanh_attention, visual_reduction
+from jca_fast.ops.released_attention import released_attention
 
 B, N, AUDIO, VISUAL, K = 2, 3, 4, 2, 3
 
@@ -37,12 +38,15 @@ def cases(dtype=torch.float64):
     """Every op as a function of tensors, and small inputs."""
     qkv = [rand(B, 5, N, dtype=dtype), rand(B, 7, N, dtype=dtype), rand(B, 7, 4, dtype=dtype)]
     shared = [*qkv[:2], rand(1, 7, 4, dtype=dtype)]
+    released = [rand(B, N, 5, dtype=dtype), rand(B, N, 7, dtype=dtype), rand(B, N, 7, dtype=dtype)]
     regions = [rand(2, 3, 4, dtype=dtype), rand(2, 3, 5, 4, dtype=dtype)]
     affinity = [rand(B, N, AUDIO, dtype=dtype), rand(B, N, 5, dtype=dtype), rand(N, N, dtype=dtype)]
     return {
         "tanh_attention": (partial(tanh_attention, scale=0.4), qkv),
         "tanh_attention_shared_v": (partial(tanh_attention, scale=0.4), shared),
         "tanh_attention_dropout": (partial(tanh_attention, scale=0.4, dropout_p=0.3, seed=9), qkv),
+        "released_attention": (partial(released_attention, scale=0.4), released),
+        "released_attention_dropout": (partial(released_attention, scale=0.4, dropout_p=0.3, seed=9), released),
         "joint_affinity": (joint_affinity, affinity),
         "joint_coattention": (layer, layer_inputs(dtype=dtype)),
         "joint_coattention_given": (partial(layer, joints=1), layer_inputs(1, dtype)),
@@ -141,10 +145,14 @@ def registered(backend):
     query, regions = torch.randn(6, 4), torch.randn(6, 5, 4)
     _, weights = getattr(torch.ops.jca_fast.visual_reduction, backend)(query, regions, 0.5)
     c = getattr(torch.ops.jca_fast.joint_affinity, backend)(q, k, 0.4)
+    released = [x.detach() for x in cases(torch.float32)["released_attention"][1]]
+    t = getattr(torch.ops.jca_fast.released_attention, backend)(*released, 0.4, 0.0, None)
     reduction = (torch.ones(1).expand(6, 4), torch.randn(6, 5), query, regions, weights, 0.5)
     return {
         "tanh_attention": [(q, k, v, 0.4, 0.0, None), (q, k, v[:1], 0.4, 0.3, seed)],
         "tanh_attention_backward": [(grad, q, k, v, 0.4, 0.0, None), (grad, q, k, v[:1], 0.4, 0.3, seed)],
+        "released_attention": [(*released, 0.4, 0.0, None), (*released, 0.4, 0.3, seed)],
+        "released_attention_backward": [(torch.ones(1).expand_as(t), t, *released, 0.4, 0.0, None)],
         "joint_affinity": [(q, k, 0.4)],
         "joint_affinity_backward": [(torch.ones(1).expand_as(c), q, k, c, 0.4)],
         "joint_coattention": [(*groups, [0.4, 0.4], 0.3, seed, keep) for keep in (True, False)],

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional import joint_affinity, joint_coattention, tanh_attention
+from ..functional import joint_affinity, joint_coattention
+from ..ops.released_attention import released_attention as attend
 from .joint_feature import JointFeature
 from .linear import check_positive, check_probability, xavier_linear
 
@@ -80,12 +81,12 @@ def released_attention(
 ) -> Tensor:
     """T (B, N, d) of the released form: ``relu(tanh(value(x) C))`` with ``C = dropout(tanh(K query / sqrt(d)))``.
 
-    x (B, N, d_x), query (B, N, d), C (B, d_x, d); ``key`` is a Linear over the segments, ``value`` one over the channels of x.
+    x (B, N, d_x), query (B, N, d), C (B, d_x, d); ``key`` is a Linear over the segments,
+    ``value`` one over the channels of x.
     """
     k = released_key(x, key)  # (B, N, d_x)
     scale = query.shape[-1] ** -0.5
-    o = tanh_attention(query.mT, k.mT, value(x).mT, scale, dropout_p=dropout_p, backend=backend)  # (B, d, N)
-    return torch.relu(torch.tanh(o.mT))  # (B, N, d)
+    return attend(query, k, value(x), scale, dropout_p=dropout_p, backend=backend)  # (B, N, d)
 
 
 class ReleasedLayer(nn.Module):

@@ -24,6 +24,10 @@ SCHEMAS = {
     "tanh_attention": "(Tensor q, Tensor k, Tensor v, float scale, float dropout_p, Tensor? seed) -> Tensor",
     "tanh_attention_backward": "(Tensor grad_out, Tensor q, Tensor k, Tensor v, float scale, float dropout_p, "
     "Tensor? seed) -> (Tensor, Tensor, Tensor)",
+    "released_attention": "(Tensor query, Tensor key, Tensor value, float scale, float dropout_p, Tensor? seed) "
+    "-> Tensor",
+    "released_attention_backward": "(Tensor grad_out, Tensor out, Tensor query, Tensor key, Tensor value, "
+    "float scale, float dropout_p, Tensor? seed) -> (Tensor, Tensor, Tensor)",
     "joint_affinity": "(Tensor q, Tensor k, float scale) -> Tensor",
     "joint_affinity_backward": "(Tensor grad_c, Tensor q, Tensor k, Tensor c, float scale) -> (Tensor, Tensor)",
     "joint_coattention": f"({_LAYER}, bool keep_maps) -> Tensor[]",
@@ -45,6 +49,14 @@ def _fake_tanh_attention(q, k, v, scale, dropout_p, seed):
 
 def _fake_tanh_attention_backward(grad_out, q, k, v, scale, dropout_p, seed):
     return _empty(q, *q.shape), _empty(k, *k.shape), _empty(v, *v.shape)
+
+
+def _fake_released_attention(query, key, value, scale, dropout_p, seed):
+    return _empty(query, *query.shape)
+
+
+def _fake_released_attention_backward(grad_out, out, query, key, value, scale, dropout_p, seed):
+    return _empty(query, *query.shape), _empty(key, *key.shape), _empty(value, *value.shape)
 
 
 def _fake_joint_affinity(q, k, scale):

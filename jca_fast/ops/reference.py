@@ -40,6 +40,23 @@ def tanh_attention_backward(
     return grad_s @ k, grad_s.mT @ q, grad_v
 
 
+def released_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float, seed: Tensor | None,
+    attention: Callable[..., Tensor] = tanh_attention,
+) -> Tensor:  # fmt: skip
+    o = attention(query.mT, key.mT, value.mT, scale, dropout_p, seed)  # (B, d, N)
+    return torch.relu(torch.tanh(o.mT))  # (B, N, d)
+
+
+def released_attention_backward(
+    grad_out: Tensor, out: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float,
+    seed: Tensor | None, attention_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = tanh_attention_backward,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_o = grad_out * (out > 0) * (1 - out * out)  # (B, N, d)
+    grads = attention_backward(grad_o.mT, query.mT, key.mT, value.mT, scale, dropout_p, seed)
+    return grads[0].mT, grads[1].mT, grads[2].mT
+
+
 def joint_affinity(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return torch.tanh(q @ k.mT * scale)  # (B, M, L)
 

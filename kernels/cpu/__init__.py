@@ -7,6 +7,7 @@ pointers, sizes and strides to the C ABI of ``abi.h``; inputs are read through t
 from __future__ import annotations
 
 import struct
+from itertools import chain
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ __all__ = [
     "joint_coattention",
     "joint_coattention_backward",
     "problem",
+    "released_attention",
+    "released_attention_backward",
     "tanh_attention",
     "tanh_attention_backward",
     "visual_reduction",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 # The structs of abi.h, field by field: q int64, d double, P pointer.
+Matrix = tuple[int, int, int, int]
 _MATRIX, _WEIGHT = "Pqqq", "Pqq"
 _NONE = (0, 0, 0, 0)
 _TANH = struct.Struct("11qd" + 8 * _MATRIX)
@@ -42,7 +46,7 @@ def problem() -> str:
     return load()[1]
 
 
-def _matrix(t: Tensor) -> tuple[int, int, int, int]:
+def _matrix(t: Tensor) -> Matrix:
     return (t.data_ptr(), *t.stride())
 
 
@@ -51,16 +55,19 @@ def _dropout(p: float, seed: Tensor | None) -> tuple[int, int]:
     return (0, 0) if seed is None else (threshold(p), int(seed))
 
 
-def _tanh_block(q: Tensor, k: Tensor, v: Tensor, scale: float, p: float, seed: Tensor | None, *rest: object) -> bytes:
+def _tanh_block(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, p: float, seed: Tensor | None, activate: bool, *rest: Matrix
+) -> bytes:
     (batch, m, n), (_, length, _), d = q.shape, k.shape, v.shape[2]
-    sizes = (_TANH.size, DTYPES[q.dtype], batch, m, length, n, d, v.shape[0] != batch, 0)
-    return _TANH.pack(*sizes, *_dropout(p, seed), scale, *_matrix(q), *_matrix(k), *_matrix(v), *rest)
+    sizes = (_TANH.size, DTYPES[q.dtype], batch, m, length, n, d, v.shape[0] != batch, activate)
+    matrices = (_matrix(q), _matrix(k), _matrix(v), *rest, *(5 - len(rest)) * (_NONE,))
+    return _TANH.pack(*sizes, *_dropout(p, seed), scale, *chain.from_iterable(matrices))
 
 
 def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
     """q (B, M, N), k (B, L, N), v (B or 1, L, D) -> out (B, M, D)."""
     out = q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
-    call("jca_tanh_attention_forward", _tanh_block(q, k, v, scale, dropout_p, seed, *_matrix(out), *4 * _NONE))
+    call("jca_tanh_attention_forward", _tanh_block(q, k, v, scale, dropout_p, seed, False, _matrix(out)))
     return out
 
 
@@ -69,8 +76,30 @@ def tanh_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad_out (B, M, D) -> dq (B, M, N), dk (B, L, N), dv (B or 1, L, D)."""
     grads = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-    targets = (x for t in (grad_out, *grads) for x in _matrix(t))
-    call("jca_tanh_attention_backward", _tanh_block(q, k, v, scale, dropout_p, seed, *_NONE, *targets))
+    targets = (_NONE, _matrix(grad_out), *map(_matrix, grads))
+    call("jca_tanh_attention_backward", _tanh_block(q, k, v, scale, dropout_p, seed, False, *targets))
+    return grads
+
+
+def released_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+) -> Tensor:
+    """query (B, N, d), key and value (B, N, d_x) -> relu(tanh(value tanh(scale keyᵀ query))) (B, N, d)."""
+    out = query.new_empty(query.shape)
+    block = _tanh_block(query.mT, key.mT, value.mT, scale, dropout_p, seed, True, _matrix(out.mT))
+    call("jca_tanh_attention_forward", block)
+    return out
+
+
+def released_attention_backward(
+    grad_out: Tensor, out: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """grad_out, out (B, N, d) -> the gradients of query (B, N, d), key and value (B, N, d_x)."""
+    grads = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+    targets = (_matrix(t.mT) for t in (out, grad_out, *grads))
+    block = _tanh_block(query.mT, key.mT, value.mT, scale, dropout_p, seed, True, *targets)
+    call("jca_tanh_attention_backward", block)
     return grads
 
 

@@ -1,0 +1,120 @@
+"""The attention of the released form: tanh attention on features that lie segment by segment, and its activation.
+
+    C = dropout(tanh(scale * keyᵀ query))        (B, d_x, d)
+    T = relu(tanh(value C))                      query (B, N, d)   key, value (B, N, d_x)   ->   T (B, N, d)
+
+It is tanh attention with q = queryᵀ, k = keyᵀ, v = valueᵀ, whose result is transposed and activated before it is
+written. Where T > 0 the slope of the activation is 1 - T², elsewhere 0, so that the backward needs T and no more.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .autograd import needs_grad, vjp_of
+from .backends import choose
+from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
+from .library import overload
+
+
+def released_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    dropout_p: float = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """``relu(tanh(value tanh(scale * keyᵀ query)))``, the core of one layer of the released form.
+
+    Args:
+        query: (B, N, d), the joint feature after its Linear.
+        key: (B, N, d_x), one modality after its Linear over the segments.
+        value: (B, N, d_x), the modality after its Linear over the channels.
+        scale: factor on keyᵀ query; the released code's is 1/sqrt(d).
+        dropout_p: probability with which elements of the (d, d_x) matrix are dropped, quantised to 1/65536.
+        generator: draws the seed of the dropout mask; the device's default generator if None.
+        seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
+        backend: "auto" or the name of a backend; one that cannot serve raises and says why.
+
+    Returns:
+        T (B, N, d) in the dtype of the inputs; under autocast, in autocast's dtype.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
+        RuntimeError: the backend asked for cannot serve these inputs.
+
+    Source: released code of Duan et al., WACV 2021.
+    """
+    names = ("query", "key", "value")
+    for name, tensor in zip(names, (query, key, value), strict=True):
+        check_tensor(name, tensor, 3, "(B, N, channels)")
+    query, key, value = autocast((query, key, value))
+    check_alike(names, (query, key, value))
+    check_size("key", key, (*query.shape[:2], None), "(B, N, d_x)")
+    check_size("value", value, key.shape, "(B, N, d_x)")
+    check_sizes_positive("query", query)
+    check_sizes_positive("key", key)
+    seed = dropout_seed(dropout_p, seed, generator, query.device)
+    backend = choose("released_attention", backend, (query, key, value))
+    if needs_grad(query, key, value):
+        return ReleasedAttention.apply(query, key, value, float(scale), float(dropout_p), seed, backend)
+    return overload("released_attention", backend)(query, key, value, float(scale), float(dropout_p), seed)
+
+
+class ReleasedAttention(torch.autograd.Function):
+    """(query, key, value, scale, dropout_p, seed, backend) -> T."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(query, key, value, scale, dropout_p, seed, backend):
+        return overload("released_attention", backend)(query, key, value, scale, dropout_p, seed)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        query, key, value, ctx.scale, ctx.dropout_p, seed, ctx.backend = inputs
+        ctx.save_for_backward(output, query, key, value, seed)
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        *tensors, seed = ctx.saved_tensors
+        args = (grad_out, *tensors, ctx.scale, ctx.dropout_p, seed)
+        if torch.is_grad_enabled():
+            grads = ReleasedAttentionBackward.apply(*args, ctx.backend)
+        else:
+            grads = overload("released_attention_backward", ctx.backend)(*args)
+        return *grads, None, None, None, None
+
+
+class ReleasedAttentionBackward(torch.autograd.Function):
+    """(grad_out, T, query, key, value, scale, dropout_p, seed, backend) -> the gradients of query, key and value."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_out, out, query, key, value, scale, dropout_p, seed, backend):
+        op = overload("released_attention_backward", backend)
+        return op(grad_out, out, query, key, value, scale, dropout_p, seed)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        grad_out, _out, query, key, value, ctx.scale, ctx.dropout_p, seed, _ = inputs
+        ctx.save_for_backward(grad_out, query, key, value, seed)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        *tensors, seed = ctx.saved_tensors
+        options = (ctx.scale, ctx.dropout_p, seed)
+
+        def formula(grad_out, query, key, value):
+            out = reference.released_attention(query, key, value, *options)  # a function here, not a constant
+            return reference.released_attention_backward(grad_out, out, query, key, value, *options)
+
+        grad_out, *rest = vjp_of(formula, tensors, grads)
+        return grad_out, None, *rest, None, None, None, None
