@@ -1,0 +1,204 @@
+"""`jca-fast demo`: plants a small data set, trains on it, scores it and draws pictures.
+
+The planted set needs both ears and eyes (see `jca_fast.data.planted`), so the joint model must beat both of the models
+that have one modality only. The settings are for a demonstration within a minute or two on two cores, not those of the
+paper: narrow features, two fusion layers, cross-entropy, and features as they are (`normalize=False`), on which the
+attention over regions sharpens within a few epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "demo.json"
+MODALITIES = {"both": "joint", "audio": "audio only", "visual": "visual only"}
+
+DATA: dict[str, Any] = {"visual_dim": 128, "dtype": "float32"}
+MODEL: dict[str, Any] = {
+    "audio_dim": 64,
+    "visual_dim": 64,
+    "num_layers": 2,
+    "dropout": 0.3,
+    "rnn_dropout": 0.2,
+    "normalize": False,
+}
+TRAINING: dict[str, Any] = {
+    "batch_size": 32,
+    "lr": 2e-3,
+    "weight_decay": 1e-4,
+    "loss": "cross_entropy",
+    "plateau": "none",
+    "device": "cpu",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `jca-fast demo`."""
+    parser.add_argument("-o", "--out", default="runs/demo", metavar="DIR", help="folder to write (default: runs/demo)")
+    parser.add_argument("--seed", type=int, default=0, help="of data, weights and order of clips (default: 0)")
+    parser.add_argument("--clips", type=int, default=1200, help="clips of the planted set, 28 or more (default: 1200)")
+    parser.add_argument("--epochs", type=int, default=15, help="passes over the training clips (default: 15)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plants, trains three models, scores, draws; prints a table and writes demo.json."""
+    for name, value, low in (("seed", args.seed, 0), ("clips", args.clips, 28), ("epochs", args.epochs, 1)):
+        if value < low:
+            raise ValueError(f"--{name} must be at least {low}, got {value}")
+    out = Path(args.out)
+    claim(out)
+    with one_thread():
+        demonstrate(args, out)
+    return 0
+
+
+def demonstrate(args: argparse.Namespace, out: Path) -> None:
+    """The steps of the demo, each with a line on the screen."""
+    start = time.perf_counter()
+    print(f"jca-fast demo in {out}, seed {args.seed}", flush=True)
+    with step("planted set", f"{args.clips} clips of 10 segments, 28 events and background"):
+        plant(out / "data", args.clips, args.seed)
+    results = {}
+    for modalities, name in MODALITIES.items():
+        with step(name, f"{args.epochs} epochs"):
+            results[modalities] = train_one(out, modalities, args.epochs, args.seed)
+    with step("pictures", "attention, time line and maps of 3 clips"):
+        pictures = draw(out)
+    summary = summarize(results, args, backends(out), time.perf_counter() - start)
+    print(table(summary))
+    print(f"{len(pictures)} pictures in {out / 'pictures'}, all numbers in {out / SUMMARY}")
+    write_summary(out, {"status": "finished", **summary, "pictures": [str(path) for path in pictures]})
+
+
+def claim(out: Path) -> None:
+    """Makes the folder of the demo; refuses one that holds anything but an earlier demo."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"--out {out}: is a file; needed: a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / SUMMARY).is_file():
+        raise FileExistsError(f"--out {out}: holds other files; needed: a new or empty folder, or that of a demo")
+    out.mkdir(parents=True, exist_ok=True)
+    write_summary(out, {"status": "running"})
+
+
+def write_summary(out: Path, summary: dict[str, Any]) -> None:
+    """Writes demo.json, whole or not at all."""
+    from jca_fast.data.files import replacing
+
+    with replacing(out / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch: on two busy cores the demo took 38 s with one and 361 s with two, for arrays this small."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def step(name: str, what: str) -> Iterator[None]:
+    """One line on a step and the seconds it took; on a terminal it stands there from the beginning, above the bar."""
+    line, back = f"  {name:<12} {what:<56}", ""
+    if sys.stdout.isatty():
+        print(line, flush=True)
+        back = "\033[F"  # to the start of the line above
+    start = time.perf_counter()
+    yield
+    print(f"{back}{line}{time.perf_counter() - start:6.1f} s", flush=True)
+
+
+def plant(root: Path, clips: int, seed: int) -> None:
+    """Makes the planted set."""
+    from jca_fast.data.synthetic import synthesize
+
+    synthesize(root, num_clips=clips, seed=seed, overwrite=True, **DATA)
+
+
+def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, Any]:
+    """Trains and scores one model; what the training says goes into train.log. Returns `evaluate_checkpoint`'s dict."""
+    from jca_fast.training.inference import evaluate_checkpoint
+    from jca_fast.training.train import Config
+    from jca_fast.training.trainer import run_training
+
+    folder = out / modalities
+    folder.mkdir(exist_ok=True)
+    model = {**MODEL, "modalities": modalities}
+    config = Config(
+        data=str(out / "data"), out=str(folder), model=model, epochs=epochs, seed=seed, resume=False, **TRAINING
+    )
+    with (folder / "train.log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        run_training(config)
+    return evaluate_checkpoint(folder, out / "data", device="cpu")
+
+
+def draw(out: Path) -> list[Path]:
+    """The pictures of the joint model."""
+    from jca_fast.visualize.draw import visualize
+
+    return visualize(out / "both", out / "data", out / "pictures")
+
+
+def backends(out: Path) -> list[str]:
+    """`<op>: <backend>` for every op of this library that the joint model calls."""
+    import torch
+
+    from jca_fast.data.ave import AVEDataset
+    from jca_fast.training.checkpoint import load_model
+    from jca_fast.training.distributed import Group
+    from jca_fast.training.inference import backends_used
+    from jca_fast.training.objective import Objective
+
+    model, _ = load_model(out / "both")
+    group = Group(torch.device("cpu"))
+    return backends_used(Objective(model), AVEDataset(out / "data", "test")[0], group, "float32")
+
+
+def summarize(
+    results: dict[str, dict[str, Any]], args: argparse.Namespace, used: list[str], seconds: float
+) -> dict[str, Any]:
+    """All numbers of the demo."""
+    joint = results["both"]
+    return {
+        "seed": args.seed,
+        "clips": args.clips,
+        "epochs": args.epochs,
+        "test_clips": joint["num_clips"],
+        "accuracy": {name: results[modalities]["accuracy"] for modalities, name in MODALITIES.items()},
+        "majority": joint["majority_baseline"],
+        "pointing_game": joint["pointing_game"],
+        "backends": used,
+        "seconds": round(seconds, 1),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The numbers of `summarize` in at most 80 columns."""
+    accuracy, game = summary["accuracy"], summary["pointing_game"]
+    segments = f"{summary['test_clips']} test clips, all segments"
+    rows = [
+        ("joint co-attention", accuracy["joint"], f"accuracy on {segments}"),
+        ("audio only", accuracy["audio only"], "same recipe, never sees the picture"),
+        ("visual only", accuracy["visual only"], "same recipe, never hears the sound"),
+        ("most frequent class", summary["majority"], "baseline that neither looks nor listens"),
+    ]
+    if game["segments"]:
+        note = f"most attended region on the object; by chance {100 * game['chance']:.1f} %"
+        rows.append(("pointing game", game["accuracy"], note))
+    lines = [f"  {name:<20}{100 * share:6.1f} %   {note}" for name, share, note in rows]
+    names = sorted({entry.split(": ")[1] for entry in summary["backends"]})
+    lines.append(f"  {'backend':<20}{', '.join(names)} (jca-fast doctor says why)")
+    lines.append(f"  {'time':<20}{summary['seconds']:6.1f} s")
+    return "\n".join(["", *lines, ""])

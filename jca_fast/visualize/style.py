@@ -1,0 +1,116 @@
+"""What the pictures share: colours, fonts, outlines, and writing a picture whole or not at all.
+
+Figures are made without pyplot: no display, no global state. Colours are those of Okabe and Ito, and the maps viridis
+and red-blue, all told apart by colour-blind readers; right and wrong also differ by their marks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from jca_fast.data.files import replacing
+
+RIGHT, WRONG = "#009E73", "#D55E00"
+EVENT, BACKGROUND, OBJECT, INK = "#0072B2", "#D9D9D9", "#E69F00", "#222222"
+ATTENTION_MAP, SIGNED_MAP, POSITIVE_MAP = "viridis", "RdBu_r", "viridis"
+LEAST_ALPHA, MOST_ALPHA = 0.15, 0.8
+"""Opacity of weight 0 and of the largest weight where attention lies over frames."""
+
+Extent = tuple[float, float, float, float]
+"""Left, right, bottom and top of a panel in data units."""
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.edgecolor": "#666666",
+    "axes.linewidth": 0.6,
+    "figure.facecolor": "white",
+}
+
+
+def new_figure(width: float, height: float, **options: Any) -> Figure:
+    """An empty figure of that many inches that can measure its texts."""
+    figure = Figure(figsize=(width, height), **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path, dpi: int) -> Path:
+    """Writes the figure as PNG to path, whole or not at all."""
+    with rc_context(STYLE), replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+    return path
+
+
+def draw_weights(axes: Axes, weights: np.ndarray, largest: float, extent: Extent, frame: np.ndarray | None) -> Any:
+    """Attention weights (rows, columns) on the scale 0..largest; over a frame interpolated and half transparent.
+
+    The frame is turned grey, so that colour stands for attention alone. Opacity grows with the root of the weight.
+    """
+    style: dict[str, Any] = {"extent": extent, "cmap": ATTENTION_MAP, "vmin": 0, "vmax": largest, "aspect": "auto"}
+    if frame is None:
+        return axes.imshow(weights, interpolation="nearest", **style)
+    grey = frame @ np.array([0.299, 0.587, 0.114])  # (height, width), luminance
+    axes.imshow(grey, extent=extent, aspect="auto", cmap="gray", vmin=0, vmax=255)
+    alpha = LEAST_ALPHA + (MOST_ALPHA - LEAST_ALPHA) * np.sqrt(np.clip(weights / largest, 0, 1))
+    return axes.imshow(weights, interpolation="bilinear", alpha=alpha, **style)
+
+
+def outline(axes: Axes, cells: np.ndarray, extent: Extent, solid: bool, width: float = 1.8) -> None:
+    """The border of the true `cells` (rows, columns) of a grid that fills extent, `width` points wide."""
+    left, right, bottom, top = extent
+    rows, columns = cells.shape
+    x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
+    padded = np.pad(cells, 1)
+    down, across = padded[1:, 1:-1] != padded[:-1, 1:-1], padded[1:-1, 1:] != padded[1:-1, :-1]  # cell borders
+    lines = [[(x[c], y[r]), (x[c + 1], y[r])] for r, c in np.argwhere(down)]
+    lines += [[(x[c], y[r]), (x[c], y[r + 1])] for r, c in np.argwhere(across)]
+    drawn = LineCollection(lines, colors=OBJECT, linewidths=width, linestyles="solid" if solid else (0, (1, 1.2)))
+    drawn.set_path_effects([withStroke(linewidth=1.6 * width, foreground="black")] if solid else [])
+    drawn.set_clip_on(False)
+    axes.add_collection(drawn)
+
+
+def mark_peak(axes: Axes, weights: np.ndarray, extent: Extent, size: float = 5) -> None:
+    """A cross on the largest of weights (rows, columns) of a grid that fills extent; of equal ones on the first."""
+    left, right, bottom, top = extent
+    row, column = np.unravel_index(int(weights.argmax()), weights.shape)
+    x = left + (column + 0.5) * (right - left) / weights.shape[1]
+    y = top + (row + 0.5) * (bottom - top) / weights.shape[0]
+    (cross,) = axes.plot(x, y, "x", color="white", markersize=size, markeredgewidth=1.6)
+    cross.set_path_effects([withStroke(linewidth=3, foreground="black")])
+
+
+def fit_text(axes: Axes, x: float, y: float, text: str, width: float, height: float, **style: Any) -> None:
+    """Text centred at (x, y) in a box of width and height in data units: broken, made smaller, turned or cut to fit."""
+    figure: Any = axes.figure
+    renderer = figure.canvas.get_renderer()
+    room = np.abs(axes.transData.transform((width, height)) - axes.transData.transform((0, 0)))
+    label = axes.text(x, y, text, ha="center", va="center", linespacing=0.95, **style)
+
+    def fits() -> bool:
+        box = label.get_window_extent(renderer)
+        return bool(box.width <= room[0] and box.height <= room[1])
+
+    for size in (9, 8, 7, 6, 5):
+        for shown in (text, text.replace(" ", "\n")):
+            label.set(text=shown, fontsize=size)
+            if fits():
+                return
+    label.set(text=text, rotation=90)
+    while not fits() and len(text) > 1:
+        text = text[:-1]
+        label.set_text(f"{text}…")

@@ -1,0 +1,159 @@
+"""Predicted and true labels over the segments of a clip: the kind of Fig. 4."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from .clips import ClipView
+from .style import (
+    BACKGROUND,
+    EVENT,
+    INK,
+    RIGHT,
+    STYLE,
+    WRONG,
+    draw_weights,
+    fit_text,
+    mark_peak,
+    new_figure,
+    outline,
+)
+
+LEFT, MARGIN, TOP, BOTTOM, GAP = 1.25, 0.95, 0.72, 0.42, 0.08
+"""Inches left of the strips (their names), right of them (the colour bar), above, below and between them."""
+
+
+def draw_timeline(view: ClipView) -> Figure:
+    """Strips over a common axis of segments: length of the audio feature, frames, attention, predicted and true labels.
+
+    The features are what the model hears; there is no waveform at hand, and the strip says so. Frames and attention
+    are left out where there are none.
+    """
+    count = len(view.target)
+    width = min(max(1.02 * count, 6.0), 20.0)  # inches of the strips
+    cell = min(width / count, 1.6)
+    strips: list[tuple[str, float, Any]] = [("audio\nfeature\nlength", 0.75, _audio)]
+    if view.frames:
+        shape = view.frames[0].shape
+        strips.append(("frames", min(cell * shape[0] / shape[1], 2.0), _frames))
+    if view.attention is not None:
+        shape = view.frames[0].shape if view.frames else view.attention[0].shape
+        strips.append(("attention", min(cell * shape[0] / shape[1], 2.0), _attention))
+    strips += [("predicted", 0.5, _predicted), ("true", 0.5, _true)]
+    total = TOP + sum(height + GAP for _, height, _ in strips) + BOTTOM
+    with rc_context(STYLE):
+        figure = new_figure(LEFT + width + MARGIN, total)
+        y = total - TOP
+        for name, height, draw in strips:
+            y -= height
+            box = (LEFT / (LEFT + width + MARGIN), y / total, width / (LEFT + width + MARGIN), height / total)
+            axes = figure.add_axes(box)
+            axes.set_xlim(0, count)
+            axes.set_xticks([])
+            axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=34 if draw is _audio else 8)
+            draw(axes, view)
+            y -= GAP
+        axes.set_xticks(np.arange(count) + 0.5, [str(i) for i in range(count)])
+        axes.tick_params(length=0)
+        axes.set_xlabel("segment")
+        right = int((view.predicted == view.target).sum())
+        title = f"{view.title}: {right} of {count} segments right"
+        figure.text(LEFT / (LEFT + width + MARGIN), 1 - 0.3 / total, title, fontsize=11, va="center")
+        note = "audio feature length: Euclidean norm of each segment's audio feature (input of the model, no waveform)"
+        figure.text(LEFT / (LEFT + width + MARGIN), 1 - 0.57 / total, note, fontsize=7.5, va="center", color="#555555")
+        handles = [Patch(color=RIGHT, label="✓ right"), Patch(color=WRONG, label="✗ wrong")]
+        corner = (1 - MARGIN / (LEFT + width + MARGIN), 1.0)
+        figure.legend(handles=handles, loc="upper right", bbox_to_anchor=corner, ncols=2, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _audio(axes: Axes, view: ClipView) -> None:
+    axes.bar(np.arange(len(view.target)) + 0.5, view.audio_norm, width=0.9, color="#777777")
+    axes.set_ylim(0, max(float(view.audio_norm.max()) * 1.08, 1e-6))
+    axes.locator_params(axis="y", nbins=3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _frames(axes: Axes, view: ClipView) -> None:
+    for i, frame in enumerate(view.frames or []):
+        axes.imshow(frame, extent=_cell(i), aspect="auto")
+    _bare(axes, view)
+
+
+def _attention(axes: Axes, view: ClipView) -> None:
+    assert view.attention is not None
+    inches = axes.get_window_extent().width / axes.figure.dpi
+    room = inches / len(view.target)  # of one segment
+    for i, weights in enumerate(view.attention):
+        frame = view.frames[i] if view.frames else None
+        image = draw_weights(axes, weights, float(view.attention.max()), _cell(i), frame)
+        if view.position is not None and view.position[i].any():
+            solid = bool(view.audible is not None and view.audible[i])
+            outline(axes, view.position[i], _cell(i), solid, width=min(1.8, 2 * room))
+        if room > 0.5:
+            mark_peak(axes, weights, _cell(i), size=4)
+    _bare(axes, view)
+    bar = axes.figure.colorbar(image, cax=axes.inset_axes((1 + 0.1 / inches, 0.0, 0.12 / inches, 1.0)))
+    bar.ax.tick_params(labelsize=7)
+    bar.ax.locator_params(nbins=3)
+    if room > 0.5:
+        bar.set_label("weight", fontsize=8)
+
+
+def _predicted(axes: Axes, view: ClipView) -> None:
+    right = view.predicted == view.target
+    for start, stop, (label, ok) in _runs(list(zip(view.predicted.tolist(), right.tolist(), strict=True))):
+        _block(
+            axes,
+            start,
+            stop,
+            RIGHT if ok else WRONG,
+            f"{'✓' if ok else '✗'}\N{NO-BREAK SPACE}{view.short(label)}",
+            "white",
+        )
+    _bare(axes, view)
+
+
+def _true(axes: Axes, view: ClipView) -> None:
+    for start, stop, label in _runs(view.target.tolist()):
+        background = label == len(view.classes) - 1
+        colors = (BACKGROUND, INK) if background else (EVENT, "white")
+        _block(axes, start, stop, colors[0], view.short(label), colors[1])
+    _bare(axes, view)
+
+
+def _runs(values: list[Any]) -> list[tuple[int, int, Any]]:
+    """(first, one past the last, value) of every longest run of one value."""
+    runs, start = [], 0
+    for value, group in groupby(values):
+        stop = start + len(list(group))
+        runs.append((start, stop, value))
+        start = stop
+    return runs
+
+
+def _block(axes: Axes, start: int, stop: int, color: str, text: str, ink: str) -> None:
+    axes.set_ylim(0, 1)
+    axes.add_patch(Rectangle((start + 0.03, 0.03), stop - start - 0.06, 0.94, color=color, linewidth=0))
+    fit_text(axes, (start + stop) / 2, 0.5, text, stop - start - 0.12, 0.96, color=ink)
+
+
+def _cell(i: int) -> tuple[float, float, float, float]:
+    return i + 0.03, i + 0.97, 0.0, 1.0
+
+
+def _bare(axes: Axes, view: ClipView) -> None:
+    """No frame and no ticks; the limits that pictures have moved are put back."""
+    axes.set_xlim(0, len(view.target))
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
