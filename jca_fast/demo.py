@@ -195,7 +195,7 @@ def table(summary: dict[str, Any]) -> str:
         ("most frequent class", summary["majority"], "baseline that neither looks nor listens"),
     ]
     if game["segments"]:
-        note = f"most attended region on the object; by chance {100 * game['chance']:.1f} %"
+        note = f"most attended region; by chance {100 * game['chance']:.1f} %"
         rows.append(("pointing game", game["accuracy"], note))
     lines = [f"  {name:<20}{100 * share:6.1f} %   {note}" for name, share, note in rows]
     names = sorted({entry.split(": ")[1] for entry in summary["backends"]})
