@@ -1,0 +1,81 @@
+"""``F.linear`` on the faster of PyTorch's two CPU matrix products.
+
+PyTorch sends float32 products to MKL, which on AMD processors runs at less than half of what oneDNN, also part of
+PyTorch, reaches on the same shapes (180 against 400 GFLOP/s on two Zen 5 cores). There :func:`linear` calls oneDNN,
+forward and backward; everywhere else, and for whatever oneDNN's operator does not cover, it is ``F.linear`` itself.
+``torch.backends.mkldnn.flags(enabled=False)`` switches it off.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .autograd import needs_grad
+
+_PRODUCTS, _ROWS = 2**23, 32  # below these sizes oneDNN saves less than the extra Python costs
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether this machine's MKL is the slow one and PyTorch's oneDNN operator is there to replace it."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x weightᵀ + bias``: x (..., in), weight (out, in), bias (out,) -> (..., out). Same function as ``F.linear``."""
+    if not _onednn_serves(x, weight):
+        return F.linear(x, weight, bias)
+    if needs_grad(x, weight) or (bias is not None and needs_grad(bias)):
+        return _Linear.apply(x, weight, bias)
+    return _product(x, weight, bias)
+
+
+def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return False  # Inductor has its own choice of products
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.numel() * weight.shape[0] >= _PRODUCTS
+        and x.numel() >= _ROWS * weight.shape[1]
+        and prefers_onednn()
+        and type(x) is Tensor
+        and type(weight) in (Tensor, torch.nn.Parameter)
+        and x.device.type == weight.device.type == "cpu"
+        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """(x, weight, bias) -> x weightᵀ + bias."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])  # (R, out), (R, in)
+        grad_x = linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        grad_weight = linear(flat_grad.t(), flat_x.t()) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, flat_grad.sum(0) if ctx.has_bias else None
