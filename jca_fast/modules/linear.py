@@ -1,4 +1,4 @@
-"""The one kind of Linear of the system: Xavier-uniform weights and zero biases, as published, on the fastest product."""
+"""The one kind of Linear of the system: Xavier weights and zero biases, as published, on the fastest product."""
 
 from __future__ import annotations
 

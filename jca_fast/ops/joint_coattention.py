@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -172,8 +173,9 @@ class JointCoAttentionBackward(torch.autograd.Function):
 
         def formula(*tensors):
             grad_outs, *groups = _split(tensors, (n, *ctx.sizes))
-            maps = reference.joint_coattention(*groups, *options, True)[n:]  # functions here, not constants
-            return reference.joint_coattention_backward(grad_outs, maps, *groups, *options)
+            layer: tuple[Any, ...] = (*groups, *options)
+            maps = reference.joint_coattention(*layer, True)[n:]  # functions of the tensors here, not constants
+            return reference.joint_coattention_backward(grad_outs, maps, *layer)
 
         vjp = vjp_of(formula, tensors, grads)
         return None, None, None, None, None, *vjp[:n], *(None for _ in range(n)), *vjp[n:]
