@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,9 +172,10 @@ class JointCoAttentionBackward(torch.autograd.Function):
 
         def formula(*tensors):
             grad_outs, *groups = _split(tensors, (n, *ctx.sizes))
-            layer: tuple[Any, ...] = (*groups, *options)
-            maps = reference.joint_coattention(*layer, True)[n:]  # functions of the tensors here, not constants
-            return reference.joint_coattention_backward(grad_outs, maps, *layer)
+            inputs, joints, w_j, w_x, w_c, w_h = groups
+            weights = (w_j, w_x, w_c, w_h)
+            maps = reference.joint_coattention(inputs, joints, *weights, *options, True)[n:]  # functions, not constants
+            return reference.joint_coattention_backward(grad_outs, maps, inputs, joints, *weights, *options)
 
         vjp = vjp_of(formula, tensors, grads)
         return None, None, None, None, None, *vjp[:n], *(None for _ in range(n)), *vjp[n:]

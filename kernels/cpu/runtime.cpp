@@ -81,6 +81,12 @@ struct Scratch {
 };
 thread_local Scratch scratch;
 
+int64_t thread_count() {
+    uint32_t threads = 1;
+    if (parallel_for) get_num_threads(&threads);
+    return threads;
+}
+
 struct Queue {
     std::atomic<int64_t> next{0};
     std::atomic<bool> failed{false};
@@ -118,9 +124,7 @@ int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const 
     queue.scratch_bytes = scratch_bytes;
     queue.function = function;
     queue.context = context;
-    uint32_t threads = 1;
-    if (parallel_for) get_num_threads(&threads);
-    const int64_t workers = units < (int64_t)threads ? units : (int64_t)threads;
+    const int64_t threads = thread_count(), workers = units < threads ? units : threads;
     if (workers > 1)
         parallel_for(0, workers, 1, work_range, &queue);
     else
@@ -250,6 +254,9 @@ JCA_EXPORT int jca_use_torch(const char* libtorch_cpu) {
     jca::parallel_for = jca::get_num_threads ? (jca::ParallelFor)dlsym(handle, "torch_parallel_for") : nullptr;
     return jca::parallel_for != nullptr;
 }
+
+// Threads that the next call may use: torch.get_num_threads(), or 1 without torch's pool.
+JCA_EXPORT int jca_threads(void) { return (int)jca::thread_count(); }
 
 #define JCA_ENTRY(name)                                                                                              \
     JCA_EXPORT int jca_##name##_forward(const jca_##name* a) { return jca::call(a, false, &Kernels::name##_forward); } \

@@ -1,0 +1,335 @@
+"""What only the native CPU kernels promise: every instruction set, the tanh itself, tails, threads, memory, errors.
+
+Values and gradients of each op on the default instruction set are checked with the other backends in
+test_tanh_attention.py, test_layer_ops.py and test_contract.py; here the others follow, and the corners.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numerics import assert_as_good_as_torch, assert_bitwise, value_and_grads
+
+from jca_fast.functional import joint_affinity, joint_coattention, tanh_attention, visual_reduction
+from jca_fast.ops import reference
+from jca_fast.ops.dropout import keep_mask, keep_scale
+from jca_fast.ops.released_attention import released_attention
+
+cpu = pytest.importorskip("jca_fast.kernels.cpu")
+native = pytest.importorskip("jca_fast.kernels.cpu.native")
+if cpu.problem():
+    pytest.skip(cpu.problem(), allow_module_level=True)
+
+LIBRARY = native.library()
+LEVELS = LIBRARY.jca_isa_available().decode().split(",")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@contextmanager
+def level(name: str):
+    """Every kernel of this process on one instruction set."""
+    before = LIBRARY.jca_isa_name()
+    assert LIBRARY.jca_isa_select(name.encode()) == 0
+    try:
+        yield
+    finally:
+        LIBRARY.jca_isa_select(before)
+
+
+@contextmanager
+def threads(count: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def qkv(batch, m, length, n, d, shared=False, dtype=torch.float32, transposed=True):
+    shapes = ((batch, m, n), (batch, length, n), (1 if shared else batch, length, d))
+    tensors = [torch.randn(b, c, r) if transposed else torch.randn(b, r, c) for b, r, c in shapes]
+    return [(t.mT if transposed else t).to(dtype) for t in tensors]
+
+
+def layer(batch, n, dims, k, dtype=torch.float32):
+    shapes = {"w_j": (n, n), "w_x": (k, n), "w_c": (k, sum(dims)), "w_h": (k, n)}
+    weights = [[torch.randn(s).to(dtype) * 0.2 for _ in dims] for s in shapes.values()]
+    return [torch.randn(batch, n, d).to(dtype) for d in dims], weights
+
+
+def every_op(dtype, dropout_p, seed):
+    """Name -> (function of tensors, tensors) for all ops, sizes with tails in every direction."""
+    inputs, weights = layer(3, 7, (37, 70), 9, dtype)
+    flat = [*inputs, *(w for group in weights for w in group)]
+
+    def whole_layer(*t, backend):
+        groups = [t[i : i + 2] for i in range(0, 10, 2)]
+        return torch.cat(joint_coattention(*groups, dropout_p=dropout_p, seed=seed, backend=backend), dim=-1)
+
+    def attention(q, k, v, backend):
+        return tanh_attention(q, k, v, 0.3, dropout_p=dropout_p, seed=seed, backend=backend)
+
+    def released(q, k, v, backend):
+        return released_attention(q, k, v, 0.05, dropout_p=dropout_p, seed=seed, backend=backend)
+
+    return {
+        "tanh_attention": (attention, qkv(2, 70, 141, 7, 13, dtype=dtype)),
+        "tanh_attention_shared": (attention, qkv(19, 33, 35, 10, 6, shared=True, dtype=dtype)),
+        "released_attention": (released, [torch.randn(2, 7, w).to(dtype) for w in (70, 45, 45)]),
+        "joint_affinity": (joint_affinity, [torch.randn(2, 7, w).to(dtype) for w in (70, 45)]),
+        "joint_coattention": (whole_layer, flat),
+        "visual_reduction": (visual_reduction, [torch.randn(6, 45).to(dtype), torch.randn(6, 9, 45).to(dtype)]),
+    }
+
+
+OPS = tuple(every_op(torch.float32, 0.0, None))
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("isa", LEVELS)
+def test_every_instruction_set_is_as_good_as_plain_torch(isa, op, dtype, dropout_p):
+    seed = torch.tensor(-(2**61) + 5) if dropout_p else None
+    function, inputs = every_op(dtype, dropout_p, seed)[op]
+    exact = [t.double() for t in inputs]
+    grad = torch.randn_like(function(*exact, backend="reference")).to(dtype).double()
+    oracle = value_and_grads(lambda *t: function(*t, backend="reference"), exact, grad)
+    theirs = value_and_grads(lambda *t: function(*t, backend="reference"), inputs, grad)
+    with level(isa):
+        ours = value_and_grads(lambda *t: function(*t, backend="cpu"), inputs, grad)
+    assert_as_good_as_torch(["out"], ours[:1], theirs[:1], oracle[:1], factor=2)
+    names = [f"gradient {i}" for i in range(len(inputs))]
+    assert_as_good_as_torch(names, ours[1:], theirs[1:], oracle[1:], factor=3)
+
+
+def tanh_of(y: torch.Tensor) -> torch.Tensor:
+    """The kernels' tanh of each number: a 1 x 1 affinity matrix for every one."""
+    one = torch.ones(1, 1, 1, dtype=y.dtype)
+    return cpu.joint_affinity(y.reshape(1, -1, 1), one, 1.0).reshape(y.shape)
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+def test_tanh_is_relatively_accurate_everywhere(isa):
+    y = torch.cat([torch.logspace(-30, 1.2, 200_001, dtype=torch.float64), torch.linspace(0.2, 12, 100_001).double()])
+    y = torch.cat([y, -y]).float()
+    exact = torch.tanh(y.double())
+    with level(isa):
+        relative = ((tanh_of(y).double() - exact) / exact).abs()
+        double = tanh_of(y.double())
+    for low, high in ((0, 1e-4), (1e-4, 1e-3), (1e-3, 0.1), (0.1, 0.6), (0.6, 2), (2, 100)):
+        inside = (y.abs() >= low) & (y.abs() < high)
+        assert relative[inside].max() < 4e-7, (low, high)
+    np.testing.assert_allclose(double.numpy(), np.tanh(y.double().numpy()), rtol=2e-15, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("isa", LEVELS)
+def test_tanh_of_special_numbers(isa, dtype):
+    inf = float("inf")
+    y = torch.tensor([0.0, inf, -inf, 50.0, -50.0, float("nan"), 3e4, -3e4], dtype=dtype)
+    with level(isa):
+        got = tanh_of(y)
+    assert got[:5].tolist() == [0, 1, -1, 1, -1]
+    assert got[5].isnan()
+    assert got[6:].tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+def test_nan_and_infinity_stay_in_their_rows(isa):
+    q, k, v = qkv(1, 70, 45, 7, 5)
+    q[0, 3], q[0, 66, 2], q[0, 9, 0] = float("nan"), float("inf"), -float("inf")
+    with level(isa):
+        ours = tanh_attention(q, k, v, 0.3, backend="cpu")
+        grads = cpu.tanh_attention_backward(torch.ones(1, 70, 5), q, k, v, 0.3, 0.0, None)
+    plain = reference.tanh_attention(q, k, v, 0.3, 0.0, None)
+    assert torch.equal(ours.isnan(), plain.isnan())
+    torch.testing.assert_close(ours, plain, equal_nan=True, rtol=1e-4, atol=1e-4)
+    expected = reference.tanh_attention_backward(torch.ones(1, 70, 5), q, k, v, 0.3, 0.0, None)
+    for mine, theirs in zip(grads, expected, strict=True):
+        assert torch.equal(mine.isnan(), theirs.isnan())
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_mask_is_the_reference_mask_bit_for_bit(isa, dtype):
+    """v is the identity and every score saturates, so the output is the mask itself."""
+    batch, m, length = 3, 70, 101
+    q, k = torch.full((batch, m, 1), 9.0, dtype=dtype), torch.full((batch, length, 1), 9.0, dtype=dtype)
+    v = torch.eye(length, dtype=dtype)[None]
+    for seed, p in ((0, 0.3), (-1, 0.5), (2**63 - 1, 0.999), (123456789012345, 1e-4)):
+        with level(isa):
+            got = cpu.tanh_attention(q, k, v, 1.0, p, torch.tensor(seed))
+        mask = keep_mask(torch.tensor(seed), p, batch, m, length)
+        assert torch.equal(got != 0, mask)
+        torch.testing.assert_close(got[mask], torch.full_like(got[mask], keep_scale(p)))
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+def test_the_backward_regenerates_the_mask(isa):
+    """With c = 0 and v = 1, dq is the mask times k: linear in what was kept."""
+    batch, m, length, p, seed = 2, 37, 141, 0.3, torch.tensor(17)
+    q, k, v = torch.zeros(batch, m, 1), torch.randn(batch, length, 1), torch.ones(1, length, 1)
+    with level(isa):
+        dq, _, _ = cpu.tanh_attention_backward(torch.ones(batch, m, 1), q, k, v, 1.0, p, seed)
+    kept = keep_mask(seed, p, batch, m, length).double() * keep_scale(p)
+    torch.testing.assert_close(dq.double(), kept @ k.double(), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.tuples(*(st.integers(1, n) for n in (4, 140, 140, 20, 20))),
+    shared=st.booleans(),
+    transposed=st.booleans(),
+    dropout_p=st.sampled_from([0.0, 0.4]),
+    isa=st.sampled_from(LEVELS),
+)
+def test_any_size(sizes, shared, transposed, dropout_p, isa):
+    q, k, v = qkv(*sizes, shared, transposed=transposed)
+    grad = torch.randn(sizes[0], sizes[1], sizes[4])
+    seed = torch.tensor(3) if dropout_p else None
+    with level(isa):
+        ours = value_and_grads(lambda *t: tanh_attention(*t, 0.3, dropout_p=dropout_p, seed=seed), (q, k, v), grad)
+    exact = [t.double() for t in (q, k, v)]
+    oracle = value_and_grads(lambda *t: reference.tanh_attention(*t, 0.3, dropout_p, seed), exact, grad)
+    for mine, theirs in zip(ours, oracle, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=2e-5, atol=2e-5 * theirs.abs().max().item())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(0, 19),
+    n=st.integers(1, 12),
+    dims=st.lists(st.integers(1, 140), min_size=2, max_size=9),
+    k=st.integers(1, 12),
+)
+def test_any_layer(batch, n, dims, k):
+    inputs, weights = layer(batch, n, dims, k, torch.float64)
+    args = (inputs, [], *weights, [0.2] * len(dims), 0.0, None)
+    outs = cpu.joint_coattention(*args, True)
+    expected = reference.joint_coattention(*args, True)
+    for mine, theirs in zip(outs, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    grads = [torch.randn_like(x) for x in inputs]
+    maps = expected[len(dims) :]
+    ours = cpu.joint_coattention_backward(grads, maps, *args)
+    for mine, theirs in zip(ours, reference.joint_coattention_backward(grads, maps, *args), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("regions_need_grad", [True, False])
+@pytest.mark.parametrize("shape", [(5, 49, 512), (3, 1, 1), (2, 8, 257), (9, 50, 19)])
+def test_visual_reduction_reads_any_strides(shape, regions_need_grad):
+    samples, regions, width = shape
+    for stored in (torch.randn(samples, width, regions).mT, torch.randn(samples, regions, width + 3)[..., 1:-2]):
+        keys, query = stored.double(), torch.randn(width, samples).mT
+        plain = value_and_grads(
+            lambda q, r: reference.visual_reduction(q, r, 0.2)[0], (query.double(), keys), keys[:, 0]
+        )
+        leaves = [query.clone().requires_grad_(), stored.detach().requires_grad_(regions_need_grad)]
+        out = visual_reduction(*leaves, 0.2, backend="cpu")
+        out.backward(keys[:, 0].float())
+        torch.testing.assert_close(out.double(), plain[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(leaves[0].grad.double(), plain[1], rtol=1e-4, atol=1e-5)
+        if regions_need_grad:
+            torch.testing.assert_close(leaves[1].grad.double(), plain[2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("op", OPS)
+def test_any_number_of_threads_gives_the_same_bits(op, dropout_p):
+    function, inputs = every_op(torch.float32, dropout_p, torch.tensor(5) if dropout_p else None)[op]
+    grad = torch.randn_like(function(*inputs, backend="cpu"))
+    results = []
+    for count in (1, 2, 8):
+        with threads(count):
+            results.append(value_and_grads(lambda *t: function(*t, backend="cpu"), inputs, grad))
+    assert_bitwise(results[0], results[1])
+    assert_bitwise(results[0], results[2])
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("op", OPS)
+def test_every_element_of_every_result_is_written(op, dropout_p, monkeypatch):
+    function, inputs = every_op(torch.float32, dropout_p, torch.tensor(5) if dropout_p else None)[op]
+    grad = torch.randn_like(function(*inputs, backend="cpu"))
+    poisoned = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda t, *a, **k: poisoned(t, *a, **k).fill_(float("nan")))
+    for value in value_and_grads(lambda *t: function(*t, backend="cpu"), inputs, grad):
+        assert value.isfinite().all()
+
+
+PEAK = """
+import resource, torch
+from jca_fast.functional import tanh_attention
+torch.set_num_threads(2)
+q, k, v = torch.randn(2, 4, 6000), torch.randn(2, 4, 6000), torch.randn(1, 3, 6000)
+leaves = [t.mT.requires_grad_() for t in (q, k, v)]
+small = [t[:, :64].detach().requires_grad_() for t in leaves]
+for seed in (None, 7):
+    tanh_attention(*small, 0.1, dropout_p=0.3 if seed else 0.0, seed=seed).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for seed in (None, 7):
+    tanh_attention(*leaves, 0.1, dropout_p=0.3 if seed else 0.0, seed=seed).sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_memory_does_not_grow_as_rows_times_columns():
+    """Two 6,000 x 6,000 affinity matrices are 275 MiB; forward and backward, dropout included, need a few."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 30
+
+
+def test_status_codes_become_words():
+    q, k, v = qkv(1, 3, 4, 2, 5)
+    with pytest.raises(RuntimeError, match="dropout threshold outside"):
+        cpu.tanh_attention(q, k, v, 1.0, 1.5, torch.tensor(0))
+    with pytest.raises(RuntimeError, match="argument block of another version"):
+        native.call("jca_tanh_attention_forward", ctypes.create_string_buffer(512).raw)
+    assert LIBRARY.jca_isa_select(b"no such level") != 0
+    assert LIBRARY.jca_status_string(12345) == b"unknown status"
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+def test_the_environment_variable_selects_the_instruction_set(isa):
+    code = "import jca_fast.kernels.cpu as c; print(c.describe())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(JCA_FAST_ISA=isa)
+    )
+    assert done.stdout.startswith(isa + " ")
+
+
+def test_an_unknown_instruction_set_is_a_reason_in_words():
+    code = (
+        "import torch; from jca_fast.functional import explain; t = torch.ones(1, 2, 3);"
+        "print(explain(t, t, t)); from jca_fast.functional import tanh_attention; tanh_attention(t, t, t, 1.0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(JCA_FAST_ISA="v9")
+    )
+    assert "JCA_FAST_ISA='v9' is not among" in done.stdout
+    assert "reference  chosen" in done.stdout
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, **changes}
+
+
+def test_threads_come_from_torch():
+    """The library must not bring a pool of its own: no thread is added beside torch's."""
+    with threads(2):
+        tanh_attention(*qkv(8, 64, 64, 4, 4), 0.3, backend="cpu")
+        assert LIBRARY.jca_threads() == 2
+    with threads(1):
+        assert LIBRARY.jca_threads() == 1
