@@ -21,14 +21,13 @@ class Backend:
     """One implementation of the ops.
 
     ``reasons(op, tensors)`` lists, in words, why it cannot serve these inputs (empty: it can). ``module`` holds a
-    launcher named like each op; None means the plain-PyTorch formulas. ``key`` is the dispatch key its ops answer to.
+    launcher named like each op; None means the plain-PyTorch formulas.
     """
 
     name: str
     summary: str
     module: str | None
     reasons: Callable[[str, Sequence[Tensor]], list[str]]
-    key: str = "CompositeExplicitAutograd"
 
 
 _CPU = "jca_fast.kernels.cpu"
@@ -51,7 +50,7 @@ def _cpu_reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
 
 
 BACKENDS: tuple[Backend, ...] = (
-    Backend("cpu", "native kernels on CPU tensors, in any floating dtype", _CPU, _cpu_reasons, "CPU"),
+    Backend("cpu", "native kernels on CPU tensors, in any floating dtype", _CPU, _cpu_reasons),
     Backend("reference", "plain PyTorch on any device, in any floating dtype", None, lambda op, tensors: []),
 )
 

@@ -137,7 +137,7 @@ for _op, _schema in SCHEMAS.items():
         _name = f"{_op}.{_backend.name}"
         _impl = _launcher(_backend.module, _op) if _backend.module else _reference(_op)
         LIBRARY.define(_name + _schema)
-        LIBRARY.impl(_name, _impl, _backend.key)
+        LIBRARY.impl(_name, _impl, "CompositeExplicitAutograd")
         torch.library.register_fake(f"jca_fast::{_name}", globals()[f"_fake_{_op}"], lib=LIBRARY)
         torch.library.register_vmap(f"jca_fast::{_name}", _batched(_name), lib=LIBRARY)
 

@@ -1,7 +1,8 @@
-"""Native CPU kernels: the launcher of each op.
+"""Native CPU kernels: the launcher of each op through ctypes.
 
 Launchers are named and typed like the ops of :mod:`jca_fast.ops.library`. They allocate contiguous outputs and hand
-pointers, sizes and strides to the C ABI of ``abi.h``; inputs are read through their strides, never copied.
+pointers, sizes and strides to the C ABI of ``abi.h``; inputs are read through their strides, never copied. Where PyTorch
+has the stable C shim, ``torch_ops.cpp`` does the same in its dispatcher with less overhead, and these are not called.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def problem() -> str:
 
 
 def _matrix(t: Tensor) -> Matrix:
+    if not t.is_cpu:
+        raise RuntimeError(f"the cpu kernels serve CPU tensors, got {t.device}")
     return (t.data_ptr(), *t.stride())
 
 

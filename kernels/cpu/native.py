@@ -18,6 +18,9 @@ FUNCTIONS = tuple(
 )
 
 
+_registered: list[bool] = []  # whether the ops run as kernels of PyTorch's dispatcher, without ctypes
+
+
 def library_path() -> Path:
     """Where the build puts the library: jca_fast/lib of the imported package."""
     import jca_fast
@@ -39,7 +42,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _prepare(library: ctypes.CDLL) -> str | None:
-    """Declare prototypes, check the version, select the instruction set, find torch's threads; None or a reason."""
+    """Prototypes, version, instruction set, torch's threads, registration of the ops; None or a reason."""
     for name in ("jca_status_string", "jca_isa_name", "jca_isa_available"):
         getattr(library, name).restype = ctypes.c_char_p
     for name in FUNCTIONS:
@@ -50,8 +53,9 @@ def _prepare(library: ctypes.CDLL) -> str | None:
     if library.jca_isa_select(isa.encode()):
         available = library.jca_isa_available().decode()
         return f"JCA_FAST_ISA={isa!r} is not among the instruction sets of this machine: {available or 'none'}"
-    torch_library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    library.jca_use_torch(str(torch_library).encode())
+    torch_library = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so").encode()
+    library.jca_use_torch(torch_library)
+    _registered.append(bool(library.jca_register_ops(torch_library)))
     return None
 
 
@@ -64,11 +68,12 @@ def library() -> ctypes.CDLL:
 
 
 def describe() -> str:
-    """One line for reports: instruction set in use, those available."""
+    """One line for reports: the instruction set in use, those available, and how the ops are called."""
     loaded, reason = load()
     if loaded is None:
         return reason
-    return f"{loaded.jca_isa_name().decode()} (available: {loaded.jca_isa_available().decode()})"
+    binding = "PyTorch's dispatcher" if _registered[-1] else "ctypes"
+    return f"{loaded.jca_isa_name().decode()} (available: {loaded.jca_isa_available().decode()}), called by {binding}"
 
 
 def call(function: str, block: bytes) -> None:
