@@ -7,6 +7,7 @@ silently.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ _CPU = "jca_fast.kernels.cpu"
 
 
 @torch.compiler.assume_constant_result
+@functools.cache
 def _problem(module: str) -> str:
     """Why the kernels of ``module`` cannot run on this machine at all, "" where they can; imported when first asked."""
     try:
@@ -43,7 +45,7 @@ def _problem(module: str) -> str:
 
 
 def _cpu_reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
-    found = [f"it serves CPU tensors, got {t.device}" for t in tensors if t.device.type != "cpu"][:1]
+    found = [f"it serves CPU tensors, got {t.device}" for t in tensors if not t.is_cpu][:1]
     if not found and (problem := _problem(_CPU)):
         found.append(problem)
     return found

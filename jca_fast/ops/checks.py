@@ -33,10 +33,11 @@ def check_size(name: str, value: Tensor, shape: Sequence[int | None], layout: st
 def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
     """All tensors must share the first one's device and dtype."""
     first = tensors[0]
+    device, dtype = first.device, first.dtype
     for name, tensor in zip(names, tensors, strict=True):
-        if tensor.device != first.device:
+        if tensor.device != device:
             raise ValueError(f"{name} must be on {first.device} like {names[0]}, got {tensor.device}")
-        if tensor.dtype != first.dtype:
+        if tensor.dtype != dtype:
             raise TypeError(f"{name} must be {first.dtype} like {names[0]}, got {tensor.dtype}")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, vjp_of
+from .autograd import needs_grad, record, vjp_of
 from .backends import choose
 from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor
 from .library import overload
@@ -54,7 +54,7 @@ def joint_affinity(
     scale = k.shape[1] ** -0.5 if scale is None else float(scale)
     backend = choose("joint_affinity", backend, (q, k))
     if needs_grad(q, k):
-        return JointAffinity.apply(q, k, scale, backend)
+        return record(JointAffinity, q, k, scale, backend)
     return overload("joint_affinity", backend)(q, k, scale)
 
 
@@ -76,7 +76,7 @@ class JointAffinity(torch.autograd.Function):
     def backward(ctx, grad_c):
         args = (grad_c, *ctx.saved_tensors, ctx.scale)
         if torch.is_grad_enabled():
-            grads = JointAffinityBackward.apply(*args, ctx.backend)
+            grads = record(JointAffinityBackward, *args, ctx.backend)
         else:
             grads = overload("joint_affinity_backward", ctx.backend)(*args)
         return *grads, None, None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, vjp_of
+from .autograd import needs_grad, record, vjp_of
 from .backends import choose
 from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
 from .library import overload
@@ -77,7 +77,7 @@ def joint_coattention(
     backend = choose("joint_coattention", backend, tensors)
     scales = [float(s) for s in scales]
     if needs_grad(*tensors):
-        return JointCoAttention.apply(sizes, scales, float(dropout_p), seed, backend, *tensors)[:n]
+        return record(JointCoAttention, sizes, scales, float(dropout_p), seed, backend, *tensors)[:n]
     grouped = _split(tensors, sizes)
     return tuple(overload("joint_coattention", backend)(*grouped, scales, float(dropout_p), seed, False))
 
@@ -143,7 +143,7 @@ class JointCoAttention(torch.autograd.Function):
         seed, *tensors = ctx.saved_tensors
         args = (ctx.sizes, ctx.scales, ctx.dropout_p, seed, ctx.backend, *grads[: ctx.sizes[0]], *tensors)
         if torch.is_grad_enabled():
-            grads = JointCoAttentionBackward.apply(*args)
+            grads = record(JointCoAttentionBackward, *args)
         else:
             grads = JointCoAttentionBackward.forward(*args)
         return None, None, None, None, None, *grads

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import needs_grad
+from .autograd import needs_grad, record
 
 _PRODUCTS, _ROWS = 2**23, 32  # below these sizes oneDNN saves less than the extra Python costs
 
@@ -38,7 +38,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _onednn_serves(x, weight):
         return F.linear(x, weight, bias)
     if needs_grad(x, weight) or (bias is not None and needs_grad(bias)):
-        return _Linear.apply(x, weight, bias)
+        return record(_Linear, x, weight, bias)
     return _product(x, weight, bias)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, vjp_of
+from .autograd import needs_grad, record, vjp_of
 from .backends import choose
 from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
 from .library import overload
@@ -63,7 +63,7 @@ def released_attention(
     seed = dropout_seed(dropout_p, seed, generator, query.device)
     backend = choose("released_attention", backend, (query, key, value))
     if needs_grad(query, key, value):
-        return ReleasedAttention.apply(query, key, value, float(scale), float(dropout_p), seed, backend)
+        return record(ReleasedAttention, query, key, value, float(scale), float(dropout_p), seed, backend)
     return overload("released_attention", backend)(query, key, value, float(scale), float(dropout_p), seed)
 
 
@@ -86,7 +86,7 @@ class ReleasedAttention(torch.autograd.Function):
         *tensors, seed = ctx.saved_tensors
         args = (grad_out, *tensors, ctx.scale, ctx.dropout_p, seed)
         if torch.is_grad_enabled():
-            grads = ReleasedAttentionBackward.apply(*args, ctx.backend)
+            grads = record(ReleasedAttentionBackward, *args, ctx.backend)
         else:
             grads = overload("released_attention_backward", ctx.backend)(*args)
         return *grads, None, None, None, None

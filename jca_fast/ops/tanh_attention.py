@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, vjp_of
+from .autograd import needs_grad, record, vjp_of
 from .backends import choose
 from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
 from .library import overload
@@ -66,7 +66,7 @@ def tanh_attention(
     seed = dropout_seed(dropout_p, seed, generator, q.device)
     backend = choose("tanh_attention", backend, (q, k, v))
     if needs_grad(q, k, v):
-        return TanhAttention.apply(q, k, v, float(scale), float(dropout_p), seed, backend)
+        return record(TanhAttention, q, k, v, float(scale), float(dropout_p), seed, backend)
     return overload("tanh_attention", backend)(q, k, v, float(scale), float(dropout_p), seed)
 
 
@@ -89,7 +89,7 @@ class TanhAttention(torch.autograd.Function):
         q, k, v, seed = ctx.saved_tensors
         args = (grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed)
         if torch.is_grad_enabled():
-            grads = TanhAttentionBackward.apply(*args, ctx.backend)
+            grads = record(TanhAttentionBackward, *args, ctx.backend)
         else:
             grads = overload("tanh_attention_backward", ctx.backend)(*args)
         return *grads, None, None, None, None

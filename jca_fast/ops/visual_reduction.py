@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, vjp_of
+from .autograd import needs_grad, record, vjp_of
 from .backends import choose
 from .checks import autocast, check_alike, check_size, check_tensor
 from .library import overload
@@ -60,7 +60,7 @@ def visual_reduction(
     q, r = query.reshape(-1, width), regions.reshape(-1, count, width)  # (S, D), (S, R, D)
     backend = choose("visual_reduction", backend, (q, r))
     if needs_grad(q, r):
-        out, weights = VisualReduction.apply(q, r, scale, backend)
+        out, weights = record(VisualReduction, q, r, scale, backend)
     else:
         out, weights = overload("visual_reduction", backend)(q, r, scale)
     out = out.reshape(*lead, width)
@@ -85,7 +85,7 @@ class VisualReduction(torch.autograd.Function):
     def backward(ctx, grad_out, grad_weights):
         args = (grad_out, grad_weights, *ctx.saved_tensors, ctx.scale, ctx.needs_input_grad[1])
         if torch.is_grad_enabled():
-            grad_query, grad_regions = VisualReductionBackward.apply(*args, ctx.backend)
+            grad_query, grad_regions = record(VisualReductionBackward, *args, ctx.backend)
         else:
             grad_query, grad_regions = overload("visual_reduction_backward", ctx.backend)(*args)
         return grad_query, grad_regions if ctx.needs_input_grad[1] else None, None, None
