@@ -7,7 +7,6 @@ silently.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 from collections.abc import Callable, Sequence
@@ -35,7 +34,6 @@ _CPU = "jca_fast.kernels.cpu"
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def _problem(module: str) -> str:
     """Why the kernels of ``module`` cannot run on this machine at all, "" where they can; imported when first asked."""
     try:
