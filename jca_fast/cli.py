@@ -18,6 +18,11 @@ COMMANDS = {
     "evaluate": ("jca_fast.training.evaluate", "score a checkpoint on a split"),
     "predict": ("jca_fast.training.predict", "write the predicted event of every segment as JSON or CSV"),
     "visualize": ("jca_fast.visualize", "draw attention maps and time lines as PNG"),
+    "verify": ("jca_fast.gpu.verify", "check the GPU kernels on this device against float64"),
+    "gpu-audit": (
+        "jca_fast.gpu.audit",
+        "compile the GPU kernels for six chips, without one, and read the machine code",
+    ),
     "params": ("jca_fast.models.params", "print the parameter counts of the paper's Tables 3 to 5"),
 }
 

@@ -22,12 +22,14 @@ class Backend:
 
     ``reasons(op, tensors)`` lists, in words, why it cannot serve these inputs (empty: it can). ``module`` holds a
     launcher named like each op; None means the plain-PyTorch formulas.
+    ``doubts(op, tensors)`` lists what keeps "auto", but not who asks by name, from a backend that can serve.
     """
 
     name: str
     summary: str
     module: str | None
     reasons: Callable[[str, Sequence[Tensor]], list[str]]
+    doubts: Callable[[str, Sequence[Tensor]], list[str]] = lambda op, tensors: []
 
 
 _CPU = "jca_fast.kernels.cpu"
@@ -49,8 +51,27 @@ def _cpu_reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
     return found
 
 
+def _gpu_doubts(op: str, tensors: Sequence[Tensor]) -> list[str]:
+    from ..gpu.support import doubts
+
+    return doubts(op, tensors)
+
+
+def _gpu_reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
+    from ..gpu.support import reasons
+
+    return reasons(op, tensors)
+
+
 BACKENDS: tuple[Backend, ...] = (
     Backend("cpu", "native kernels on CPU tensors, in any floating dtype", _CPU, _cpu_reasons),
+    Backend(
+        "triton",
+        "Triton kernels on CUDA tensors of compute capability 8.0 and newer, in float32, bfloat16 and float16",
+        "jca_fast.kernels.triton",
+        _gpu_reasons,
+        doubts=_gpu_doubts,
+    ),
     Backend("reference", "plain PyTorch on any device, in any floating dtype", None, lambda op, tensors: []),
 )
 
@@ -78,7 +99,7 @@ def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
             raise RuntimeError(f"backend {backend.name!r} cannot serve {op}: " + "; ".join(reasons))
         return backend.name
     for backend in BACKENDS:
-        if not backend.reasons(op, tensors):
+        if not backend.reasons(op, tensors) and not backend.doubts(op, tensors):
             return backend.name
     raise RuntimeError(f"no backend can serve {op}:\n{explain(*tensors, op=op)}")
 
@@ -96,8 +117,11 @@ def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
     taken = False
     for backend in BACKENDS:
         reasons = backend.reasons(op, tensors)
-        if not reasons and forced in ("auto", backend.name) and not taken:
+        doubts = [] if reasons or forced != "auto" else backend.doubts(op, tensors)
+        if not reasons and not doubts and forced in ("auto", backend.name) and not taken:
             verdict, taken = "chosen" if forced == "auto" else "chosen by JCA_FAST_BACKEND", True
+        elif doubts:
+            verdict = 'can serve, not taken by "auto": ' + "; ".join(doubts)
         else:
             verdict = "cannot serve: " + "; ".join(reasons) if reasons else "can serve, not first choice"
         lines.append(f"  {backend.name:<10} {verdict}")

@@ -13,7 +13,7 @@ from jca_fast.ops.dropout import keep_scale, threshold
 from . import table
 from .backward import Problem, Sum, backward_kernel, sum_kernel
 from .forward import forward_kernel
-from .launch import architecture, launch, pad, tier
+from .launch import alike, architecture, launch, pad, tier
 from .tiles import operand
 
 GROUPS = 16
@@ -86,7 +86,7 @@ def launch_backward(
             len(problems),
         ),
         tuple(problems), batch, per_group, groups, seed, threshold(dropout_p), keep_scale(dropout_p),
-        EXACT=level == "exact", DROPOUT=seed is not None, SWAPPED=wanted == "dq",
+        ALIKE=alike(tuple(problems)), EXACT=level == "exact", DROPOUT=seed is not None, SWAPPED=wanted == "dq",
         WANT_DQ=wanted == "all", WANT_DV=wanted != "dq", VALUE_CHUNKS=triton.cdiv(width, block_d),
         **contraction_blocks(segments, level == "exact"), BM=config.rows, BN=config.columns, BO=block_n, BD=block_d,
         num_warps=config.warps, num_stages=config.stages,

@@ -16,8 +16,25 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .tiles import Operand, at, contraction, dot, dot_full, gram, keep, load_part, load_tile, load_tile_t, natural
-from .tiles import order, row_keys, sample_key, store_tile, tanh
+from .tiles import (
+    Operand,
+    at,
+    chosen,
+    contraction,
+    dot,
+    dot_full,
+    gram,
+    keep,
+    load_part,
+    load_tile,
+    load_tile_t,
+    natural,
+    order,
+    row_keys,
+    sample_key,
+    store_tile,
+    tanh,
+)
 
 
 class Problem(NamedTuple):
@@ -42,14 +59,21 @@ class Problem(NamedTuple):
 @triton.jit
 def backward_kernel(
     problems, batch, per_group, groups, p_seed, threshold, keep_scale,
-    EXACT: tl.constexpr, DROPOUT: tl.constexpr, SWAPPED: tl.constexpr, WANT_DQ: tl.constexpr, WANT_DV: tl.constexpr,
-    CHUNKS: tl.constexpr, VALUE_CHUNKS: tl.constexpr,
+    ALIKE: tl.constexpr, EXACT: tl.constexpr, DROPOUT: tl.constexpr, SWAPPED: tl.constexpr,
+    WANT_DQ: tl.constexpr, WANT_DV: tl.constexpr, CHUNKS: tl.constexpr, VALUE_CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Axis 0: column tiles, then groups of samples; axis 1: blocks of N and of D; axis 2: the problems."""
-    for i in tl.static_range(len(problems)):
-        if tl.program_id(2) == i:
-            if tl.program_id(0) < tl.cdiv(problems[i].k.rows, BN) * groups:
+    if ALIKE:
+        x = chosen(problems, tl.program_id(2))
+        if tl.program_id(0) < tl.cdiv(x.k.rows, BN) * groups:
+            columns_of(
+                x, batch, per_group, p_seed, threshold, keep_scale,
+                EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BN, BK, BO, BD,
+            )  # fmt: skip
+    else:
+        for i in tl.static_range(len(problems)):
+            if tl.program_id(2) == i and tl.program_id(0) < tl.cdiv(problems[i].k.rows, BN) * groups:
                 columns_of(
                     problems[i], batch, per_group, p_seed, threshold, keep_scale,
                     EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BN, BK, BO, BD,
@@ -94,13 +118,13 @@ def columns_of(
             inner = q.rows // BM
         for i_m in range(inner):
             b_dk, b_dv = row_tile(
-                b_dk, b_dv, b_k, b_ko, b_v, q, k, v, g, x.dq, i_tile * batch + i_b, i_m * BM,
+                b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, x.dq, i_tile * batch + i_b, i_m * BM,
                 o_l, o_out, o_d, scale, key, x.first, threshold, keep_scale,
                 False, EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BK, BD,
             )  # fmt: skip
         for i_m in range(inner, tl.cdiv(q.rows, BM)):
             b_dk, b_dv = row_tile(
-                b_dk, b_dv, b_k, b_ko, b_v, q, k, v, g, x.dq, i_tile * batch + i_b, i_m * BM,
+                b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, x.dq, i_tile * batch + i_b, i_m * BM,
                 o_l, o_out, o_d, scale, key, x.first, threshold, keep_scale,
                 True, EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BK, BD,
             )  # fmt: skip
@@ -114,15 +138,16 @@ def columns_of(
 
 @triton.jit
 def row_tile(
-    b_dk, b_dv, b_k, b_ko, b_v, q, k, v, g, dq, i_dq, start, o_l, o_out, o_d, scale, key, first, threshold, keep_scale,
+    b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, dq, i_dq, start, o_l, o_out, o_d, scale,
+    key, first, threshold, keep_scale,
     EDGE: tl.constexpr, EXACT: tl.constexpr, DROPOUT: tl.constexpr, SWAPPED: tl.constexpr,
     WANT_DQ: tl.constexpr, WANT_DV: tl.constexpr, CHUNKS: tl.constexpr, VALUE_CHUNKS: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """dk and dv with BM rows from ``start`` added; writes these rows of the partial dq."""
-    DTYPE: tl.constexpr = q.p.dtype.element_ty
-    ONE_LOAD: tl.constexpr = DTYPE != tl.float32 and CHUNKS == 1 and VALUE_CHUNKS == 1 and BK == o_out.shape[0]
-    o_m = order(start, BM, DTYPE)
+    dtype: tl.constexpr = q.p.dtype.element_ty
+    ONE_LOAD: tl.constexpr = dtype != tl.float32 and CHUNKS == 1 and VALUE_CHUNKS == 1 and o_out.shape[0] == BK
+    o_m = order(start, BM, dtype)
     o_r = start + tl.arange(0, BM)
     b_q = load_tile(q, o_r, o_out, EDGE)  # (BM, BO)
     b_g = load_tile(g, o_r, o_d, EDGE)  # (BM, BD)
@@ -131,7 +156,7 @@ def row_tile(
         b_c = tanh(dot(b_k, tl.trans(b_q), b_s), EXACT)  # (BN, BM)
         b_ds = dot(b_v, tl.trans(b_g), b_s)
     else:
-        b_c = tanh(gram(b_k, k, q, o_l, o_m, scale, EDGE, EXACT, CHUNKS, BK), EXACT)
+        b_c = tanh(gram(b_k, o_n, i_part, k, q, o_l, o_m, scale, EDGE, EXACT, CHUNKS, BK), EXACT)
         b_ds = b_s
         if VALUE_CHUNKS == 1:
             b_ds = dot_full(b_v, load_tile_t(g, o_m, o_d, EDGE), b_ds, EXACT, False)
@@ -152,9 +177,9 @@ def row_tile(
         b_c = tl.where(b_keep, b_c, 0.0)
         b_ds = tl.where(b_keep, b_ds * keep_scale, 0.0)
     if WANT_DV:
-        b_dv = dot_full(natural(b_c, DTYPE).to(DTYPE), b_g, b_dv, EXACT, False)
-    b_ds = b_ds.to(DTYPE)
-    b_dk = dot_full(natural(b_ds, DTYPE), b_q, b_dk, EXACT, False)
+        b_dv = dot_full(natural(b_c, dtype).to(dtype), b_g, b_dv, EXACT, False)
+    b_ds = b_ds.to(dtype)
+    b_dk = dot_full(natural(b_ds, dtype), b_q, b_dk, EXACT, False)
     if WANT_DQ:
         b_dq = dot_full(tl.trans(b_ds), b_ko, tl.zeros((BM, o_out.shape[0]), tl.float32), EXACT, False)
         store_tile(at(dq, i_dq), o_m, o_out, b_dq, EDGE)

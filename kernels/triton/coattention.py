@@ -12,7 +12,7 @@ from jca_fast.ops.dropout import keep_scale, threshold
 
 from . import table
 from .attention import contraction_blocks, tanh_attention
-from .launch import architecture, launch, pad, tier
+from .launch import alike, architecture, launch, pad, tier
 from .layer import Modality, layer_kernel
 from .tiles import operand
 
@@ -59,7 +59,7 @@ def joint_coattention(
         layer_kernel,
         (batch * triton.cdiv(max(rows), config.rows), len(modalities)),
         modalities, batch, seed, threshold(dropout_p), keep_scale(dropout_p),
-        EXACT=level == "exact", DROPOUT=seed is not None, KEEP_MAPS=keep_maps,
+        ALIKE=alike(modalities), EXACT=level == "exact", DROPOUT=seed is not None, KEEP_MAPS=keep_maps,
         BM=config.rows, BN=config.columns, BK=contraction_blocks(segments, level == "exact")["BK"],
         BO=pad(segments), BD=pad(width), num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip

@@ -20,17 +20,24 @@ from torch import Tensor
 
 from jca_fast.ops import reference
 
-from .attention import backward_config, group_sizes, launch_backward, launch_sums, partial_sum, single_pass
-from .attention import tanh_attention_backward
+from .attention import (
+    backward_config,
+    group_sizes,
+    launch_backward,
+    launch_sums,
+    partial_sum,
+    single_pass,
+    tanh_attention_backward,
+)
 from .backward import Problem, Sum
 from .coattention import fits, parts_of
-from .launch import launch, pad, tier
+from .launch import alike, launch, pad, tier
 from .layer import Finish, Prepare, finish_kernel, prepare_kernel
 from .tiles import operand
 
 Tensors = Sequence[Tensor]
-ROWS = 64
-"""Rows of one program of the finish kernel."""
+ROWS, WARPS = 32, 8
+"""Rows and warps of one program of the prepare and finish kernels: more rows or fewer warps spill in tier "exact"."""
 
 
 def joint_coattention_backward(
@@ -69,8 +76,8 @@ def _prepare(
     launch(
         prepare_kernel,
         (batch * max(triton.cdiv(x.shape[2], ROWS) for x in inputs), len(inputs)),
-        tuple(prepared), batch, EXACT=tier(inputs[0].dtype) == "exact", BM=ROWS, BO=pad(segments), BD=pad(width),
-        num_warps=4, num_stages=1,
+        tuple(prepared), batch, ALIKE=alike(tuple(prepared)), EXACT=tier(inputs[0].dtype) == "exact",
+        BM=ROWS, BO=pad(segments), BD=pad(width), num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     return prepared
 
@@ -144,6 +151,7 @@ def _finish(
         finish_kernel,
         (max(triton.cdiv(m.x.rows, ROWS) for m in prepared), groups, len(prepared)),
         tuple(finishes), batch, per_group,
-        EXACT=level == "exact", BM=ROWS, BO=pad(segments), BD=pad(width), num_warps=4, num_stages=1,
+        ALIKE=alike(tuple(finishes)), EXACT=level == "exact",
+        BM=ROWS, BO=pad(segments), BD=pad(width), num_warps=WARPS, num_stages=1,
     )  # fmt: skip
     return sums

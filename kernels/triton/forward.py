@@ -5,13 +5,28 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import at, contraction, dot, finite, gram, high, keep, load_part, load_tile, natural, order, row_keys
-from .tiles import sample_key, store_tile, tanh
+from .tiles import (
+    at,
+    contraction,
+    dot,
+    finite,
+    gram,
+    high,
+    keep,
+    load_part,
+    load_tile,
+    natural,
+    order,
+    row_keys,
+    sample_key,
+    store_tile,
+    tanh,
+)
 
 
 @triton.jit
 def attend(
-    b_acc, b_q, q, k, v, o_m, o_d, scale, b_row, first, threshold,
+    b_acc, b_q, o_n, i_part, q, k, v, o_m, o_d, scale, b_row, first, threshold,
     EXACT: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """``b_acc`` (BM, BD) plus what the rows ``o_m`` of q get from all rows of k and v.
@@ -20,12 +35,12 @@ def attend(
     """
     for i_l in range(k.rows // BN):
         b_acc = attend_tile(
-            b_acc, b_q, q, k, v, o_m, i_l * BN, o_d, scale, b_row, first, threshold,
+            b_acc, b_q, o_n, i_part, q, k, v, o_m, i_l * BN, o_d, scale, b_row, first, threshold,
             False, EXACT, DROPOUT, CHUNKS, BN, BK,
         )  # fmt: skip
     if k.rows % BN != 0:
         b_acc = attend_tile(
-            b_acc, b_q, q, k, v, o_m, (k.rows // BN) * BN, o_d, scale, b_row, first, threshold,
+            b_acc, b_q, o_n, i_part, q, k, v, o_m, (k.rows // BN) * BN, o_d, scale, b_row, first, threshold,
             True, EXACT, DROPOUT, CHUNKS, BN, BK,
         )  # fmt: skip
     return b_acc
@@ -33,19 +48,19 @@ def attend(
 
 @triton.jit
 def attend_tile(
-    b_acc, b_q, q, k, v, o_m, start, o_d, scale, b_row, first, threshold,
+    b_acc, b_q, o_n, i_part, q, k, v, o_m, start, o_d, scale, b_row, first, threshold,
     EDGE: tl.constexpr, EXACT: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """:func:`attend` for BN rows of k and v from ``start``; EDGE: some of them are outside."""
-    DTYPE: tl.constexpr = v.p.dtype.element_ty
-    o_l = order(start, BN, DTYPE)
-    b_c = tanh(gram(b_q, q, k, o_m, o_l, scale, EDGE, EXACT, CHUNKS, BK), EXACT)  # (BM, BN)
+    dtype: tl.constexpr = v.p.dtype.element_ty
+    o_l = order(start, BN, dtype)
+    b_c = tanh(gram(b_q, o_n, i_part, q, k, o_m, o_l, scale, EDGE, EXACT, CHUNKS, BK), EXACT)  # (BM, BN)
     if EDGE:
         b_c = tl.where((o_l < k.rows)[None, :], b_c, 0.0)  # Inf in q times the zeros outside k is NaN
     if DROPOUT:
         b_c = tl.where(keep(b_row[:, None], (first + o_l)[None, :], threshold), b_c, 0.0)
-    b_c = natural(b_c, DTYPE)
+    b_c = natural(b_c, dtype)
     b_v = load_tile(v, start + tl.arange(0, BN), o_d, EDGE)  # (BN, BD)
     if EXACT:
         b_ch, b_vh = high(b_c), high(b_v)
@@ -53,7 +68,7 @@ def attend_tile(
         b_acc = dot(b_ch, finite(b_v, b_v - b_vh), b_acc)
         return dot(b_c - b_ch, finite(b_v, b_vh), b_acc)
     else:
-        return dot(b_c.to(DTYPE), b_v, b_acc)
+        return dot(b_c.to(dtype), b_v, b_acc)
 
 
 @triton.jit
@@ -75,7 +90,9 @@ def forward_kernel(
     if DROPOUT:
         b_row = row_keys(sample_key(p_seed, 0, i_b), o_m)
     b_acc = tl.zeros((BM, BD), tl.float32)
-    b_acc = attend(b_acc, b_q, q, k, v, o_m, o_d, scale, b_row, 0, threshold, EXACT, DROPOUT, CHUNKS, BN, BK)
+    b_acc = attend(
+        b_acc, b_q, o_n, i_part, q, k, v, o_m, o_d, scale, b_row, 0, threshold, EXACT, DROPOUT, CHUNKS, BN, BK
+    )
     if DROPOUT:
         b_acc *= keep_scale
     store_tile(at(out, i_b), o_m, o_d, b_acc)

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import table
-
 
 class Target(NamedTuple):
     """Where kernels go in place of the device: an architecture class, and what takes a launch."""
@@ -43,6 +41,12 @@ def leaves(value: Any) -> Any:
             yield from leaves(entry)
     else:
         yield value
+
+
+def alike(entries: tuple[Any, ...]) -> bool:
+    """Whether structures are compiled alike: Triton makes an integer 1 and None constants, a pointer has a type."""
+    kinds = [[x.dtype if isinstance(x, Tensor) else (x is None, x == 1) for x in leaves(e)] for e in entries]
+    return all(kind == kinds[0] for kind in kinds)
 
 
 def architecture(device: torch.device) -> str:

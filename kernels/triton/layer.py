@@ -20,8 +20,21 @@ import triton
 import triton.language as tl
 
 from .forward import attend
-from .tiles import Operand, at, below, contraction, dot_full, load_tile, load_tile_t, part, row_keys, sample_key
-from .tiles import store_tile
+from .tiles import (
+    Operand,
+    at,
+    below,
+    chosen,
+    contraction,
+    dot,
+    dot_full,
+    high,
+    load_tile,
+    load_tile_t,
+    row_keys,
+    sample_key,
+    store_tile,
+)
 
 
 class Modality(NamedTuple):
@@ -44,24 +57,44 @@ class Modality(NamedTuple):
 @triton.jit
 def layer_kernel(
     modalities, batch, p_seed, threshold, keep_scale,
-    EXACT: tl.constexpr, DROPOUT: tl.constexpr, KEEP_MAPS: tl.constexpr,
+    ALIKE: tl.constexpr, EXACT: tl.constexpr, DROPOUT: tl.constexpr, KEEP_MAPS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Axis 0: row tiles of all samples; axis 1: the modalities."""
-    for i in tl.static_range(len(modalities)):
-        if tl.program_id(1) == i:
-            if tl.program_id(0) < batch * tl.cdiv(modalities[i].x.rows, BM):
+    if ALIKE:
+        m = chosen(modalities, tl.program_id(1))
+        if tl.program_id(0) < batch * tl.cdiv(m.x.rows, BM):
+            layer_rows(
+                m, tl.program_id(1), p_seed, threshold, keep_scale, EXACT, DROPOUT, KEEP_MAPS, BM, BN, BK, BO, BD
+            )
+    else:
+        for i in tl.static_range(len(modalities)):
+            if tl.program_id(1) == i and tl.program_id(0) < batch * tl.cdiv(modalities[i].x.rows, BM):
                 layer_rows(
                     modalities[i], i, p_seed, threshold, keep_scale, EXACT, DROPOUT, KEEP_MAPS, BM, BN, BK, BO, BD
                 )
 
 
 @triton.jit
-def queries(b_x, m, o_n, o_c, i_part, EXACT: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr):
-    """The rows of Q = scale * Xᵀ W_j, columns ``o_c``: (BM, BK) in float32."""
-    p_w = m.w_j.p + o_n[:, None] * m.w_j.stride_r + o_c[None, :] * m.w_j.stride_c
-    b_w = tl.load(p_w, mask=(o_n < m.w_j.rows)[:, None] & (i_part < 3)[None, :], other=0.0)  # (BO, BK)
-    return dot_full(b_x, b_w, tl.zeros((BM, BK), tl.float32), EXACT) * tl.cast(m.scale, tl.float32)
+def queries(b_x, m, o_n, EXACT: tl.constexpr):
+    """The rows of Q = scale * Xᵀ W_j: (BM, BO) in float32."""
+    b_w = load_tile(at(m.w_j, 0), o_n, o_n)  # (BO, BO)
+    return dot_full(b_x, b_w, tl.zeros(b_x.shape, tl.float32), EXACT) * tl.cast(m.scale, tl.float32)
+
+
+@triton.jit
+def spread(b_q, o_n, o_c, i_part):
+    """Q (BM, BO) as the left operand of a contraction in the exact tier: (BM, BK), high, high and low halves.
+
+    The copies must come from one number: a last bit that differs between two of them can move its high half by 2^-11.
+    Products with ones copy exactly.
+    """
+    b_qh = high(b_q)
+    copied = o_n[:, None] == o_c[None, :]  # (BO, BK)
+    b_one = tl.where(copied & (i_part < 2)[None, :], 1.0, 0.0)
+    b_low = tl.where(copied & (i_part == 2)[None, :], 1.0, 0.0)
+    b_spread = dot(b_qh, b_one, tl.zeros((b_q.shape[0], o_c.shape[0]), tl.float32))
+    return dot(b_q - b_qh, b_low, b_spread)
 
 
 @triton.jit
@@ -71,7 +104,7 @@ def layer_rows(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One row tile of one sample of one modality."""
-    DTYPE: tl.constexpr = m.x.p.dtype.element_ty
+    dtype: tl.constexpr = m.x.p.dtype.element_ty
     tiles = tl.cdiv(m.x.rows, BM)
     i_b = tl.program_id(0) // tiles
     o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
@@ -79,7 +112,10 @@ def layer_rows(
     x = at(m.x, i_b)
     b_x = load_tile(x, o_m, o_n)  # (BM, BO)
     o_c, i_part = contraction(0, x.columns, BK, EXACT)
-    b_q = part(queries(b_x, m, o_n, o_c, i_part, EXACT, BM, BK).to(DTYPE), i_part[None, :], 2, EXACT)
+    b_q = queries(b_x, m, o_n, EXACT)
+    if EXACT:
+        b_q = spread(b_q, o_n, o_c, i_part)  # (BM, BK)
+    b_q = b_q.to(dtype)
     b_row = o_m
     if DROPOUT:
         b_row = row_keys(sample_key(p_seed, i_modality, i_b), o_m)
@@ -88,7 +124,7 @@ def layer_rows(
     for i in tl.static_range(len(m.parts)):
         k = at(m.parts[i], i_b)
         b_acc = attend(
-            b_acc, b_q, x, k, below(at(m.w_c, 0), first), o_m, o_k, 1.0, b_row, first, threshold,
+            b_acc, b_q, o_c, i_part, x, k, below(at(m.w_c, 0), first), o_m, o_k, 1.0, b_row, first, threshold,
             EXACT, DROPOUT, 1, BN, BK,
         )  # fmt: skip
         first += k.rows
@@ -98,7 +134,7 @@ def layer_rows(
     b_h = tl.where(b_h < 0.0, 0.0, b_h)  # a NaN stays
     if KEEP_MAPS:
         store_tile(at(m.h, i_b), o_m, o_k, b_h)
-    b_out = dot_full(b_h.to(DTYPE), load_tile(at(m.w_h, 0), o_k, o_n), b_x.to(tl.float32), EXACT)  # (BM, BO)
+    b_out = dot_full(b_h.to(dtype), load_tile(at(m.w_h, 0), o_k, o_n), b_x.to(tl.float32), EXACT)  # (BM, BO)
     store_tile(at(m.out, i_b), o_m, o_n, b_out)
 
 
@@ -116,24 +152,33 @@ class Prepare(NamedTuple):
 
 
 @triton.jit
-def prepare_kernel(modalities, batch, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr):
+def prepare_kernel(
+    modalities, batch, ALIKE: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr
+):
     """Axis 0: row tiles of all samples; axis 1: the modalities."""
-    for i in tl.static_range(len(modalities)):
-        if tl.program_id(1) == i:
-            m = modalities[i]
-            tiles = tl.cdiv(m.x.rows, BM)
-            if tl.program_id(0) < batch * tiles:
-                i_b = tl.program_id(0) // tiles
-                o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
-                o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
-                b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
-                i_part = tl.where(o_n < m.x.columns, 0, 3)
-                store_tile(at(m.q, i_b), o_m, o_n, queries(b_x, m, o_n, o_n, i_part, EXACT, BM, BO))
-                b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)  # (BM, BO)
-                b_w = load_tile_t(at(m.w_h, 0), o_k, o_n)  # (BO, BD)
-                b_dh = dot_full(b_g, b_w, tl.zeros((BM, BD), tl.float32), EXACT)  # (BM, BD)
-                b_h = load_tile(at(m.h, i_b), o_m, o_k)
-                store_tile(at(m.dh, i_b), o_m, o_k, tl.where(b_h > 0.0, b_dh, 0.0))
+    if ALIKE:
+        prepare_rows(chosen(modalities, tl.program_id(1)), batch, EXACT, BM, BO, BD)
+    else:
+        for i in tl.static_range(len(modalities)):
+            if tl.program_id(1) == i:
+                prepare_rows(modalities[i], batch, EXACT, BM, BO, BD)
+
+
+@triton.jit
+def prepare_rows(m, batch, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr):
+    """One row tile of one sample of one modality."""
+    tiles = tl.cdiv(m.x.rows, BM)
+    i_b = tl.program_id(0) // tiles
+    if i_b < batch:
+        o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
+        o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
+        b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
+        store_tile(at(m.q, i_b), o_m, o_n, queries(b_x, m, o_n, EXACT))
+        b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)  # (BM, BO)
+        b_w = load_tile_t(at(m.w_h, 0), o_k, o_n)  # (BO, BD)
+        b_dh = dot_full(b_g, b_w, tl.zeros((BM, BD), tl.float32), EXACT, False)  # (BM, BD)
+        b_h = load_tile(at(m.h, i_b), o_m, o_k)
+        store_tile(at(m.dh, i_b), o_m, o_k, tl.where(b_h > 0.0, b_dh, 0.0))
 
 
 class Finish(NamedTuple):
@@ -163,12 +208,16 @@ class Finish(NamedTuple):
 @triton.jit
 def finish_kernel(
     modalities, batch, per_group,
-    EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
+    ALIKE: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Axis 0: row tiles; axis 1: groups of samples; axis 2: the modalities."""
-    for i in tl.static_range(len(modalities)):
-        if tl.program_id(2) == i:
-            if tl.program_id(0) * BM < modalities[i].x.rows:
+    if ALIKE:
+        m = chosen(modalities, tl.program_id(2))
+        if tl.program_id(0) * BM < m.x.rows:
+            finish_rows(m, batch, per_group, EXACT, BM, BO, BD)
+    else:
+        for i in tl.static_range(len(modalities)):
+            if tl.program_id(2) == i and tl.program_id(0) * BM < modalities[i].x.rows:
                 finish_rows(modalities[i], batch, per_group, EXACT, BM, BO, BD)
 
 
@@ -178,7 +227,7 @@ def finish_rows(
     EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One row tile of one modality for one group of samples."""
-    DTYPE: tl.constexpr = m.x.p.dtype.element_ty
+    dtype: tl.constexpr = m.x.p.dtype.element_ty
     i_tile, i_group = tl.program_id(0), tl.program_id(1)
     o_m = i_tile * BM + tl.arange(0, BM)
     o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
@@ -191,19 +240,19 @@ def finish_rows(
         b_dq = tl.zeros((BM, BO), tl.float32)
         for i_column in range(m.tiles):
             b_dq += load_tile(at(m.dq, i_column * batch + i_b), o_m, o_n)
-        b_dq = (b_dq * tl.cast(m.scale, tl.float32)).to(DTYPE)  # now the gradient of Xᵀ W_j
+        b_dq = (b_dq * tl.cast(m.scale, tl.float32)).to(dtype)  # now the gradient of Xᵀ W_j
         b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
         b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)
         b_h = load_tile(at(m.h, i_b), o_m, o_k)  # (BM, BD)
         b_dh = load_tile(at(m.dh, i_b), o_m, o_k)
-        b_dx = dot_full(b_dh, b_wx, b_g.to(tl.float32), EXACT)  # (BM, BO)
-        b_dx = dot_full(b_dq, b_wj, b_dx, EXACT)
+        b_dx = dot_full(b_dh, b_wx, b_g.to(tl.float32), EXACT, False)  # (BM, BO)
+        b_dx = dot_full(b_dq, b_wj, b_dx, EXACT, False)
         for i in tl.static_range(len(m.dj)):
             b_dx += load_tile(at(m.dj[i], i_b), o_m, o_n)
         store_tile(at(m.dx, i_b), o_m, o_n, b_dx)
-        b_dwj = dot_full(tl.trans(b_x), b_dq, b_dwj, EXACT)  # (BO, BO)
-        b_dwx = dot_full(tl.trans(b_dh), b_x, b_dwx, EXACT)  # (BD, BO)
-        b_dwh = dot_full(tl.trans(b_h), b_g, b_dwh, EXACT)
+        b_dwj = dot_full(tl.trans(b_x), b_dq, b_dwj, EXACT, False)  # (BO, BO)
+        b_dwx = dot_full(tl.trans(b_dh), b_x, b_dwx, EXACT, False)  # (BD, BO)
+        b_dwh = dot_full(tl.trans(b_h), b_g, b_dwh, EXACT, False)
     i_out = i_group * tl.cdiv(m.x.rows, BM) + i_tile
     store_tile(at(m.dw_j, i_out), o_n, o_n, b_dwj)
     store_tile(at(m.dw_x, i_out), o_k, o_n, b_dwx)

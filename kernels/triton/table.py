@@ -15,11 +15,11 @@ class Config(NamedTuple):
 
 
 def forward(arch: str, tier: str, rows: int, block: int) -> Config:
-    return {"half": Config(128, 64, 4, 2), "tf32": Config(128, 64, 8, 2), "exact": Config(128, 64, 8, 2)}[tier]
+    return {"half": Config(128, 64, 4, 2), "tf32": Config(128, 64, 8, 2), "exact": Config(128, 64, 8, 1)}[tier]
 
 
 def backward(arch: str, tier: str, columns: int, block: int) -> Config:
-    return {"half": Config(64, 64, 4, 2), "tf32": Config(32, 128, 8, 1), "exact": Config(32, 128, 8, 1)}[tier]
+    return {"half": Config(64, 128, 8, 1), "tf32": Config(32, 128, 8, 1), "exact": Config(32, 128, 8, 1)}[tier]
 
 
 def layer(arch: str, tier: str, rows: int, block: int) -> Config:

@@ -46,6 +46,16 @@ def at(x, i_b):
 
 
 @triton.jit
+def chosen(entries, i_entry):
+    """Entry ``i_entry`` of a tuple of structures that are compiled alike: one piece of code serves them all."""
+    entry = entries[0]
+    for i in tl.static_range(1, len(entries)):
+        if i_entry == i:
+            entry = entries[i]
+    return entry
+
+
+@triton.jit
 def below(x, first):
     """The matrix from row ``first`` on."""
     return Operand(x.p + first * x.stride_r, 0, x.stride_r, x.stride_c, x.rows - first, x.columns)
@@ -171,7 +181,7 @@ def part(b_x, i_part, LOW: tl.constexpr, EXACT: tl.constexpr):
 
 
 @triton.jit
-def order(start, SIZE: tl.constexpr, DTYPE: tl.constexpr):
+def order(start, SIZE: tl.constexpr, dtype: tl.constexpr):
     """The SIZE indices from ``start``, in the order in which the columns of a product are best computed.
 
     A thread holds columns 2t and 2t + 1 of each 8 of an accumulator, but t and t + 4 of the left operand of a TF32
@@ -179,15 +189,15 @@ def order(start, SIZE: tl.constexpr, DTYPE: tl.constexpr):
     order each element would cost a shuffle and two selects. 16-bit products need no such care.
     """
     o_y = tl.arange(0, SIZE)
-    if DTYPE == tl.float32:
+    if dtype == tl.float32:
         o_y = (o_y // 8) * 8 + (o_y % 2) * 4 + (o_y % 8) // 2
     return start + o_y
 
 
 @triton.jit
-def natural(b_x, DTYPE: tl.constexpr):
+def natural(b_x, dtype: tl.constexpr):
     """A tile whose columns are in :func:`order`, with its columns in plain order."""
-    if DTYPE == tl.float32:
+    if dtype == tl.float32:
         b_x = tl.reshape(b_x, (b_x.shape[0], b_x.shape[1] // 8, 4, 2))
         b_x = tl.permute(b_x, (0, 1, 3, 2))
         b_x = tl.reshape(b_x, (b_x.shape[0], b_x.shape[1] * 8))
@@ -196,22 +206,22 @@ def natural(b_x, DTYPE: tl.constexpr):
 
 @triton.jit
 def gram(
-    b_x, x, y, o_x, o_y, scale,
+    b_x, o_n, i_part, x, y, o_x, o_y, scale,
     EDGE: tl.constexpr, EXACT: tl.constexpr, CHUNKS: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """``scale * x yᵀ`` for the rows ``o_x`` and ``o_y``: (rows of x, rows of y) in float32.
 
-    ``b_x`` is the left operand where one chunk of BK slots holds the whole contraction; else it is not read.
+    ``b_x`` is the left operand where one chunk of BK slots, ``o_n`` and ``i_part``, holds the whole contraction; else
+    they are not read.
     """
     b_s = tl.zeros((o_x.shape[0], o_y.shape[0]), tl.float32)
     if CHUNKS == 1:
-        o_n, i_part = contraction(0, x.columns, BK, EXACT)
         return dot(b_x, load_part_t(y, o_y, o_n, i_part, EDGE, EXACT), b_s)
     else:
         for i_chunk in range(CHUNKS):
-            o_n, i_part = contraction(i_chunk * BK, x.columns, BK, EXACT)
-            b_chunk = load_part(x, o_x, o_n, i_part, scale, EXACT)  # (rows of x, BK)
-            b_s = dot(b_chunk, load_part_t(y, o_y, o_n, i_part, EDGE, EXACT), b_s)
+            o_c, i_slot = contraction(i_chunk * BK, x.columns, BK, EXACT)
+            b_chunk = load_part(x, o_x, o_c, i_slot, scale, EXACT)  # (rows of x, BK)
+            b_s = dot(b_chunk, load_part_t(y, o_y, o_c, i_slot, EDGE, EXACT), b_s)
         return b_s
 
 

@@ -1,0 +1,178 @@
+"""Numerical checks of the GPU kernels against float64, beside plain PyTorch at the same dtype and precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops import reference
+from ..ops.library import overload
+
+TIERS = {
+    "exact": (torch.float32, "highest"),
+    "tf32": (torch.float32, "high"),
+    "bfloat16": (torch.bfloat16, "highest"),
+    "float16": (torch.float16, "highest"),
+}
+"""Precision tiers: dtype and ``torch.set_float32_matmul_precision``."""
+FLOOR = {"exact": 3e-7, "tf32": 2e-3, "bfloat16": 4e-3, "float16": 5e-4}
+"""Relative RMS error that always passes: one rounding of the tier, where PyTorch happens to make none."""
+FACTOR = {"out": 2.0, "grad": 3.0}
+"""How much larger than PyTorch's own error an error may be."""
+
+
+class Case(NamedTuple):
+    """One call: the op, its sizes, and its dropout probability."""
+
+    op: str
+    sizes: tuple[int, ...]
+    dropout: float = 0.0
+
+
+class Result(NamedTuple):
+    """One compared quantity: its error, PyTorch's error, both as relative RMS, and the bound it must keep."""
+
+    case: Case
+    what: str
+    error: float
+    baseline: float
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number within its bound."""
+        return self.error <= self.bound
+
+
+QUICK = (
+    Case("tanh_attention", (2, 70, 65, 10, 9, 0), 0.3),
+    Case("joint_coattention", (3, 10, 48, 65, 9, 0), 0.3),
+    Case("visual_reduction", (5, 49, 64)),
+)
+"""The self-check. Sizes: (B, M, L, N, D, v shared), (B, N, d_a, d_v, k, joints), (S, R, D)."""
+FULL = (
+    *QUICK,
+    Case("tanh_attention", (1, 1, 1, 1, 1, 0)),
+    Case("tanh_attention", (2, 512, 1024, 10, 32, 1)),
+    Case("tanh_attention", (18, 33, 130, 13, 150, 1), 0.1),
+    Case("tanh_attention", (2, 65, 100, 70, 5, 0), 0.3),
+    Case("tanh_attention", (1, 40, 30, 200, 300, 1)),
+    Case("joint_coattention", (4, 10, 512, 512, 32, 0)),
+    Case("joint_coattention", (18, 13, 128, 513, 5, 0), 0.1),
+    Case("joint_coattention", (2, 7, 30, 40, 33, 1), 0.3),
+    Case("joint_coattention", (2, 7, 30, 40, 33, 2)),
+    Case("joint_coattention", (2, 70, 30, 40, 9, 0), 0.3),
+    Case("visual_reduction", (64, 49, 512)),
+    Case("visual_reduction", (3, 50, 100)),
+    Case("visual_reduction", (2, 5, 3000)),
+)
+"""What ``jca-fast verify`` runs."""
+
+
+@contextlib.contextmanager
+def precision(tier: str) -> Iterator[torch.dtype]:
+    """Inside, the tier's float32 precision is set; yields its dtype."""
+    dtype, setting = TIERS[tier]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(setting)
+    try:
+        yield dtype
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def run_checks(cases: Sequence[Case], tier: str, device: torch.device | str, backend: str = "triton") -> list[Result]:
+    """Outputs and gradients of every case in one tier, and whether a second run gives the same bits."""
+    results = []
+    with precision(tier) as dtype, torch.no_grad():
+        for case in cases:
+            results += _run_case(case, tier, dtype, torch.device(device), backend)
+    return results
+
+
+def _run_case(case: Case, tier: str, dtype: torch.dtype, device: torch.device, backend: str) -> list[Result]:
+    tensors, seed = _INPUTS[case.op](case), None
+    tensors = [t.to(device, dtype) for t in tensors]
+    if case.dropout:
+        seed = torch.tensor(2**40 + 17, device=device)
+    call = _CALLS[case.op]
+    kernels = [overload(name, backend) for name in (case.op, f"{case.op}_backward")]
+    formulas = [getattr(reference, name) for name in (case.op, f"{case.op}_backward")]
+    got = call(kernels, case, tensors, seed)
+    again = call(kernels, case, tensors, seed)
+    plain = call(formulas, case, tensors, seed)
+    exact = call(formulas, case, [t.double() for t in tensors], seed)
+    same = all(torch.equal(a, b) for a, b in zip((*got[0], *got[1]), (*again[0], *again[1]), strict=True))
+    results = [Result(case, "repeats", 0.0 if same else float("inf"), 0.0, 0.0)]
+    for what, *groups in zip(("out", "grad"), got, plain, exact, strict=True):
+        error = max(_error(a, b) for a, b in zip(groups[0], groups[2], strict=True))
+        baseline = max(_error(a, b) for a, b in zip(groups[1], groups[2], strict=True))
+        results.append(Result(case, what, error, baseline, FACTOR[what] * baseline + FLOOR[tier]))
+    return results
+
+
+def _error(a: Tensor, exact: Tensor) -> float:
+    """RMS of the difference over RMS of the exact values; not a number where ``a`` has a NaN."""
+    scale = exact.square().mean().sqrt().clamp_min(1e-30)
+    return float((a.double() - exact).square().mean().sqrt() / scale)
+
+
+def _random(*shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(sum(sum(s) for s in shapes))
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def _attention_inputs(case: Case) -> list[Tensor]:
+    """q, k, v and the gradient of the output, channels last in memory as the modules have them."""
+    b, m, n_l, n, d, shared = case.sizes
+    return [t.mT for t in _random((b, n, m), (b, n, n_l), (1 if shared else b, d, n_l), (b, d, m))]
+
+
+def _attention(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+    *qkv, grad = tensors
+    options = (0.5 * qkv[0].shape[2] ** -0.5, case.dropout, seed)
+    return [ops[0](*qkv, *options)], ops[1](grad, *qkv, *options)
+
+
+def _layer_inputs(case: Case) -> list[Tensor]:
+    """Two inputs, the joints, the weights and the gradients of both outputs."""
+    b, n, d_a, d_v, k, joints = case.sizes
+    d = [24, 31] if joints == 2 else [50 if joints else d_a + d_v] * 2
+    shapes = [(b, n, d_a), (b, n, d_v), *((b, n, d[i]) for i in range(joints))]
+    weights = [(n, n), (n, n), (k, n), (k, n), (k, d[0]), (k, d[1]), (k, n), (k, n)]
+    scaled = [t * 0.3 for t in _random(*weights)]
+    return [*_random(*shapes), *scaled, *_random((b, n, d_a), (b, n, d_v))]
+
+
+def _layer(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+    joints = case.sizes[-1]
+    inputs, given, weights, grads = tensors[:2], tensors[2 : 2 + joints], tensors[2 + joints : -2], tensors[-2:]
+    groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
+    options = ([0.2, 0.1], case.dropout, seed)
+    out = ops[0](*groups, *options, True)
+    return out, ops[1](grads, out[2:], *groups, *options)
+
+
+def _reduction_inputs(case: Case) -> list[Tensor]:
+    """query, regions and the gradients of both outputs."""
+    s, r, d = case.sizes
+    return _random((s, d), (s, r, d), (s, d), (s, r))
+
+
+def _reduction(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+    query, regions, *grads = tensors
+    scale = case.sizes[-1] ** -0.5
+    out = ops[0](query, regions, scale)
+    return list(out), ops[1](*grads, query, regions, out[1], scale, True)
+
+
+_INPUTS = {
+    "tanh_attention": _attention_inputs,
+    "joint_coattention": _layer_inputs,
+    "visual_reduction": _reduction_inputs,
+}
+_CALLS = {"tanh_attention": _attention, "joint_coattention": _layer, "visual_reduction": _reduction}

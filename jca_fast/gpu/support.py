@@ -1,0 +1,60 @@
+"""What the Triton backend can serve, in words: its row in the table of backends."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+OPS = ("tanh_attention", "joint_coattention", "visual_reduction")
+DTYPES = {torch.float32: "", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+CHANNELS = 8192
+"""Channels of a region that the visual kernel holds in registers."""
+
+
+def reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
+    """Why the kernels cannot serve ``op`` on these tensors; empty where they can."""
+    found = []
+    if op not in OPS:
+        found.append(f"it has no kernel for {op}")
+    found += [f"it serves CUDA tensors, got {t.device}" for t in tensors if t.device.type != "cuda"][:1]
+    found += [f"it serves float32, bfloat16 and float16, got {t.dtype}" for t in tensors if t.dtype not in DTYPES][:1]
+    if op == "visual_reduction" and tensors and tensors[0].shape[-1] > CHANNELS:
+        found.append(f"it serves up to {CHANNELS} channels of a region, got {tensors[0].shape[-1]}")
+    if any(_span(t) >= 2**31 for t in tensors):
+        found.append("one sample of a tensor spans 2^31 elements or more")
+    if not found and tensors and (problem := _problem(tensors[0].device.index or 0)):
+        found.append(problem)
+    return found
+
+
+def doubts(op: str, tensors: Sequence[Tensor]) -> list[str]:
+    """Why "auto" does not use the kernels although they could serve: nothing has shown that they are right here."""
+    from .trust import doubt
+
+    tier = DTYPES[tensors[0].dtype] or ("exact" if torch.get_float32_matmul_precision() == "highest" else "tf32")
+    found = doubt(tensors[0].device.index or 0, tier)
+    return [found] if found else []
+
+
+def _span(t: Tensor) -> int:
+    """Elements from the first to the last of one sample, in memory."""
+    return sum((size - 1) * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True))
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _problem(index: int) -> str:
+    """Why no kernel can run on CUDA device ``index``; "" where they can."""
+    if torch.version.hip:
+        return "it is not offered on ROCm"
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"triton cannot be imported: {error}"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < (8, 0):
+        return f"it needs compute capability 8.0 or newer, got {capability[0]}.{capability[1]}"
+    return ""
