@@ -18,7 +18,7 @@ from jca_fast.visualize import visualize
 from jca_fast.visualize.attention import draw_attention, hits
 from jca_fast.visualize.clips import ClipSource, ClipView, read_frames
 from jca_fast.visualize.fusion import MAX_CELLS, block_means, draw_maps, saturation
-from jca_fast.visualize.style import RIGHT, WRONG, mark_peak, new_figure, outline
+from jca_fast.visualize.style import RIGHT, WRONG, draw_weights, mark_peak, new_figure, outline
 from jca_fast.visualize.timeline import draw_timeline
 
 SEGMENTS = 4
@@ -235,6 +235,28 @@ def test_hits_are_those_of_the_pointing_game(source):
         game += metrics.pointing_game(attention, position, torch.from_numpy(view.audible)[None])
     assert (sum(c[0] for c in counted), sum(c[1] for c in counted)) == (game.hits, game.segments)
     assert hits(plain_view()) is None
+
+
+def test_hits_count_only_segments_where_the_object_is_heard_and_seen():
+    attention, position = np.zeros((3, 2, 2)), np.zeros((3, 2, 2), dtype=bool)
+    attention[:, 0, 1] = 1
+    position[:2, 0, 1] = True  # heard and seen, seen but silent, heard but not seen
+    view = plain_view(attention=attention, position=position, audible=np.array([True, False, True]))
+    assert hits(view) == (1, 1)
+
+
+def test_attention_over_a_frame_is_clearest_where_it_is_largest_and_the_frame_is_grey():
+    axes = new_figure(3, 3).subplots()
+    frame = np.zeros((4, 6, 3), dtype=np.uint8)
+    frame[..., 1] = 200
+    weights = np.array([[0.0, 0.1], [0.2, 0.4]])
+    image = draw_weights(axes, weights, 0.4, (0, 1, 0, 1), frame)
+    below, alpha = axes.images[0], image.get_alpha()
+    assert below.get_array().shape == (4, 6)
+    assert np.allclose(below.get_array(), 0.587 * 200)
+    assert image.get_clim() == (0, 0.4)
+    assert np.all(np.diff(alpha.ravel()) > 0)
+    assert 0 < alpha.min() < alpha.max() < 1
 
 
 def test_planted_object_is_outlined_at_its_place():

@@ -16,13 +16,15 @@ import importlib
 from typing import Any
 
 EPILOG = """\
-Frames: one folder for each clip, named by its video id (by its row without Annotations.txt), holding one image for each
-segment, counted from 0: FRAMES/<video id>/<segment>.jpg, .jpeg or .png; leading zeros do no harm.
+Frames: one folder for each clip, named by its video id (by its row without
+Annotations.txt), holding one image for each segment, counted from 0:
+FRAMES/<video id>/<segment>.jpg, .jpeg or .png; leading zeros do no harm.
 
-Clips: a number takes so many from the split, in its order: first those whose event begins or ends inside the clip, one
-of each class. The predictions play no part in the choice. Otherwise a comma-separated list of video ids, of rows
-written as "412:", or of names as `jca-fast predict` writes them, "412:<video id>"; an id that begins with a dash needs
-the equals sign, --clips=-abc.
+Clips: a number takes so many from the split, in its order: first those whose
+event begins or ends inside the clip, one of each class. The predictions play
+no part in the choice. Otherwise a comma-separated list of video ids, of rows
+written as "412:", or of names as `jca-fast predict` writes them,
+"412:<video id>"; an id that begins with a dash needs --clips=-abc.
 """
 
 
