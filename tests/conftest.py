@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # before anything imports triton, which then keeps to it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from jca_fast.ops import backends
 

@@ -149,12 +149,14 @@ def _layer_inputs(case: Case) -> list[Tensor]:
 
 
 def _layer(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+    """All get the same H in the backward: one that rounds to the other side of the ReLU would be another function."""
     joints = case.sizes[-1]
     inputs, given, weights, grads = tensors[:2], tensors[2 : 2 + joints], tensors[2 + joints : -2], tensors[-2:]
     groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
     options = ([0.2, 0.1], case.dropout, seed)
-    out = ops[0](*groups, *options, True)
-    return out, ops[1](grads, out[2:], *groups, *options)
+    wide = [[t.double() for t in group] for group in groups]
+    maps = [h.to(inputs[0].dtype) for h in reference.joint_coattention(*wide, *options, True)[2:]]
+    return ops[0](*groups, *options, True), ops[1](grads, maps, *groups, *options)
 
 
 def _reduction_inputs(case: Case) -> list[Tensor]:

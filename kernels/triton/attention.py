@@ -47,7 +47,7 @@ def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: flo
     out = q.new_empty((batch, rows, width))
     level = tier(q.dtype)
     block = value_block(width)
-    config = table.forward(architecture(q.device), level, batch * rows, block)
+    config = table.forward(architecture(q.device), level, batch * rows)
     launch(
         forward_kernel,
         (batch * triton.cdiv(rows, config.rows), triton.cdiv(width, block)),
@@ -67,21 +67,20 @@ def single_pass(level: str, segments: int) -> bool:
 
 
 def launch_backward(
-    problems: Sequence[Problem], level: str, samples: tuple[int, int, int], sizes: tuple[int, int],
-    dropout_p: float, seed: Tensor | None, wanted: str,
+    problems: Sequence[Problem], config: table.Config, level: str, samples: tuple[int, int, int],
+    sizes: tuple[int, int], dropout_p: float, seed: Tensor | None, wanted: str,
 ) -> None:  # fmt: skip
     """One backward pass over ``samples`` = (batch, samples in a group, groups), ``sizes`` = (N, D).
 
-    ``wanted``: "all" gradients, "dk dv", or "dq", in which case the problems have their roles swapped.
+    ``config`` is the one by whose columns the caller sized dq. ``wanted``: "all" gradients, "dk dv", or "dq", in which
+    case the problems have their roles swapped.
     """
     (batch, per_group, groups), (segments, width) = samples, sizes
     block_n, block_d = min(pad(segments), 64), value_block(width)
-    columns = [p.k.rows for p in problems]
-    config = backward_config(problems[0].g.p.device, level, batch * sum(columns), width)
     launch(
         backward_kernel,
         (
-            triton.cdiv(max(columns), config.columns) * groups,
+            triton.cdiv(max(p.k.rows for p in problems), config.columns) * groups,
             max(triton.cdiv(segments, block_n), triton.cdiv(width, block_d) if wanted != "dq" else 1),
             len(problems),
         ),
@@ -93,9 +92,9 @@ def launch_backward(
     )  # fmt: skip
 
 
-def backward_config(device: torch.device, level: str, columns: int, width: int) -> table.Config:
+def backward_config(device: torch.device, level: str, columns: int) -> table.Config:
     """The tile shape of a backward pass over ``columns`` columns in all samples."""
-    return table.backward(architecture(device), level, columns, value_block(width))
+    return table.backward(architecture(device), level, columns)
 
 
 def launch_sums(sums: Sequence[Sum]) -> None:
@@ -126,15 +125,16 @@ def tanh_attention_backward(
         dv_part = q.new_empty((groups, columns, width), dtype=torch.float32)
         sums.append(partial_sum(dv_part, dv))
     problem = Problem(*(operand(x) for x in (q, k, v, grad_out, dk, dv_part)), None, scale, 0, 0)
-    args = ((segments, width), dropout_p, seed)
+    config = backward_config(q.device, level, batch * columns)
+    samples, args = (batch, per_group, groups), ((segments, width), dropout_p, seed)
     if single_pass(level, segments):
-        tiles = triton.cdiv(columns, backward_config(q.device, level, batch * columns, width).columns)
+        tiles = triton.cdiv(columns, config.columns)
         dq_part = q.new_empty((tiles * batch, rows, segments), dtype=torch.float32)
         sums.append(partial_sum(dq_part, dq))
-        launch_backward([problem._replace(dq=operand(dq_part))], level, (batch, per_group, groups), *args, "all")
+        launch_backward([problem._replace(dq=operand(dq_part))], config, level, samples, *args, "all")
     else:
-        launch_backward([problem], level, (batch, per_group, groups), *args, "dk dv")
+        launch_backward([problem], config, level, samples, *args, "dk dv")
         swapped = problem._replace(q=problem.k, k=problem.q, v=problem.g, g=problem.v, dk=operand(dq))
-        launch_backward([swapped], level, (batch, 1, batch), *args, "dq")
+        launch_backward([swapped], config, level, (batch, 1, batch), *args, "dq")
     launch_sums(sums)
     return dq, dk, dv

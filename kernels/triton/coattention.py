@@ -54,7 +54,7 @@ def joint_coattention(
         for i, (x, parts) in enumerate(zip(inputs, parts_of(inputs, joints), strict=True))
     )  # fmt: skip
     rows = [x.shape[2] for x in inputs]
-    config = table.layer(architecture(inputs[0].device), level, batch * sum(rows), pad(width))
+    config = table.forward(architecture(inputs[0].device), level, batch * sum(rows))
     launch(
         layer_kernel,
         (batch * triton.cdiv(max(rows), config.rows), len(modalities)),

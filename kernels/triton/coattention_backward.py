@@ -108,13 +108,14 @@ def _attention_backward(
 
     own = len(joints) == len(inputs)
     dj = None if own else scratch(len(inputs), batch, segments, w_c[0].shape[1])
+    all_parts = parts_of(inputs, joints)
+    config = backward_config(inputs[0].device, level, batch * sum(p.shape[2] for parts in all_parts for p in parts))
     problems, dqs, dw_cs = [], [], []
-    for i, (m, parts) in enumerate(zip(prepared, parts_of(inputs, joints), strict=True)):
+    for i, (m, parts) in enumerate(zip(prepared, all_parts, strict=True)):
         dw_cs.append(scratch(groups, *w_c[i].shape))
         firsts = [0, *accumulate(p.shape[2] for p in parts)]
         target = grad_joints[i] if own else dj[i]  # (B, N, d)
-        tile = backward_config(inputs[0].device, level, batch * firsts[-1], width).columns
-        slots = [0, *accumulate(triton.cdiv(p.shape[2], tile) * batch if once else batch for p in parts)]
+        slots = [0, *accumulate(triton.cdiv(p.shape[2], config.columns) * batch if once else batch for p in parts)]
         dqs.append(scratch(slots[-1], m.x.rows, segments))
         for j, part in enumerate(parts):
             columns = slice(firsts[j], firsts[j + 1])
@@ -122,11 +123,11 @@ def _attention_backward(
             dk, dv = operand(target[..., columns].mT), operand(dw_cs[i][..., columns].mT)
             dq = operand(dqs[i][slots[j] : slots[j + 1]])
             problems.append(Problem(m.q, k, v, m.dh, dk, dv, dq, 1.0, i, firsts[j]))
-    args = (level, (batch, per_group, groups), (segments, width), dropout_p, seed)
-    launch_backward(problems, *args, "all" if once else "dk dv")
+    args = ((segments, width), dropout_p, seed)
+    launch_backward(problems, config, level, (batch, per_group, groups), *args, "all" if once else "dk dv")
     if not once:
         swapped = [p._replace(q=p.k, k=p.q, v=p.g, g=p.v, dk=p.dq) for p in problems]
-        launch_backward(swapped, level, (batch, 1, batch), *args[2:], "dq")
+        launch_backward(swapped, config, level, (batch, 1, batch), *args, "dq")
     return Core(dqs, dw_cs, dj)
 
 
