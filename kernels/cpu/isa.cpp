@@ -38,12 +38,29 @@ JCA_OP(coattention_backward, jca_coattention)
 JCA_OP(reduction_forward, jca_reduction)
 JCA_OP(reduction_backward, jca_reduction)
 
+// The yardstick of the benchmarks: `steps` x 12 independent multiply-adds of whole float32 vectors, in registers.
+// Returns the number of multiply-adds of single numbers, which divided by the time is this machine's peak.
+int64_t fma_yardstick(int64_t steps, float* sink) {
+    f32v acc[12];
+    const f32v x = splat(0.999f);
+    for (int i = 0; i < 12; i++) acc[i] = splat((float)i);
+    for (int64_t s = 0; s < steps; s++) {
+#pragma GCC unroll 16
+        for (int i = 0; i < 12; i++) acc[i] = acc[i] * x + x;
+    }
+    f32v sum = acc[0];
+    for (int i = 1; i < 12; i++) sum += acc[i];
+    *sink = sum[0];
+    return steps * 12 * Simd<float>::lanes;
+}
+
 }  // namespace
 
 extern const Kernels kernels;
 const Kernels kernels = {
     tanh_attention_forward_any, tanh_attention_backward_any, affinity_forward_any,  affinity_backward_any,
     coattention_forward_any,    coattention_backward_any,    reduction_forward_any, reduction_backward_any,
+    fma_yardstick,
 };
 
 }  // namespace JCA_ISA

@@ -14,6 +14,7 @@ struct Kernels {
     int (*coattention_backward)(const jca_coattention&);
     int (*reduction_forward)(const jca_reduction&);
     int (*reduction_backward)(const jca_reduction&);
+    int64_t (*fma_yardstick)(int64_t steps, float* sink);
 };
 
 }  // namespace jca

@@ -45,6 +45,8 @@ def _prepare(library: ctypes.CDLL) -> str | None:
     """Prototypes, version, instruction set, torch's threads, registration of the ops; None or a reason."""
     for name in ("jca_status_string", "jca_isa_name", "jca_isa_available"):
         getattr(library, name).restype = ctypes.c_char_p
+    library.jca_fma_yardstick.restype = ctypes.c_int64
+    library.jca_fma_yardstick.argtypes = [ctypes.c_int64]
     for name in FUNCTIONS:
         getattr(library, name).argtypes = [ctypes.c_char_p]
     if (version := library.jca_abi_version()) != ABI_VERSION:

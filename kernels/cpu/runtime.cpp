@@ -258,6 +258,13 @@ JCA_EXPORT int jca_use_torch(const char* libtorch_cpu) {
 // Threads that the next call may use: torch.get_num_threads(), or 1 without torch's pool.
 JCA_EXPORT int jca_threads(void) { return (int)jca::thread_count(); }
 
+// Runs a loop of multiply-adds at this machine's peak rate and returns how many; for benchmarks.
+JCA_EXPORT int64_t jca_fma_yardstick(int64_t steps) {
+    float sink;
+    const jca::Level* level = jca::active.load();
+    return level ? level->kernels->fma_yardstick(steps, &sink) : 0;
+}
+
 #define JCA_ENTRY(name)                                                                                              \
     JCA_EXPORT int jca_##name##_forward(const jca_##name* a) { return jca::call(a, false, &Kernels::name##_forward); } \
     JCA_EXPORT int jca_##name##_backward(const jca_##name* a) { return jca::call(a, true, &Kernels::name##_backward); }

@@ -1,0 +1,106 @@
+"""Side-by-side timing: every round runs all providers one after the other, and ratios are taken within a round.
+
+On a shared machine absolute times drift by tens of percent while the ratio of two neighbours hardly moves, so a
+speed-up here is the median of the per-round ratios, and it counts only after a parity check in the same process.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+Provider = Callable[[], object]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def flatten(result: object) -> list[Tensor]:
+    """The tensors of a result, whatever tuples they are in."""
+    if isinstance(result, Tensor):
+        return [result]
+    return [t for part in result for t in flatten(part)] if isinstance(result, Sequence) else []
+
+
+def check_parity(providers: dict[str, Provider], rtol: float = 2e-4) -> None:
+    """All providers must give the first one's numbers, to ``rtol`` of its largest."""
+    (reference, first), *others = ((name, flatten(run())) for name, run in providers.items())
+    for name, tensors in others:
+        for i, (a, b) in enumerate(zip(tensors, first, strict=True)):
+            worst = ((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).item() if a.numel() else 0.0
+            if not worst <= rtol:
+                raise AssertionError(
+                    f"result {i} of {name} differs from {reference} by {worst:.1e} of its largest number"
+                )
+
+
+def seconds(run: Provider) -> float:
+    """The time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleave(providers: dict[str, Provider], rounds: int) -> dict[str, list[float]]:
+    """Times of every provider, round by round, after one warm-up each."""
+    for run in providers.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in providers}
+    for _ in range(rounds):
+        for name, run in providers.items():
+            times[name].append(seconds(run))
+    return times
+
+
+def summarise(times: dict[str, list[float]], ours: str = "jca_fast") -> dict[str, dict[str, float]]:
+    """Median milliseconds of each provider and its time over ours."""
+    return {
+        name: {
+            "ms": round(1e3 * median(values), 4),
+            "ratio": round(median(a / b for a, b in zip(values, times[ours], strict=True)), 3),
+        }
+        for name, values in times.items()
+    }
+
+
+def best_seconds(run: Provider, rounds: int) -> float:
+    """The shortest of many calls: for cycle counts, where noise only ever adds."""
+    return min(seconds(run) for _ in range(rounds))
+
+
+@functools.cache
+def machine() -> dict[str, object]:
+    """What a reader needs to judge the numbers."""
+    from jca_fast.kernels.cpu import describe
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "kernels": describe(),
+        "torch": torch.__version__,
+        "commit": git.stdout.strip(),
+    }
+
+
+def in_process(module: str, *arguments: str, **environment: str) -> dict:
+    """Run ``python -m module arguments`` with an environment of its own; its last line is JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"python -m {module} {' '.join(arguments)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])

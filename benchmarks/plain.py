@@ -1,0 +1,77 @@
+"""The baselines: the published arithmetic in plain PyTorch, batched as the paper's equations say, and the Python loop.
+
+They take the parameters of the library's own layers, so that every provider of a benchmark computes the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jca_fast.modules.joint_coattention import PaperLayer, ReleasedLayer
+from jca_fast.modules.linear import Linear
+
+
+def paper_layer(layer: PaperLayer, inputs: Sequence[Tensor], p: float = 0.0) -> tuple[Tensor, ...]:
+    """Eqs. 3-6 for all modalities; X (B, N, d_x)."""
+    joint = torch.cat(list(inputs), dim=-1)  # (B, N, d)
+    out = []
+    for i, x in enumerate(inputs):
+        w_j, w_x, w_c, w_h = (layer.weights(symbol)[i] for symbol in ("W_j", "W_", "W_c", "W_h"))
+        c = torch.tanh(x.mT @ (w_j @ joint) / joint.shape[-1] ** 0.5)  # (B, d_x, d)
+        if p:
+            c = F.dropout(c, p)
+        h = torch.relu(w_x @ x + w_c @ c.mT)  # (B, k, d_x)
+        out.append(x + w_h.mT @ h)
+    return tuple(out)
+
+
+def paper_loop(layer: PaperLayer, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What most published code does: one clip of the batch after the other."""
+    clips = [paper_layer(layer, [x[b : b + 1] for x in inputs]) for b in range(inputs[0].shape[0])]
+    return tuple(torch.cat(parts) for parts in zip(*clips, strict=True))
+
+
+def released_layer(layer: ReleasedLayer, inputs: Sequence[Tensor], p: float = 0.0) -> tuple[Tensor, ...]:
+    """The released code's layer, its Linears on ``F.linear``; X (B, N, d_x)."""
+    query_linear = layer.joint.fc[0]  # type: ignore[index]
+    query = F.linear(torch.cat(list(inputs), dim=-1), query_linear.weight, query_linear.bias)  # (B, N, d)
+    out = []
+    for x, key, value, output in zip(inputs, layer.key, layer.value, layer.output, strict=True):
+        k = F.linear(x.mT, key.weight, key.bias)  # (B, d_x, N)
+        c = torch.tanh(k @ query / query.shape[-1] ** 0.5)  # (B, d_x, d)
+        if p:
+            c = F.dropout(c, p)
+        t = torch.relu(torch.tanh(F.linear(x, value.weight, value.bias) @ c))  # (B, N, d)
+        update = torch.relu(F.linear(t, output.weight, output.bias))
+        out.append(x + (F.dropout(update, p) if p else update))
+    return tuple(out)
+
+
+def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
+    """The published arithmetic of a module of the library; None where the module is plain PyTorch already."""
+    if isinstance(module, PaperLayer):
+        return lambda *x: paper_layer(module, x, module.dropout if module.training else 0.0)
+    if isinstance(module, ReleasedLayer):
+        return lambda *x: released_layer(module, x, module.dropout.p if module.training else 0.0)
+    if isinstance(module, Linear):
+        return lambda x: F.linear(x, module.weight, module.bias)
+    return None
+
+
+@contextmanager
+def plain_model(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, every Joint Co-Attention layer and every Linear of ``model`` runs the published arithmetic."""
+    formulas = [(module, formula) for module in model.modules() if (formula := plain_forward(module))]
+    for module, formula in formulas:
+        module.forward = formula  # type: ignore[method-assign]
+    try:
+        yield model
+    finally:
+        for module, _ in formulas:
+            del module.forward
