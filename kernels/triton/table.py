@@ -27,9 +27,9 @@ _FORWARD = {
     ("half", "large"): {"": Config(128, 64, 4, 2)},
     ("half", "small"): {"": Config(32, 64, 2, 2)},
     ("tf32", "large"): {"": Config(128, 64, 8, 2), "sm100": Config(128, 64, 4, 2)},
-    ("tf32", "small"): {"": Config(32, 64, 2, 2)},
+    ("tf32", "small"): {"": Config(32, 32, 2, 2)},
     ("exact", "large"): {"": Config(128, 32, 8, 1), "sm90": Config(128, 64, 8, 1), "sm100": Config(128, 64, 8, 1)},
-    ("exact", "small"): {"": Config(32, 32, 4, 1)},
+    ("exact", "small"): {"": Config(64, 32, 4, 1), "sm120": Config(128, 32, 8, 1)},
 }
 _BACKWARD = {
     ("half", "large"): {"": Config(32, 128, 8, 1), "sm90": Config(64, 128, 8, 1), "sm100": Config(64, 64, 4, 2)},
