@@ -1,4 +1,7 @@
-"""The fixture ``paired``: providers timed side by side after a parity check, and one table at the end of a run."""
+"""The fixture ``paired``: providers timed side by side after a parity check, and one table at the end of a run.
+
+pytest benchmarks/ --benchmark-only --benchmark-json=benchmarks/results/cpu.json
+"""
 
 from __future__ import annotations
 

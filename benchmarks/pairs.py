@@ -31,16 +31,17 @@ def flatten(result: object) -> list[Tensor]:
     return [t for part in result for t in flatten(part)] if isinstance(result, Sequence) else []
 
 
-def check_parity(providers: dict[str, Provider], rtol: float = 2e-4) -> None:
-    """All providers must give the first one's numbers, to ``rtol`` of its largest."""
+def check_parity(providers: dict[str, Provider], tolerance: float = 1e-3) -> None:
+    """All providers must give the first one's numbers: root mean square of the difference over that of the numbers.
+
+    Not the largest difference: one input that a rounding moves across the corner of a ReLU changes one gradient a lot.
+    """
     (reference, first), *others = ((name, flatten(run())) for name, run in providers.items())
     for name, tensors in others:
         for i, (a, b) in enumerate(zip(tensors, first, strict=True)):
-            worst = ((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).item() if a.numel() else 0.0
-            if not worst <= rtol:
-                raise AssertionError(
-                    f"result {i} of {name} differs from {reference} by {worst:.1e} of its largest number"
-                )
+            worst = ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
+            if not worst <= tolerance:
+                raise AssertionError(f"result {i} of {name} differs from {reference} by {worst:.1e} of its size")
 
 
 def seconds(run: Provider) -> float:
