@@ -153,9 +153,10 @@ def _layer(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], see
     joints = case.sizes[-1]
     inputs, given, weights, grads = tensors[:2], tensors[2 : 2 + joints], tensors[2 + joints : -2], tensors[-2:]
     groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
-    options = ([0.2, 0.1], case.dropout, seed)
-    wide = [[t.double() for t in group] for group in groups]
-    maps = [h.to(inputs[0].dtype) for h in reference.joint_coattention(*wide, *options, True)[2:]]
+    options: tuple[Any, ...] = ([0.2, 0.1], case.dropout, seed)
+    wide: list[Any] = [[t.double() for t in group] for group in groups]
+    everything: list[Any] = [*wide, *options, True]
+    maps = [h.to(inputs[0].dtype) for h in reference.joint_coattention(*everything)[2:]]
     return ops[0](*groups, *options, True), ops[1](grads, maps, *groups, *options)
 
 

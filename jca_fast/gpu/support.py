@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 OPS = ("tanh_attention", "joint_coattention", "visual_reduction")
-DTYPES = {torch.float32: "", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 CHANNELS = 8192
 """Channels of a region that the visual kernel holds in registers."""
 
@@ -32,11 +32,18 @@ def reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
 
 def doubts(op: str, tensors: Sequence[Tensor]) -> list[str]:
     """Why "auto" does not use the kernels although they could serve: nothing has shown that they are right here."""
+    found = _doubt(tensors[0].device.index or 0, DTYPES[tensors[0].dtype])
+    return [found] if found else []
+
+
+@torch.compiler.assume_constant_result
+def _doubt(index: int, dtype: str) -> str:
+    """Why "auto" must not use the kernels on CUDA device ``index`` for a dtype; "" where it may."""
     from .trust import doubt
 
-    tier = DTYPES[tensors[0].dtype] or ("exact" if torch.get_float32_matmul_precision() == "highest" else "tf32")
-    found = doubt(tensors[0].device.index or 0, tier)
-    return [found] if found else []
+    if dtype == "float32":
+        dtype = "exact" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return doubt(index, dtype)
 
 
 def _span(t: Tensor) -> int:
@@ -45,9 +52,13 @@ def _span(t: Tensor) -> int:
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def _problem(index: int) -> str:
     """Why no kernel can run on CUDA device ``index``; "" where they can."""
+    return _found_problem(index)
+
+
+@functools.cache
+def _found_problem(index: int) -> str:
     if torch.version.hip:
         return "it is not offered on ROCm"
     try:

@@ -20,7 +20,6 @@ from .._version import __version__
 from .verified import VERIFIED
 
 
-@torch.compiler.assume_constant_result
 def doubt(index: int, tier: str) -> str:
     """Why "auto" must not use the kernels on CUDA device ``index`` in ``tier``; "" where it may."""
     if (architecture(index), tier) in VERIFIED:
@@ -92,7 +91,7 @@ def _path() -> Path:
 @functools.cache
 def _key(index: int) -> str:
     """What a verdict holds for: device, driver and versions."""
-    driver = torch._C._cuda_getDriverVersion() if torch.cuda.is_available() else 0
+    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
     versions = (torch.__version__, importlib.metadata.version("triton"), __version__)
     return " | ".join((torch.cuda.get_device_name(index), architecture(index), f"driver {driver}", *versions))
 

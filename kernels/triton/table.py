@@ -25,7 +25,7 @@ SMALL = 8192
 
 _FORWARD = {
     ("half", "large"): {"": Config(128, 64, 4, 2)},
-    ("half", "small"): {"": Config(32, 64, 2, 2)},
+    ("half", "small"): {"": Config(32, 32, 2, 2)},
     ("tf32", "large"): {"": Config(128, 64, 8, 2), "sm100": Config(128, 64, 4, 2)},
     ("tf32", "small"): {"": Config(32, 32, 2, 2)},
     ("exact", "large"): {"": Config(128, 32, 8, 1), "sm90": Config(128, 64, 8, 1), "sm100": Config(128, 64, 8, 1)},
@@ -35,7 +35,7 @@ _BACKWARD = {
     ("half", "large"): {"": Config(32, 128, 8, 1), "sm90": Config(64, 128, 8, 1), "sm100": Config(64, 64, 4, 2)},
     ("half", "small"): {"": Config(32, 32, 2, 1)},
     ("tf32", "large"): {"": Config(16, 128, 8, 1), "sm90": Config(32, 128, 8, 1), "sm100": Config(32, 128, 8, 1)},
-    ("tf32", "small"): {"": Config(16, 32, 2, 1)},
+    ("tf32", "small"): {"": Config(16, 64, 4, 1)},
     ("exact", "large"): {"": Config(16, 128, 8, 1), "sm90": Config(32, 128, 8, 1)},
     ("exact", "small"): {"": Config(16, 64, 4, 1)},
 }
