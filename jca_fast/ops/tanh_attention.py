@@ -44,7 +44,7 @@ def tanh_attention(
         dropout_p: probability with which elements of the (M, L) matrix are dropped, quantised to 1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
         seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
-        backend: "auto" or a name of :func:`jca_fast.backends`; one that cannot serve raises and says why.
+        backend: "auto" or the name of a backend; one that cannot serve raises and says why.
 
     Returns:
         (B, M, D) in the dtype of the inputs; under autocast, in autocast's dtype.
