@@ -103,11 +103,14 @@ class CAM(nn.Module):
         inputs = self._encode(audio, visual)
         joint = torch.cat(inputs, dim=-1)  # (B, N, d)
         c = tuple(joint_affinity(x, joint, w) for x, w in zip(inputs, self._weights("affine_"), strict=True))
-        parts = zip(inputs, c, (self.W_a, self.W_v), (self.W_ca, self.W_cv), strict=True)
+        parts = zip(inputs, c, self._linears("W_"), self._linears("W_c"), strict=True)
         return {"C": c, "H": tuple(torch.relu(w_c(c_x) + w_x(x.mT)) for x, c_x, w_x, w_c in parts)}
 
+    def _linears(self, symbol: str) -> list[nn.Linear]:
+        return [getattr(self, symbol + name) for name in "av"]
+
     def _weights(self, symbol: str) -> list[Tensor]:
-        return [getattr(self, symbol + name).weight for name in "av"]
+        return [linear.weight for linear in self._linears(symbol)]
 
     def _encode(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
         for name, x, width in zip(("audio", "visual"), (audio, visual), self.in_dims, strict=True):

@@ -1,0 +1,81 @@
+"""The speaker verification model of praveena2j/RJCAforSpeakerVerification.
+
+In place of ``from orig_cam import CAM`` and of the ``FusionModel`` of its trainer::
+
+    from jca_fast.compat.speaker import CAM, FusionModel
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..heads import AttentiveStatisticsPooling
+from .layers import init_weights
+from .released import LSTM, BottomUpExtract, DCNLayer, PredictLayer
+
+
+class CAM(nn.Module):
+    """Face and voice features fused by joint co-attention, one vector of their joint width for every segment.
+
+    Args:
+        num_segments: N.
+        audio_dim: width of the voice features.
+        visual_dim: width of the face features.
+        num_layers: co-attention layers.
+        num_speakers: classes of the unused ``predict``.
+        unused_dims: (audio, dim) sizes of the unused ``video_attn``.
+        dropout: in the co-attention; the LSTM blocks keep the published 0.1.
+
+    ``video_attn`` and ``predict`` are part of the published state_dict but of no computation; they get no gradient.
+
+    Shapes:
+        audio (B, N, audio_dim), visual (B, N, visual_dim) -> (B, N, visual_dim + audio_dim), L2-normalised.
+
+    Raises:
+        ValueError: an argument is out of its range, or an input has the wrong shape.
+    """
+
+    def __init__(
+        self,
+        num_segments: int = 8,
+        audio_dim: int = 192,
+        visual_dim: int = 512,
+        num_layers: int = 2,
+        *,
+        num_speakers: int = 1150,
+        unused_dims: tuple[int, int] = (192, 192),
+        dropout: float = 0.6,
+    ) -> None:
+        super().__init__()
+        self.coattn = DCNLayer(visual_dim, audio_dim, num_layers, dropout, num_segments)
+        self.audio_extract = LSTM(audio_dim, audio_dim, 2, 0.1)
+        self.video_extract = LSTM(visual_dim, visual_dim, 2, 0.1)
+        self.video_attn = BottomUpExtract(*unused_dims)
+        width = visual_dim + audio_dim
+        self.Joint = LSTM(width, width, 2, dropout=0.0)
+        self.predict = PredictLayer(visual_dim, audio_dim, num_speakers, 0.3)
+        init_weights(self)
+
+    def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> Tensor:
+        audio = self.audio_extract(F.normalize(f1_norm, dim=-1))  # (B, N, d_a)
+        video = self.video_extract(F.normalize(f2_norm, dim=-1))  # (B, N, d_v)
+        return self.Joint(torch.cat(self.coattn(video, audio), dim=-1))
+
+
+class FusionModel(nn.Module):
+    """:class:`CAM`, attentive statistics pooling and a Linear: one embedding for each utterance.
+
+    ``model`` is the CAM, with the published sizes if None; audio and visual as there -> (B, embedding_dim).
+    """
+
+    def __init__(self, model: CAM | None = None, embedding_dim: int = 512, *, hidden_dim: int = 256) -> None:
+        super().__init__()
+        self.JCA_model = CAM() if model is None else model
+        width = self.JCA_model.Joint.linear.out_features
+        self.asp = AttentiveStatisticsPooling(width, hidden_dim)
+        self.linear = nn.Linear(2 * width, embedding_dim)
+
+    def forward(self, a_feat: Tensor, v_feat: Tensor) -> Tensor:
+        return self.linear(self.asp(self.JCA_model(a_feat, v_feat)))
