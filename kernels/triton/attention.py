@@ -124,7 +124,7 @@ def tanh_attention_backward(
     if shared and groups > 1:
         dv_part = q.new_empty((groups, columns, width), dtype=torch.float32)
         sums.append(partial_sum(dv_part, dv))
-    problem = Problem(*(operand(x) for x in (q, k, v, grad_out, dk, dv_part)), None, scale, 0, 0)
+    problem = Problem(*(operand(x) for x in (q, k, v, grad_out, dk, dv_part, dq)), scale, 0, 0)
     config = backward_config(q.device, level, batch * columns)
     samples, args = (batch, per_group, groups), ((segments, width), dropout_p, seed)
     if single_pass(level, segments):

@@ -40,8 +40,9 @@ from .tiles import (
 class Problem(NamedTuple):
     """One backward problem: q (B, M, N), k (B, L, N), v (B or 1, L, D), g (B, M, D) and its results.
 
-    dk (B, L, N); dv (groups, L, D); dq (column tiles * B, M, N), in partial sums. ``first`` is the number of k's first
-    row in the dropout mask of modality ``modality``.
+    dk (B, L, N); dv (groups, L, D); dq (column tiles * B, M, N), in partial sums; what is not wanted is any operand.
+    ``first`` is the number of k's first row in the dropout mask of modality ``modality2 / 2``: doubled, because Triton
+    makes an integer 1 a constant, and problems that differ in constants need a piece of code each.
     """
 
     q: Operand
@@ -52,7 +53,7 @@ class Problem(NamedTuple):
     dv: Operand
     dq: Operand
     scale: Any
-    modality: Any
+    modality2: Any
     first: Any
 
 
@@ -104,6 +105,7 @@ def columns_of(
     b_dv = tl.zeros((BN, BD), tl.float32)
     for i_b in range(i_group * per_group, tl.minimum((i_group + 1) * per_group, batch)):
         q, k, v, g = at(x.q, i_b), at(x.k, i_b), at(x.v, i_b), at(x.g, i_b)
+        dq = at(x.dq, i_tile * batch + i_b)
         o_n, i_part = contraction(0, q.columns, BK, EXACT)
         b_k = load_part(k, o_l, o_n, i_part, scale, EXACT)  # (BN, BK)
         b_ko = load_tile(k, o_l, o_out)  # (BN, BO)
@@ -111,20 +113,20 @@ def columns_of(
         b_v = load_tile(v, o_l, tl.arange(0, BD))  # (BN, BD), all of D where it is one block
         key = tl.cast(0, tl.uint32)
         if DROPOUT:
-            key = sample_key(p_seed, x.modality, i_b)
+            key = sample_key(p_seed, x.modality2 // 2, i_b)
         b_dk = tl.zeros((BN, BO), tl.float32)
         inner = 0  # row tiles with neither a row nor a column outside
         if (i_tile + 1) * BN <= k.rows:
             inner = q.rows // BM
         for i_m in range(inner):
             b_dk, b_dv = row_tile(
-                b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, x.dq, i_tile * batch + i_b, i_m * BM,
+                b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, dq, i_m * BM,
                 o_l, o_out, o_d, scale, key, x.first, threshold, keep_scale,
                 False, EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BK, BD,
             )  # fmt: skip
         for i_m in range(inner, tl.cdiv(q.rows, BM)):
             b_dk, b_dv = row_tile(
-                b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, x.dq, i_tile * batch + i_b, i_m * BM,
+                b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, dq, i_m * BM,
                 o_l, o_out, o_d, scale, key, x.first, threshold, keep_scale,
                 True, EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BK, BD,
             )  # fmt: skip
@@ -138,7 +140,7 @@ def columns_of(
 
 @triton.jit
 def row_tile(
-    b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, dq, i_dq, start, o_l, o_out, o_d, scale,
+    b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, dq, start, o_l, o_out, o_d, scale,
     key, first, threshold, keep_scale,
     EDGE: tl.constexpr, EXACT: tl.constexpr, DROPOUT: tl.constexpr, SWAPPED: tl.constexpr,
     WANT_DQ: tl.constexpr, WANT_DV: tl.constexpr, CHUNKS: tl.constexpr, VALUE_CHUNKS: tl.constexpr,
@@ -182,7 +184,7 @@ def row_tile(
     b_dk = dot_full(natural(b_ds, dtype), b_q, b_dk, EXACT, False)
     if WANT_DQ:
         b_dq = dot_full(tl.trans(b_ds), b_ko, tl.zeros((BM, o_out.shape[0]), tl.float32), EXACT, False)
-        store_tile(at(dq, i_dq), o_m, o_out, b_dq, EDGE)
+        store_tile(dq, o_m, o_out, b_dq, EDGE)
     return b_dk, b_dv
 
 

@@ -44,12 +44,12 @@ def joint_coattention(
     level = tier(inputs[0].dtype)
     (batch, segments), width = inputs[0].shape[:2], w_x[0].shape[0]
     outs = [x.new_empty(x.shape) for x in inputs]
-    maps = [x.new_empty((batch, width, x.shape[2])) for x in inputs] if keep_maps else [None] * len(inputs)
+    maps = [x.new_empty((batch, width, x.shape[2])) for x in inputs] if keep_maps else []
     modalities = tuple(
         Modality(
             operand(x.mT), tuple(operand(p.mT) for p in parts),
             *(operand(w[None]) for w in (w_j[i], w_x[i], w_c[i].mT, w_h[i])), operand(outs[i].mT),
-            None if maps[i] is None else operand(maps[i].mT), scales[i],
+            operand((maps if keep_maps else outs)[i].mT), scales[i],
         )
         for i, (x, parts) in enumerate(zip(inputs, parts_of(inputs, joints), strict=True))
     )  # fmt: skip

@@ -122,7 +122,7 @@ def _attention_backward(
             k, v = operand(part.mT), operand(w_c[i][:, columns].mT[None])
             dk, dv = operand(target[..., columns].mT), operand(dw_cs[i][..., columns].mT)
             dq = operand(dqs[i][slots[j] : slots[j + 1]])
-            problems.append(Problem(m.q, k, v, m.dh, dk, dv, dq, 1.0, i, firsts[j]))
+            problems.append(Problem(m.q, k, v, m.dh, dk, dv, dq, 1.0, 2 * i, firsts[j]))
     args = ((segments, width), dropout_p, seed)
     launch_backward(problems, config, level, (batch, per_group, groups), *args, "all" if once else "dk dv")
     if not once:

@@ -40,7 +40,8 @@ from .tiles import (
 class Modality(NamedTuple):
     """One modality of a layer. Channels are rows: x and out are (B, d_x, N), the parts of J (B, d_part, N).
 
-    w_j (1, N, N), w_x and w_h (1, k, N), w_c (1, d, k); h (B, d_x, k) is H, None where it is not wanted.
+    w_j (1, N, N), w_x and w_h (1, k, N), w_c (1, d, k); h (B, d_x, k) is H, or any operand
+    where it is not wanted.
     """
 
     x: Operand
@@ -50,7 +51,7 @@ class Modality(NamedTuple):
     w_c: Operand
     w_h: Operand
     out: Operand
-    h: Operand | None
+    h: Operand
     scale: Any
 
 
