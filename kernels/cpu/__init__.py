@@ -1,8 +1,9 @@
 """Native CPU kernels: the launcher of each op through ctypes.
 
 Launchers are named and typed like the ops of :mod:`jca_fast.ops.library`. They allocate contiguous outputs and hand
-pointers, sizes and strides to the C ABI of ``abi.h``; inputs are read through their strides, never copied. Where PyTorch
-has the stable C shim, ``torch_ops.cpp`` does the same in its dispatcher with less overhead, and these are not called.
+pointers, sizes and strides to the C ABI of ``abi.h``; inputs are read through their strides, never copied. Where
+PyTorch has the stable C shim, ``torch_ops.cpp`` does the same in its dispatcher with less overhead, and these are not
+called.
 """
 
 from __future__ import annotations
