@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jca_fast.kernels.triton import table
-from triton_device import DEVICE, kernels
+from triton_device import DEVICE, kernels, table
 
 from jca_fast.gpu.check import Case, run_checks
 from jca_fast.ops import reference

@@ -15,7 +15,8 @@ if not triton.knobs.runtime.interpret:
         pytest.skip("the kernels need a GPU or TRITON_INTERPRET=1", allow_module_level=True)
 
 from jca_fast.kernels import triton as kernels  # noqa: E402
+from jca_fast.kernels.triton import table  # noqa: E402
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 
-__all__ = ["DEVICE", "kernels"]
+__all__ = ["DEVICE", "kernels", "table"]
