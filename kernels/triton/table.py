@@ -37,7 +37,7 @@ _BACKWARD = {
     ("tf32", "large"): {"": Config(16, 128, 8, 1), "sm90": Config(32, 128, 8, 1), "sm100": Config(32, 128, 8, 1)},
     ("tf32", "small"): {"": Config(16, 64, 4, 1)},
     ("exact", "large"): {"": Config(16, 128, 8, 1), "sm90": Config(32, 128, 8, 1)},
-    ("exact", "small"): {"": Config(16, 64, 4, 1)},
+    ("exact", "small"): {"": Config(16, 64, 4, 1), "sm100": Config(16, 32, 2, 1)},
 }
 
 
