@@ -198,7 +198,7 @@ def test_the_start_says_what_runs(data, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"data     {data}: 34 training and 7 validation clips, 4 segments, 29 classes")
     assert "million parameters, audio_dim=4" in lines[1]
-    assert any(line.startswith("backend  tanh_attention: ") for line in lines)
+    assert any(line.startswith("backend  released_attention: ") for line in lines)
 
 
 def test_without_tensorboard_one_line_says_so(data, tmp_path, capsys, monkeypatch):
