@@ -23,6 +23,7 @@ COMMANDS = {
         "jca_fast.gpu.audit",
         "compile the GPU kernels for six chips, without one, and read the machine code",
     ),
+    "convert": ("jca_fast.compat.convert", "turn published checkpoints into safetensors and back"),
     "params": ("jca_fast.models.params", "print the parameter counts of the paper's Tables 3 to 5"),
 }
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity, joint_coattention
 from ..modules.joint_coattention import Maps
-from ..modules.linear import check_positive, check_probability
+from ..modules.linear import Linear, check_positive, check_probability
 
 Widths = int | tuple[int, int]
 
@@ -49,6 +49,8 @@ class CAM(nn.Module):
     Source: Eqs. 3-6 of Duan et al., WACV 2021.
     """
 
+    W_a: nn.Linear
+
     def __init__(
         self,
         num_segments: int = 8,
@@ -74,14 +76,14 @@ class CAM(nn.Module):
         check_positive(num_segments=n, attention_dim=k, hidden_dim=hidden_dim, in_dim=min(in_dims), dim=min(dims))
         self.num_segments, self.in_dims, self.dims = n, in_dims, dims
         self.heads, self.head_input = tuple(heads), head_input
-        encoders = (nn.Identity() if dim is None else nn.Linear(i, o) for i, o in zip(in_dims, dims, strict=True))
+        encoders = (nn.Identity() if dim is None else Linear(i, o) for i, o in zip(in_dims, dims, strict=True))
         self.encoder1, self.encoder2 = encoders
         for symbol, i, o in (("affine_", n, n), ("W_", n, k), ("W_c", d, k), ("W_h", k, n)):
             for name in "av":
-                self.add_module(symbol + name, nn.Linear(i, o, bias=False))
+                self.add_module(symbol + name, Linear(i, o, bias=False))
         width = d if head_input == "attended" else in_dims[1] + dims[1]
         for name in self.heads:
-            head = nn.Sequential(nn.Linear(width, hidden_dim), nn.Dropout(dropout), nn.Linear(hidden_dim, 1))
+            head = nn.Sequential(Linear(width, hidden_dim), nn.Dropout(dropout), Linear(hidden_dim, 1))
             self.add_module(name, head)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor | tuple[Tensor, ...]:

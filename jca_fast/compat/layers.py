@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity
 from ..modules.joint_coattention import Maps, released_attention, released_key
-from ..modules.linear import check_positive, check_probability
+from ..modules.linear import Linear, check_positive, check_probability
 
 
 class PublishedCoAttention(nn.Module):
@@ -40,11 +40,11 @@ class PublishedCoAttention(nn.Module):
         check_probability(dropout=dropout)
         self.dims, self.num_segments, self.use_query = tuple(dims), num_segments, use_query
         self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in dims)
-        self.query_linear = nn.Linear(sum(dims), sum(dims))
+        self.query_linear = Linear(sum(dims), sum(dims))
         for i in range(1, len(dims) + 1):
-            self.add_module(f"key{i}_linear", nn.Linear(num_segments, num_segments))
+            self.add_module(f"key{i}_linear", Linear(num_segments, num_segments))
         for i, width in enumerate(dims, 1):
-            self.add_module(f"value{i}_linear", nn.Linear(width, width))
+            self.add_module(f"value{i}_linear", Linear(width, width))
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         query = self._query(values)  # (B, N, d)
@@ -85,7 +85,7 @@ class PublishedLayer(nn.Module):
         self.dense_coattn = dense_coattn
         width = sum(dense_coattn.dims)
         self.linears = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, d), nn.ReLU(inplace=True), nn.Dropout(dropout)) for d in dense_coattn.dims
+            nn.Sequential(Linear(width, d), nn.ReLU(inplace=True), nn.Dropout(dropout)) for d in dense_coattn.dims
         )
 
     def forward(self, *data: Tensor) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..modules.linear import Linear
 from .layers import init_weights
 from .released import LSTM, BottomUpExtract, DCNLayer
 
@@ -69,6 +70,4 @@ class CAM(nn.Module):
 
 
 def _regressor(width: int, hidden_dim: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width, hidden_dim), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden_dim, 1)
-    )
+    return nn.Sequential(Linear(width, hidden_dim), nn.ReLU(inplace=True), nn.Dropout(dropout), Linear(hidden_dim, 1))

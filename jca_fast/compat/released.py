@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modules import ResidualRNN
-from ..modules.linear import check_positive
+from ..modules.linear import Linear, check_positive
 from ..modules.visual_reduction import additive_reduction
 from .layers import PublishedCoAttention, PublishedLayer, PublishedStack, init_weights, option
 
@@ -83,12 +83,12 @@ class PositionAttn(nn.Module):
     def __init__(self, embed_dim: int, dim: int) -> None:
         super().__init__()
         check_positive(embed_dim=embed_dim, dim=dim)
-        self.affine_audio = nn.Linear(embed_dim, dim)
-        self.affine_video = nn.Linear(REGION_FEATURES, dim)
-        self.affine_v = nn.Linear(dim, NUM_REGIONS, bias=False)
-        self.affine_g = nn.Linear(dim, NUM_REGIONS, bias=False)
-        self.affine_h = nn.Linear(NUM_REGIONS, 1, bias=False)
-        self.affine_feat = nn.Linear(REGION_FEATURES, dim)
+        self.affine_audio = Linear(embed_dim, dim)
+        self.affine_video = Linear(REGION_FEATURES, dim)
+        self.affine_v = Linear(dim, NUM_REGIONS, bias=False)
+        self.affine_g = Linear(dim, NUM_REGIONS, bias=False)
+        self.affine_h = Linear(NUM_REGIONS, 1, bias=False)
+        self.affine_feat = Linear(REGION_FEATURES, dim)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         return self.attend(video, audio)[0]
@@ -127,7 +127,7 @@ class PredictLayer(nn.Module):
         self.squeeze = squeeze
         self.Joint = LSTM(dim1 + dim2, dim1, 2, dropout=0.0)
         self.predict = nn.Sequential(
-            nn.Linear(dim1, dim1 // 4), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(dim1 // 4, num_ans)
+            Linear(dim1, dim1 // 4), nn.ReLU(inplace=True), nn.Dropout(dropout), Linear(dim1 // 4, num_ans)
         )
 
     def forward(self, data1: Tensor, data2: Tensor) -> Tensor:
