@@ -60,8 +60,6 @@ class ResidualRNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[0] == 0:  # the recurrent kernels of PyTorch refuse an empty batch
-            return self.forward(x.new_zeros(1, *x.shape[1:]))[:0]
         state = self.init_hidden[:, None].expand(-1, x.shape[0], -1).contiguous()  # (states, B, dim / 2)
         initial = state if isinstance(self.rnn, nn.GRU) else state.chunk(2)
         y, _ = self.rnn(x, initial)  # (B, N, dim)
