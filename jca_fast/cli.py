@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as "head", has gone
         sys.stderr.close()
         return 1
-    except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
+    except (ValueError, TypeError, RuntimeError, OSError, KeyError, ImportError) as error:
         if os.environ.get("JCA_FAST_DEBUG"):
             raise
         print(f"jca-fast {args.command}: error: {error}", file=sys.stderr)

@@ -99,3 +99,9 @@ def test_doctor_reports(capsys):
     printed = capsys.readouterr().out
     for word in ("jca_fast", "torch", "backend", *backends.names()):
         assert word in printed
+
+
+def test_the_gpu_audit_without_triton_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["gpu-audit"]) == 2
+    assert "triton is not installed" in capsys.readouterr().err

@@ -9,6 +9,7 @@ loads only.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--arch must be compute capabilities like 80,90; got {args.arch!r}") from None
     if unknown := [a for a in archs if a not in ARCHITECTURES]:
         raise ValueError(f"--arch must be among {', '.join(map(str, ARCHITECTURES))}; got {unknown[0]}")
+    if importlib.util.find_spec("triton") is None:
+        raise RuntimeError("triton is not installed; it comes with the extra of that name: pip install -e '.[triton]'")
     broken = count = 0
     for row in _in_parallel(archs, args.case, args.jobs) if args.jobs > 1 else audit(archs, args.case, args.loops):
         if count == 0 and not args.json:
@@ -195,8 +198,8 @@ def cases() -> list[tuple[str, str, Callable[[], None]]]:
             found.append((f"{tier} layer forward, {label}", tier, _layer(dtype, batch, 0.0, backward=False)))
         for label, batch in (("paper", 64), ("paper B=1", 1)):
             found.append((f"{tier} layer backward, {label}", tier, _layer(dtype, batch, 0.0, backward=True)))
-        found.append((f"{tier} attention forward, released", tier, _attention(dtype, 64, 10, 10, 0.3, False)))
-        found.append((f"{tier} attention backward, released", tier, _attention(dtype, 64, 10, 10, 0.3, True)))
+        found.append((f"{tier} attention forward, released", tier, _attention(dtype, 64, 10, 0.3, False)))
+        found.append((f"{tier} attention backward, released", tier, _attention(dtype, 64, 10, 0.3, True)))
     for dtype in (torch.float32, torch.bfloat16):
         found.append((f"visual {str(dtype).removeprefix('torch.')}, aligned", "half", _visual(dtype)))
     return found
@@ -224,7 +227,7 @@ def _layer(dtype: Any, batch: int, dropout: float, backward: bool) -> Callable[[
     return start
 
 
-def _attention(dtype: Any, batch: int, segments: int, width: int, dropout: float, backward: bool) -> Callable[[], None]:
+def _attention(dtype: Any, batch: int, segments: int, dropout: float, backward: bool) -> Callable[[], None]:
     """The released form's attention: 1024 rows, 512 columns, values of each sample."""
 
     def start() -> None:
@@ -233,14 +236,12 @@ def _attention(dtype: Any, batch: int, segments: int, width: int, dropout: float
         from jca_fast.kernels import triton as kernels
 
         seed = torch.zeros((), dtype=torch.int64) if dropout else None
-        q = torch.empty(batch, segments, 1024, dtype=dtype).mT
-        k = torch.empty(batch, segments, 512, dtype=dtype).mT
-        v = torch.empty(batch, width, 512, dtype=dtype).mT
+        query = torch.empty(batch, segments, 1024, dtype=dtype)
+        args = (query, *(torch.empty(batch, segments, 512, dtype=dtype) for _ in range(2)), 1 / 32, dropout, seed)
         if backward:
-            grad = torch.empty(batch, width, 1024, dtype=dtype).mT
-            kernels.tanh_attention_backward(grad, q, k, v, 1 / 32, dropout, seed)
+            kernels.released_attention_backward(query, query, *args)
         else:
-            kernels.tanh_attention(q, k, v, 1 / 32, dropout, seed)
+            kernels.released_attention(*args)
 
     return start
 
