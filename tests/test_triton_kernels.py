@@ -16,6 +16,10 @@ ATTENTION = [
     Case("tanh_attention", (1, 1, 1, 1, 1, 1)),
     Case("tanh_attention", (1, 20, 33, 70, 150, 1), 0.3),  # blocks of N and of D
 ]
+RELEASED = [
+    Case("released_attention", (2, 10, 40, 33), 0.3),  # (B, N, d, d_x)
+    Case("released_attention", (2, 3, 1, 20)),
+]
 LAYER = [
     Case("joint_coattention", (2, 10, 20, 33, 9, 0)),  # (B, N, d_a, d_v, k, joints)
     Case("joint_coattention", (2, 7, 30, 20, 5, 0), 0.3),
@@ -30,7 +34,7 @@ VISUAL = [
     Case("visual_reduction", (2, 1, 1)),
     Case("visual_reduction", (1, 3, 1500)),
 ]
-CASES = ATTENTION + LAYER + VISUAL
+CASES = ATTENTION + RELEASED + LAYER + VISUAL
 
 
 @pytest.fixture(autouse=True)

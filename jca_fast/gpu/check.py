@@ -51,9 +51,10 @@ class Result(NamedTuple):
 QUICK = (
     Case("tanh_attention", (2, 70, 65, 10, 9, 0), 0.3),
     Case("joint_coattention", (3, 10, 48, 65, 9, 0), 0.3),
+    Case("released_attention", (2, 10, 70, 65), 0.3),
     Case("visual_reduction", (5, 49, 64)),
 )
-"""The self-check. Sizes: (B, M, L, N, D, v shared), (B, N, d_a, d_v, k, joints), (S, R, D)."""
+"""The self-check. Sizes: (B, M, L, N, D, v shared), (B, N, d, d_x), (B, N, d_a, d_v, k, joints), (S, R, D)."""
 FULL = (
     *QUICK,
     Case("tanh_attention", (1, 1, 1, 1, 1, 0)),
@@ -61,6 +62,8 @@ FULL = (
     Case("tanh_attention", (18, 33, 130, 13, 150, 1), 0.1),
     Case("tanh_attention", (2, 65, 100, 70, 5, 0), 0.3),
     Case("tanh_attention", (1, 40, 30, 200, 300, 1)),
+    Case("released_attention", (2, 10, 1024, 512)),
+    Case("released_attention", (3, 13, 1, 130), 0.1),
     Case("joint_coattention", (4, 10, 512, 512, 32, 0)),
     Case("joint_coattention", (18, 13, 128, 513, 5, 0), 0.1),
     Case("joint_coattention", (2, 7, 30, 40, 33, 1), 0.3),
@@ -138,6 +141,21 @@ def _attention(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor],
     return [ops[0](*qkv, *options)], ops[1](grad, *qkv, *options)
 
 
+def _released_inputs(case: Case) -> list[Tensor]:
+    """query, key, value and the gradient of the output."""
+    b, n, d, d_x = case.sizes
+    return _random((b, n, d), (b, n, d_x), (b, n, d_x), (b, n, d))
+
+
+def _released(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+    """All get the same T in the backward, as with H of a layer."""
+    *inputs, grad = tensors
+    options: tuple[Any, ...] = (0.1 * case.sizes[1] ** -0.5, case.dropout, seed)
+    wide: list[Any] = [t.double() for t in inputs]
+    out = reference.released_attention(*wide, *options).to(grad.dtype)
+    return [ops[0](*inputs, *options)], ops[1](grad, out, *inputs, *options)
+
+
 def _layer_inputs(case: Case) -> list[Tensor]:
     """Two inputs, the joints, the weights and the gradients of both outputs."""
     b, n, d_a, d_v, k, joints = case.sizes
@@ -175,7 +193,13 @@ def _reduction(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor],
 
 _INPUTS = {
     "tanh_attention": _attention_inputs,
+    "released_attention": _released_inputs,
     "joint_coattention": _layer_inputs,
     "visual_reduction": _reduction_inputs,
 }
-_CALLS = {"tanh_attention": _attention, "joint_coattention": _layer, "visual_reduction": _reduction}
+_CALLS = {
+    "tanh_attention": _attention,
+    "released_attention": _released,
+    "joint_coattention": _layer,
+    "visual_reduction": _reduction,
+}

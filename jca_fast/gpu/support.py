@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-OPS = ("tanh_attention", "joint_coattention", "visual_reduction")
+OPS = ("tanh_attention", "released_attention", "joint_coattention", "visual_reduction")
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 CHANNELS = 8192
 """Channels of a region that the visual kernel holds in registers."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from .attention import tanh_attention, tanh_attention_backward
+from .attention import (
+    released_attention,
+    released_attention_backward,
+    tanh_attention,
+    tanh_attention_backward,
+)
 from .coattention import joint_coattention
 from .coattention_backward import joint_coattention_backward
 from .reduction import visual_reduction, visual_reduction_backward
@@ -10,6 +15,8 @@ from .reduction import visual_reduction, visual_reduction_backward
 __all__ = [
     "joint_coattention",
     "joint_coattention_backward",
+    "released_attention",
+    "released_attention_backward",
     "tanh_attention",
     "tanh_attention_backward",
     "visual_reduction",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -43,8 +43,25 @@ def group_sizes(batch: int) -> tuple[int, int]:
 
 def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
     """q (B, M, N), k (B, L, N), v (B or 1, L, D) -> out (B, M, D)."""
+    out = q.new_empty((*q.shape[:2], v.shape[2]))
+    _forward(q, k, v, out, scale, dropout_p, seed, activate=False)
+    return out
+
+
+def released_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+) -> Tensor:
+    """query (B, N, d), key and value (B, N, d_x) -> T (B, N, d), activated in the epilogue."""
+    out = query.new_empty(query.shape)
+    _forward(query.mT, key.mT, value.mT, out.mT, scale, dropout_p, seed, activate=True)
+    return out
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float, dropout_p: float, seed: Tensor | None, activate: bool
+) -> None:
+    """One launch that writes ``out`` (B, M, D), any strides."""
     (batch, rows, segments), width = q.shape, v.shape[2]
-    out = q.new_empty((batch, rows, width))
     level = tier(q.dtype)
     block = value_block(width)
     config = table.forward(architecture(q.device), level, batch * rows)
@@ -52,10 +69,10 @@ def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: flo
         forward_kernel,
         (batch * triton.cdiv(rows, config.rows), triton.cdiv(width, block)),
         *(operand(x) for x in (q, k, v, out)), seed, scale, threshold(dropout_p), keep_scale(dropout_p),
-        EXACT=level == "exact", DROPOUT=seed is not None, **contraction_blocks(segments, level == "exact"),
+        EXACT=level == "exact", DROPOUT=seed is not None, ACTIVATE=activate,
+        **contraction_blocks(segments, level == "exact"),
         BM=config.rows, BN=config.columns, BD=block, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
-    return out
 
 
 def single_pass(level: str, segments: int) -> bool:
@@ -112,8 +129,36 @@ def tanh_attention_backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad_out (B, M, D) -> dq (B, M, N), dk (B, L, N), dv (B or 1, L, D)."""
+    return _backward(grad_out, q, k, v, scale, dropout_p, seed, _plain)
+
+
+def released_attention_backward(
+    grad_out: Tensor, out: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """grad_out and out T (B, N, d) -> the gradients of query (B, N, d), key and value (B, N, d_x)."""
+    grad_o = grad_out * (out > 0) * (1 - out * out)  # (B, N, d)
+    grads = _backward(grad_o.mT, query.mT, key.mT, value.mT, scale, dropout_p, seed, _transposed)
+    return grads[0].mT, grads[1].mT, grads[2].mT
+
+
+def _plain(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """New memory, contiguous."""
+    return like.new_empty(shape, dtype=dtype)
+
+
+def _transposed(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """New memory whose transpose is contiguous."""
+    return like.new_empty((shape[0], shape[2], shape[1]), dtype=dtype).mT
+
+
+def _backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None,
+    empty: Callable[[Tensor, Sequence[int], torch.dtype], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The passes and sums of one backward; ``empty`` lays out the results and their partial sums alike."""
     (batch, rows, segments), (columns, width) = q.shape, v.shape[1:]
-    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+    dq, dk, dv = (empty(x, x.shape, x.dtype) for x in (q, k, v))
     if batch == 0:
         return dq, dk, dv.zero_()
     level = tier(q.dtype)
@@ -122,14 +167,14 @@ def tanh_attention_backward(
     sums = []
     dv_part = dv
     if shared and groups > 1:
-        dv_part = q.new_empty((groups, columns, width), dtype=torch.float32)
+        dv_part = empty(q, (groups, columns, width), torch.float32)
         sums.append(partial_sum(dv_part, dv))
     problem = Problem(*(operand(x) for x in (q, k, v, grad_out, dk, dv_part, dq)), scale, 0, 0)
     config = backward_config(q.device, level, batch * columns)
     samples, args = (batch, per_group, groups), ((segments, width), dropout_p, seed)
     if single_pass(level, segments):
         tiles = triton.cdiv(columns, config.columns)
-        dq_part = q.new_empty((tiles * batch, rows, segments), dtype=torch.float32)
+        dq_part = empty(q, (tiles * batch, rows, segments), torch.float32)
         sums.append(partial_sum(dq_part, dq))
         launch_backward([problem._replace(dq=operand(dq_part))], config, level, samples, *args, "all")
     else:

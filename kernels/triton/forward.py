@@ -74,10 +74,13 @@ def attend_tile(
 @triton.jit
 def forward_kernel(
     q, k, v, out, p_seed, scale, threshold, keep_scale,
-    EXACT: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr,
+    EXACT: tl.constexpr, DROPOUT: tl.constexpr, ACTIVATE: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """One row tile of one sample and one block of value columns; q (M, N), k (L, N), v (L, D), out (M, D)."""
+    """One row tile of one sample and one block of value columns; q (M, N), k (L, N), v (L, D), out (M, D).
+
+    ACTIVATE: out = relu(tanh(.)), the released form.
+    """
     tiles = tl.cdiv(q.rows, BM)
     i_b = tl.program_id(0) // tiles
     o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
@@ -95,4 +98,7 @@ def forward_kernel(
     )
     if DROPOUT:
         b_acc *= keep_scale
+    if ACTIVATE:
+        b_acc = tanh(b_acc, EXACT)
+        b_acc = tl.where(b_acc < 0.0, 0.0, b_acc)  # a NaN stays
     store_tile(at(out, i_b), o_m, o_d, b_acc)
