@@ -87,17 +87,24 @@ class CAM(nn.Module):
             self.add_module(name, head)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor | tuple[Tensor, ...]:
-        attended = self.attend(audio, visual)
+        trained = "av" if self.head_input == "attended" else "v"  # what the published code gives no gradient gets none
+        attended = self._attended(audio, visual, trained)
         features = torch.cat(attended if self.head_input == "attended" else (visual, attended[1]), dim=-1)
         out = tuple(getattr(self, name)(features) for name in self.heads)  # (B, N, 1) each
         return attended if not out else out[0] if len(out) == 1 else out
 
     def attend(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
         """The attended features A' (B, N, d_a) and V' (B, N, d_v)."""
-        a, v = self._encode(audio, visual)
-        w_h = [w.mT for w in self._weights("W_h")]  # (k, N)
-        groups = (self._weights("affine_"), self._weights("W_"), self._weights("W_c"), w_h)
-        a, v = joint_coattention((a, v), *groups)
+        return self._attended(audio, visual, "av")
+
+    def _attended(self, audio: Tensor, visual: Tensor, trained: str) -> tuple[Tensor, Tensor]:
+        """A' and V'; only the co-attention weights of the modalities in ``trained`` get gradients."""
+        groups = [
+            [w if name in trained else w.detach() for name, w in zip("av", self._weights(symbol), strict=True)]
+            for symbol in ("affine_", "W_", "W_c", "W_h")
+        ]
+        groups[3] = [w.mT for w in groups[3]]  # (k, N)
+        a, v = joint_coattention(self._encode(audio, visual), *groups)
         return a, v
 
     def maps(self, audio: Tensor, visual: Tensor) -> Maps:
