@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -230,6 +233,31 @@ def test_truncated_npy(root, planted):
     truncate(root / "audio_feature.npy")
     with pytest.raises(ValueError, match=r"audio_feature.npy: not a whole .npy file"):
         AVEDataset(root, "train")
+
+
+def test_npy_in_fortran_order(root, planted):
+    (root / "audio_feature.h5").unlink()
+    np.save(root / "audio_feature.npy", np.asfortranarray(stored(planted, "audio_feature")))
+    with pytest.raises(ValueError, match=r"audio_feature.npy: found an array in Fortran order; needed: C order"):
+        AVEDataset(root, "train")
+
+
+def test_npy_that_shrinks_later(root, planted):
+    (root / "audio_feature.h5").unlink()
+    np.save(root / "audio_feature.npy", stored(planted, "audio_feature"))
+    dataset = AVEDataset(root, "train")
+    truncate(root / "audio_feature.npy")
+    with pytest.raises(ValueError, match=r"audio_feature.npy: rows \d+ cannot be read"):
+        dataset[0]
+
+
+def test_import_is_lean():
+    code = "import sys, jca_fast.data, jca_fast.data.cli; print(sorted({'h5py', 'tqdm'} & set(sys.modules)))"
+    path = os.pathsep.join([str(Path.cwd()), *sys.path])
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
 
 
 def test_noisy_files_are_needed_for_weak_training(root):

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+from jca_fast.cli import main
 from jca_fast.data import CATEGORIES, read_annotations, segment_labels, synthesize
 from jca_fast.data.planted import World, draw_clip
 
@@ -257,3 +258,34 @@ def test_killed_run_leaves_no_files_and_can_be_repeated(tmp_path):
     synthesize(root, num_clips=8, **TINY)
     assert not (root / ".synth.partial").exists()
     assert len(stored(root, "visual_feature")) == 8
+
+
+def test_command_takes_every_option(tmp_path, capsys):
+    options = "--num-noisy 2 --seed 3 --dtype float32 --segments 4 --grid 2 3 --audio-dim 5 --visual-dim 6"
+    more = "--noise 0.5 --distractors 1 --offscreen 0.2"
+    args = ["data", "synth", str(tmp_path / "a"), "--num-clips", "9", "--full-length", "0.1"]
+    assert main([*args, *options.split(), *more.split()]) == 0
+    printed = capsys.readouterr()
+    assert "a: 0.00 GB in" in printed.out
+    assert "clips: 100%" in printed.err
+    synthesize(
+        tmp_path / "b",
+        num_clips=9,
+        num_noisy=2,
+        seed=3,
+        dtype="float32",
+        num_segments=4,
+        grid=(2, 3),
+        audio_dim=5,
+        visual_dim=6,
+        noise=0.5,
+        distractors=1,
+        offscreen=0.2,
+        full_length=0.1,
+    )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert main([*args, *options.split()]) == 2
+    assert "already holds" in capsys.readouterr().err
+    rows = ["data", "synth", str(tmp_path / "c"), "--annotations", str(tmp_path / "a" / "Annotations.txt")]
+    assert main([*rows, "--orders", str(tmp_path / "a"), "--visual-dim", "2"]) == 0
+    assert np.array_equal(stored(tmp_path / "c", "val_order", "order"), stored(tmp_path / "a", "val_order", "order"))

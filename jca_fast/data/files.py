@@ -55,13 +55,13 @@ class Table:
         self.dataset, axes, _ = LAYOUT[stem]
         self._handle: Any = None
         self._pid = -1
-        rows = self._open()
+        rows = self._open_h5() if self.path.suffix == ".h5" else self._open_npy()
         self.shape: tuple[int, ...] = tuple(rows.shape)
         self.dtype: np.dtype = rows.dtype
+        self._offset = getattr(rows, "offset", 0)  # of the values in a .npy file
         wrong_axes = len(self.shape) < 4 if axes is None else len(self.shape) != axes
         if wrong_axes or 0 in self.shape or self.dtype.kind not in ("iu" if self.dataset == ORDER else "fiu"):
             raise ValueError(f"{self}: found shape {self.shape}, {self.dtype}; {needed(stem)}")
-        self.close()
 
     def __str__(self) -> str:
         return f"{self.path}, dataset {self.dataset!r}" if self.path.suffix == ".h5" else str(self.path)
@@ -70,19 +70,24 @@ class Table:
         return self.shape[0]
 
     def __getitem__(self, rows: int | slice) -> np.ndarray:
+        if self.path.suffix == ".npy":
+            return self._read_npy(rows)
         if self._handle is None or self._pid != os.getpid():  # after a fork the parent's handle is not ours to use
-            self._handle, self._pid = self._open(), os.getpid()
+            self._handle, self._pid = self._open_h5(), os.getpid()
         try:
-            values = self._handle[rows]
+            return self._handle[rows]
         except OSError as error:
             raise ValueError(f"{self}: rows {rows} cannot be read ({error})") from None
-        return np.array(values) if isinstance(values, np.memmap) else values
+
+    def _read_npy(self, rows: int | slice) -> np.ndarray:
+        # A map that lived on would count every page it ever read as memory of this process.
+        try:
+            return np.array(np.memmap(self.path, self.dtype, "r", self._offset, self.shape)[rows])
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self}: rows {rows} cannot be read ({error})") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None}
-
-    def close(self) -> None:
-        self._handle = None
 
     def row_bytes(self) -> int:
         return int(np.prod(self.shape[1:])) * self.dtype.itemsize
@@ -91,15 +96,12 @@ class Table:
         """How the array lies on disk, in words: "contiguous", or chunks and compression."""
         if self.path.suffix == ".npy":
             return "contiguous"
-        rows = self._open()
+        rows = self._open_h5()
         if rows.chunks is None:
             return "contiguous"
         return f"chunks of {rows.chunks}, " + (
             f"{rows.compression} compression" if rows.compression else "uncompressed"
         )
-
-    def _open(self) -> Any:
-        return self._open_h5() if self.path.suffix == ".h5" else self._open_npy()
 
     def _open_h5(self) -> Any:
         import h5py
@@ -115,11 +117,14 @@ class Table:
             raise ValueError(f"{self.path}: found datasets {sorted(file) or 'none'}; {needed(self.path.stem)}")
         return file[self.dataset]
 
-    def _open_npy(self) -> Any:
+    def _open_npy(self) -> np.memmap:
         try:
-            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+            rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{self.path}: not a whole .npy file ({error}); {needed(self.path.stem)}") from None
+        if not rows.flags.c_contiguous:
+            raise ValueError(f"{self.path}: found an array in Fortran order; needed: C order, row after row")
+        return rows
 
 
 def exists(root: str | Path, stem: str) -> bool:
