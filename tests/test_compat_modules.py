@@ -112,7 +112,7 @@ def test_unused_query_gets_no_gradient():
         {"num_segments": 8, "in_dim": 9, "dim": 6, "attention_dim": 5},
         {"num_segments": 16, "in_dim": (9, 7), "dim": (6, 4), "attention_dim": 3},
         {"num_segments": 1, "in_dim": 5, "dim": None},
-        {"num_segments": 3, "in_dim": (5, 8), "dim": None, "heads": (), "head_input": "attended"},
+        {"num_segments": 3, "in_dim": (5, 8), "dim": None, "heads": ()},
         {"num_segments": 8, "in_dim": 9, "dim": 6, "head_input": "visual"},
     ],
 )

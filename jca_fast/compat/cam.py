@@ -36,7 +36,7 @@ class CAM(nn.Module):
         heads: names of the regressors; None takes the published ones: ("vregressor", "aregressor") at N = 16, else
             ("regressor",). ``()`` has none, and a call returns what :meth:`attend` returns.
         head_input: "attended" is [A'; V'], "visual" is [visual input; V'], which never uses A'. None takes the
-            published one: "attended" for the head "regressor", "visual" for two heads.
+            published one: "visual" for two heads, else "attended".
         hidden_dim: hidden width of a regressor, which is Linear, Dropout, Linear without non-linearity.
         dropout: in the regressors.
 
@@ -68,7 +68,7 @@ class CAM(nn.Module):
         dims = in_dims if dim is None else _pair(dim)
         if heads is None:
             heads = ("vregressor", "aregressor") if num_segments == 16 else ("regressor",)
-        head_input = head_input or ("attended" if len(heads) == 1 else "visual")
+        head_input = head_input or ("visual" if len(heads) > 1 else "attended")
         if head_input not in ("attended", "visual"):
             raise ValueError(f"head_input must be 'attended' or 'visual', got {head_input!r}")
         check_probability(dropout=dropout)
@@ -87,7 +87,9 @@ class CAM(nn.Module):
             self.add_module(name, head)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor | tuple[Tensor, ...]:
-        trained = "av" if self.head_input == "attended" else "v"  # what the published code gives no gradient gets none
+        trained = (
+            "v" if self.heads and self.head_input == "visual" else "av"
+        )  # what the published code gives no gradient gets none
         attended = self._attended(audio, visual, trained)
         features = torch.cat(attended if self.head_input == "attended" else (visual, attended[1]), dim=-1)
         out = tuple(getattr(self, name)(features) for name in self.heads)  # (B, N, 1) each
