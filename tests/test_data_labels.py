@@ -20,6 +20,7 @@ from jca_fast.data import (
     read_annotations,
     segment_labels,
 )
+from jca_fast.data.files import replacing, write_h5
 
 
 def write(path, text):
@@ -153,3 +154,18 @@ def test_failed_command_leaves_the_old_file(tmp_path, capsys):
     assert "A.txt, line 1" in capsys.readouterr().err
     assert (tmp_path / "labels.h5").read_bytes() == b"old"
     assert np.array_equal(sorted(path.name for path in tmp_path.iterdir()), ["A.txt", "labels.h5"])
+
+
+def test_file_is_replaced_in_one_step(tmp_path):
+    path = write(tmp_path / "labels.h5", "old")
+    with path.open("rb") as reader:  # of the old file, at any moment
+        write_h5(path, avadataset=np.arange(3))
+        assert reader.read() == b"old"
+    assert values(path).tolist() == [0, 1, 2]
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert values(path).tolist() == [0, 1, 2]
+    assert [file.name for file in tmp_path.iterdir()] == ["labels.h5"]
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder to write x.h5 into"):
+        write_h5(tmp_path / "nowhere" / "x.h5", avadataset=np.arange(3))
