@@ -237,6 +237,9 @@ def test_other_folders_are_not_overwritten(root, tmp_path):
     with pytest.raises(ValueError, match="exists and is not a cache"):
         prepare(root, root, overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").exists()
+    (tmp_path / "empty").mkdir()
+    prepare(root, tmp_path / "empty")
+    assert AVEDataset(tmp_path / "empty").root == tmp_path / "empty"
 
 
 def test_damaged_cache_is_found_by_its_checksums(root):

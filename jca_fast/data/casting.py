@@ -46,9 +46,9 @@ def prepare(
     out = root / cache.FOLDER if out is None else Path(out)
     tables = [files.Table(root, stem) for stem in files.LAYOUT if stem in files.REQUIRED or files.exists(root, stem)]
     plan = _plan(root, out, tables, dtype)
-    if out.exists() and not overwrite:
-        return cast_reports(_finished(root, out, plan))
     _require_cache_or_nothing(out)
+    if (out / cache.MANIFEST).is_file() and not overwrite:
+        return cast_reports(_finished(root, out, plan))
     staging = out.with_name(out.name + ".partial")
     with _locked(staging):
         manifest = _resume(staging, plan, overwrite)
@@ -81,7 +81,6 @@ def _plan(root: Path, out: Path, tables: list[files.Table], dtype: str) -> cache
 
 def _finished(root: Path, out: Path, plan: cache.Manifest) -> cache.Manifest:
     """The manifest of the cache in `out`, once it proves to be what `plan` would make."""
-    _require_cache_or_nothing(out)
     manifest = cache.read_manifest(out / cache.MANIFEST)
     if manifest["dtype"] != plan["dtype"]:
         raise ValueError(
@@ -100,8 +99,8 @@ def _finished(root: Path, out: Path, plan: cache.Manifest) -> cache.Manifest:
 
 
 def _require_cache_or_nothing(out: Path) -> None:
-    if out.exists() and not (out / cache.MANIFEST).is_file():
-        raise ValueError(f"{out}: exists and is not a cache; needed: a new folder")
+    if out.exists() and not (out / cache.MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists and is not a cache; needed: a new or empty folder")
 
 
 @contextlib.contextmanager
