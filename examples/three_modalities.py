@@ -52,7 +52,8 @@ def main() -> None:
         print(f"epoch {epoch}: loss {loss.item():.3f}")
     published = rjcma.DCNLayer(*DIMS, 2, 0.6, num_segments=SEGMENTS).eval()  # the published layers, weights and names
     same = zip(published(*test), to_native(published)(*test), strict=True)
-    print(f"published layers as JointCoAttention: largest difference {max((a - b).abs().max() for a, b in same):.1e}")
+    difference = max((a - b).abs().max() for a, b in same)
+    print(f"published layers as JointCoAttention, largest difference: {difference:.1e}")
     with torch.no_grad():
         print(f"CCC: {concordance(model(*test), expected):.3f}")
 

@@ -44,9 +44,14 @@ def event_clips(count: int, prototypes: tuple[Tensor, Tensor], noisy: Path | Non
 
 
 class WeakModel(nn.Module):
+    """The released form, whose update of a segment is made of that segment's own features.
+
+    The paper's form writes into all segments at once; without labels in time it finds the event less well in time.
+    """
+
     def __init__(self) -> None:
         super().__init__()
-        self.fusion = JointCoAttention(AUDIO, VISUAL, SEGMENTS, num_layers=1)
+        self.fusion = JointCoAttention(AUDIO, VISUAL, SEGMENTS, num_layers=1, form="released")
         self.head = nn.Linear(AUDIO + VISUAL, BACKGROUND + 1)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
