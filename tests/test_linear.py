@@ -31,3 +31,16 @@ def test_onednn_gets_dense_weights(monkeypatch):
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-3)
     assert len(layouts) == 3  # forward, both gradients
     assert all(layouts)
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product")
+def test_the_result_may_be_changed_in_place(monkeypatch):
+    """As that of ``F.linear``: the published layers put ``ReLU(inplace=True)`` behind their Linears."""
+    monkeypatch.setattr(page, "prefers_onednn", lambda: True)
+    leaves = [torch.randn(*shape, requires_grad=True) for shape in ((64, 10, 128), (256, 128), (256,))]
+    results = []
+    for function in (page.linear, F.linear):
+        out = torch.relu_(function(*leaves))
+        results.append((out, *torch.autograd.grad((out * out).sum(), leaves)))
+    assert results[0][0].grad_fn is not None
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-3)

@@ -85,7 +85,7 @@ class PublishedLayer(nn.Module):
         self.dense_coattn = dense_coattn
         width = sum(dense_coattn.dims)
         self.linears = nn.ModuleList(
-            nn.Sequential(Linear(width, d), nn.ReLU(inplace=True), nn.Dropout(dropout)) for d in dense_coattn.dims
+            nn.Sequential(Linear(width, d), nn.ReLU(), nn.Dropout(dropout)) for d in dense_coattn.dims
         )
 
     def forward(self, *data: Tensor) -> tuple[Tensor, ...]:

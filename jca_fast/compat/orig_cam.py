@@ -70,4 +70,4 @@ class CAM(nn.Module):
 
 
 def _regressor(width: int, hidden_dim: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(Linear(width, hidden_dim), nn.ReLU(inplace=True), nn.Dropout(dropout), Linear(hidden_dim, 1))
+    return nn.Sequential(Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), Linear(hidden_dim, 1))

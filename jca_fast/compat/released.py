@@ -127,7 +127,7 @@ class PredictLayer(nn.Module):
         self.squeeze = squeeze
         self.Joint = LSTM(dim1 + dim2, dim1, 2, dropout=0.0)
         self.predict = nn.Sequential(
-            Linear(dim1, dim1 // 4), nn.ReLU(inplace=True), nn.Dropout(dropout), Linear(dim1 // 4, num_ans)
+            Linear(dim1, dim1 // 4), nn.ReLU(), nn.Dropout(dropout), Linear(dim1 // 4, num_ans)
         )
 
     def forward(self, data1: Tensor, data2: Tensor) -> Tensor:

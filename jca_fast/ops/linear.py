@@ -38,7 +38,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _onednn_serves(x, weight):
         return F.linear(x, weight, bias)
     if needs_grad(x, weight) or (bias is not None and needs_grad(bias)):
-        return record(_Linear, x, weight, bias)
+        rows = record(_Linear, x.reshape(-1, x.shape[-1]), weight, bias)  # (R, out)
+        return rows.view(*x.shape[:-1], -1)  # out here: a view made by the Function could not be changed in place
     return _product(x, weight, bias)
 
 
@@ -66,7 +67,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """(x, weight, bias) -> x weightᵀ + bias."""
+    """x (R, in), weight (out, in), bias (out,) or None -> x weightᵀ + bias (R, out)."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):
@@ -77,7 +78,6 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])  # (R, out), (R, in)
         grad_x = linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        grad_weight = linear(flat_grad.t(), flat_x.t()) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, flat_grad.sum(0) if ctx.has_bias else None
+        grad_weight = linear(grad.t(), x.t()) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, grad.sum(0) if ctx.has_bias else None
