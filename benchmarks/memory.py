@@ -1,6 +1,7 @@
 """Growth of the peak resident memory of one layer, forward and backward, in a process of its own.
 
-python -m benchmarks.memory paper eager|jca_fast      prints {"mib": ...}
+python -m benchmarks.memory paper eager|jca_fast            prints {"mib": ...}
+python -m benchmarks.memory cam_n8 published|jca_fast       the same for a case of benchmarks.drop_in
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.layers import STANDARD, providers
+from benchmarks import drop_in, layers
+from benchmarks.pairs import Provider
 
 
 def peak() -> float:
@@ -20,12 +22,18 @@ def peak() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def main(form: str, provider: str) -> None:
+def providers(subject: str, batch: int) -> dict[str, Provider]:
+    if subject in drop_in.CASES:
+        return drop_in.providers(subject, batch)
+    return layers.providers(subject, (batch, *layers.STANDARD[1:]), 0.0, True, compiled=False)
+
+
+def main(subject: str, provider: str) -> None:
     torch.set_num_threads(2)
-    warm = providers(form, (2, *STANDARD[1:]), 0.0, True, compiled=False)  # loads every library before the measurement
-    for run in warm.values():
+    for run in providers(subject, 2).values():  # loads every library before the measurement
         run()
-    measured = providers(form, STANDARD, 0.0, True, compiled=False)
+    case = drop_in.CASES.get(subject)
+    measured = providers(subject, case.batch if case else layers.STANDARD[0])
     before = peak()
     measured[provider]()
     print(json.dumps({"mib": round(peak() - before, 1)}))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jca_fast.compat.layers import PublishedLayer
 from jca_fast.modules.joint_coattention import PaperLayer, ReleasedLayer
 from jca_fast.modules.linear import Linear
 
@@ -38,11 +39,27 @@ def paper_loop(layer: PaperLayer, inputs: Sequence[Tensor]) -> tuple[Tensor, ...
 
 
 def released_layer(layer: ReleasedLayer, inputs: Sequence[Tensor], p: float = 0.0) -> tuple[Tensor, ...]:
-    """The released code's layer, its Linears on ``F.linear``; X (B, N, d_x)."""
-    query_linear = layer.joint.fc[0]  # type: ignore[index]
-    query = F.linear(torch.cat(list(inputs), dim=-1), query_linear.weight, query_linear.bias)  # (B, N, d)
+    """The released code's layer; X (B, N, d_x)."""
+    query: nn.Linear = layer.joint.fc[0]  # type: ignore[index, assignment]
+    return _released(inputs, query, layer.key, layer.value, layer.output, p)
+
+
+def published_layer(layer: PublishedLayer, inputs: Sequence[Tensor], p: float = 0.0) -> tuple[Tensor, ...]:
+    """The same with the weights under their published names, for two modalities or more."""
+    dense = layer.dense_coattn
+    kinds = ([getattr(dense, f"{kind}{i}_linear") for i in range(1, len(inputs) + 1)] for kind in ("key", "value"))
+    outputs = [linear[0] for linear in layer.linears]  # type: ignore[index]
+    return _released(inputs, dense.query_linear if dense.use_query else None, *kinds, outputs, p)
+
+
+def _released(
+    inputs: Sequence[Tensor], query_linear: nn.Linear | None, keys: Any, values: Any, outputs: Any, p: float
+) -> tuple[Tensor, ...]:
+    """A released layer with its Linears on ``F.linear``; without a query Linear Q is the joint feature itself."""
+    joint = torch.cat(list(inputs), dim=-1)  # (B, N, d)
+    query = F.linear(joint, query_linear.weight, query_linear.bias) if query_linear else joint
     out = []
-    for x, key, value, output in zip(inputs, layer.key, layer.value, layer.output, strict=True):
+    for x, key, value, output in zip(inputs, keys, values, outputs, strict=True):
         k = F.linear(x.mT, key.weight, key.bias)  # (B, d_x, N)
         c = torch.tanh(k @ query / query.shape[-1] ** 0.5)  # (B, d_x, d)
         if p:
@@ -59,6 +76,9 @@ def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
         return lambda *x: paper_layer(module, x, module.dropout if module.training else 0.0)
     if isinstance(module, ReleasedLayer):
         return lambda *x: released_layer(module, x, module.dropout.p if module.training else 0.0)
+    if isinstance(module, PublishedLayer):
+        rate = module.dense_coattn.dropouts[0].p
+        return lambda *x: published_layer(module, x, rate if module.training else 0.0)
     if isinstance(module, Linear):
         return lambda x: F.linear(x, module.weight, module.bias)
     return None

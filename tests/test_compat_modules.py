@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.looped import looped
+from benchmarks.plain import published_layer
 from jca_fast.compat import cam, orig_cam, released, rjcma, speaker
 from jca_fast.heads import AttentiveStatisticsPooling
 
@@ -59,24 +60,6 @@ def test_whole_models_have_the_published_names_shapes_and_order(shared, name):
     assert {key for key, _ in model.named_parameters()} == set(published)
 
 
-def plain_layer(layer: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """One published layer in eval mode, from its weights by their published names."""
-    weights = dict(layer.named_parameters())
-
-    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
-        return x @ weights[f"{name}.weight"].mT + weights[f"{name}.bias"]
-
-    joint = torch.cat(inputs, dim=-1)
-    query = linear("dense_coattn.query_linear", joint) if layer.dense_coattn.use_query else joint
-    out = []
-    for i, x in enumerate(inputs, 1):
-        key = linear(f"dense_coattn.key{i}_linear", x.mT)
-        affinity = torch.tanh(key @ query / query.shape[-1] ** 0.5)
-        attended = torch.relu(torch.tanh(linear(f"dense_coattn.value{i}_linear", x) @ affinity))
-        out.append(x + torch.relu(linear(f"linears.{i - 1}.0", attended)))
-    return out
-
-
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize(
     ("dims", "n", "use_query"),
@@ -92,7 +75,7 @@ def test_layers_compute_the_published_formula(dims, n, batch, use_query):
     theirs = [x.detach().clone().requires_grad_() for x in ours]
     out, expected = stack(*ours), theirs
     for layer in stack.dcn_layers:
-        expected = plain_layer(layer, list(expected))
+        expected = published_layer(layer, expected)
     torch.testing.assert_close(list(out), list(expected), rtol=1e-11, atol=1e-11)
     grads = torch.autograd.grad(sum((y * y).sum() for y in out), ours)
     expected_grads = torch.autograd.grad(sum((y * y).sum() for y in expected), theirs)

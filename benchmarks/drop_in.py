@@ -1,0 +1,68 @@
+"""The providers of the drop-in benchmarks: modules of published code, as published and as jca_fast.compat runs them.
+
+Both sides hold the same weights. As published, a CAM goes through the batch clip by clip with everything it does inside
+that loop, and the released form is plain PyTorch on the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.looped import looped
+from benchmarks.pairs import Provider, flatten
+from benchmarks.plain import plain_model
+from jca_fast.compat import cam, orig_cam, released, rjcma, speaker
+
+
+class Case(NamedTuple):
+    """A module, the shapes of its inputs for one clip, and the batch of the published recipe."""
+
+    build: Callable[[], nn.Module]
+    shapes: tuple[tuple[int, ...], ...]
+    batch: int = 64
+
+
+REGIONS = (49, 512)
+CASES = {
+    "cam_n8_attention": Case(lambda: cam.CAM(8, 128, None, heads=()), ((8, 128),) * 2),
+    "cam_n16_attention": Case(lambda: cam.CAM(16, 128, None, heads=()), ((16, 128),) * 2),
+    "cam_n8": Case(lambda: cam.CAM(8), ((8, 512),) * 2),
+    "cam_n16": Case(lambda: cam.CAM(16), ((16, 512),) * 2),
+    "jcam_512": Case(cam.Jcam_512, ((16, 512),) * 2),
+    "dcn_n10_512_512": Case(lambda: released.DCNLayer(512, 512, 4, 0.3), ((10, 512),) * 2),
+    "dcn_n16_512_512": Case(lambda: released.DCNLayer(512, 512, 1, 0.6, 16), ((16, 512),) * 2),
+    "dcn_n8_512_192": Case(lambda: released.DCNLayer(512, 192, 2, 0.6, 8), ((8, 512), (8, 192))),
+    "dcn_n300_256_128": Case(lambda: released.DCNLayer(256, 128, 2, 0.6, 300), ((300, 256), (300, 128)), 12),
+    "dcn_n300_256_128_128": Case(
+        lambda: rjcma.DCNLayer(256, 128, 128, 2, 0.6), ((300, 256), (300, 128), (300, 128)), 12
+    ),
+    "released_model": Case(lambda: released.DCNWithRCNN(SimpleNamespace()), ((10, 128), (10, *REGIONS))),
+    "emotion_model": Case(orig_cam.CAM, ((16, 512), (16, *REGIONS))),
+    "speaker_model": Case(speaker.CAM, ((8, 192), (8, 512))),
+}
+
+
+def providers(name: str, batch: int | None = None) -> dict[str, Provider]:
+    """Forward and backward to all weights and to the inputs (but not to regions), without dropout."""
+    case = CASES[name]
+    model = case.build().eval()
+    inputs = [torch.randn(batch or case.batch, *shape, requires_grad=len(shape) == 2) for shape in case.shapes]
+    leaves = [x for x in (*inputs, *model.parameters()) if x.requires_grad]
+    with torch.no_grad():
+        cotangents = [torch.randn_like(y) for y in flatten(model(*inputs))]
+
+    def as_published() -> list[Tensor]:
+        if isinstance(model, cam.CAM):
+            return looped(model, *inputs)[: len(cotangents)]  # the heads, or without heads the attended features
+        with plain_model(model):
+            return flatten(model(*inputs))
+
+    def timed(function: Callable[[], list[Tensor]]) -> Provider:
+        return lambda: torch.autograd.grad(function(), leaves, cotangents, allow_unused=True)
+
+    return {"published": timed(as_published), "jca_fast": timed(lambda: flatten(model(*inputs)))}
