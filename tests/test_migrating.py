@@ -1,0 +1,170 @@
+"""Every line of docs/migrating.md that can be run is run."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jca_fast.cli import main
+from jca_fast.compat import cam, released
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "migrating.md"
+OPTIONS = Namespace(rnn="LSTM", num_layers=2, audio_size=8, video_size=12, num_seq=2, dropout=0.3, num_classes=29)
+PARTS = re.compile(r"^#{2,3} ([^\n]+)$|^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(heading, code) of every code block in that language."""
+    found, heading = [], ""
+    for title, kind, code in PARTS.findall(PAGE.read_text()):
+        heading = title or heading
+        if kind == language:
+            found.append((heading, code))
+    return found
+
+
+def given(heading: str) -> dict[str, Any]:
+    """What the code of a section takes as there, at the published sizes and a batch of two."""
+    name = heading.rpartition("/")[2]
+    shapes = {
+        "A batch of one": {"audio": (10, 128), "video": (10, 7, 7, 512)},
+        "Beyond the published modules": {"audio": (10, 8), "video": (10, 12)},
+        "Recursive-joint-co-attention": {"audio": (10, 128), "video": (10, 7, 7, 512)},
+        "JointCrossAttentional-AV-Fusion": {"audio": (8, 512), "visual": (8, 512)},
+        "Joint-Cross-Attention-for-Audio-Visual-Fusion": {
+            "audio": (16, 512), "visual": (16, 512), "regions": (16, 7, 7, 512),
+        },
+        "RecurrentJointAttentionwithLSTMs": {"audio": (16, 512), "regions": (16, 7, 7, 512)},
+        "RJCAforSpeakerVerification": {"audio": (8, 192), "visual": (8, 512)},
+        "RJCMA": {"video": (300, 256), "audio": (300, 128), "text": (300, 128)},
+        "ABAW8": {"video": (300, 256), "audio": (300, 128)},
+        "Dynamic-CrossAttention": {"video": (16, 512), "audio": (16, 512)},
+        "PKDOT": {"first": (1, 512), "second": (1, 512)},
+        "SPIRo": {"video": (300, 256), "audio": (300, 128)},
+        "RJCMA_global_attention": {"audio": (16, 128), "visual": (16, 128)},
+    }.get(name, {})  # fmt: skip
+    objects: dict[str, Any] = {"torch": torch, "opt": OPTIONS}
+    if name == "Beyond the published modules":
+        objects["model"] = released.DCNLayer(12, 8, 2, 0.3).eval()
+    if name == "Going back":
+        objects["model"] = cam.CAM(8)
+    if name == "RJCMA_global_attention":
+        objects["theirs"] = cam.CAM(16, 128, None, heads=()).state_dict()
+    return {**objects, **{key: torch.rand(2, *shape) for key, shape in shapes.items()}}
+
+
+RESULTS: dict[str, list[dict[str, tuple[int, ...]]]] = {
+    "A batch of one": [{"scores": (10, 29)}],
+    "Checkpoints": [{}],
+    "Going back": [{}],
+    "Beyond the published modules": [{"video_1": (2, 10, 12), "audio_2": (2, 10, 8)}],
+    "Recursive-joint-co-attention": [{"scores": (2, 10, 29)}, {}],
+    "JointCrossAttentional-AV-Fusion": [{"score": (2, 8, 1)}],
+    "Joint-Cross-Attention-for-Audio-Visual-Fusion": [
+        {"valence": (2, 16, 1), "arousal": (2, 16, 1)}, {"score": (2, 16, 1)}, {"valence": (2, 16), "arousal": (2, 16)},
+    ],
+    "RecurrentJointAttentionwithLSTMs": [{"valence": (2, 16), "arousal": (2, 16)}],
+    "RJCAforSpeakerVerification": [{"features": (2, 8, 704), "embedding": (2, 512)}],
+    "RJCMA": [{"video": (2, 300, 256), "audio": (2, 300, 128), "text": (2, 300, 128)}],
+    "ABAW8": [{}],
+    "Dynamic-CrossAttention": [{"video": (2, 16, 512), "audio": (2, 16, 512)}],
+    "PKDOT": [{"first": (2, 1, 512), "second": (2, 1, 512)}],
+    "SPIRo": [{"video": (2, 300, 256), "audio": (2, 300, 128)}],
+    "RJCMA_global_attention": [{"audio": (2, 16, 128), "visual": (2, 16, 128)}],
+    "Code without a name here, by its shapes": [{}],
+}  # fmt: skip
+"""The blocks of each section, and the shapes of what they compute."""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, with the files that the page names."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(released.DCNWithRCNN(OPTIONS), "test.pt")
+    torch.save({"net": cam.CAM(8).state_dict(), "best_Val_accV": 0.5}, "cam_model.pt")
+    return tmp_path
+
+
+def section(heading: str) -> list[str]:
+    return [code for title, code in blocks("python") if title.rpartition("/")[2] == heading]
+
+
+def run(heading: str, code: str) -> dict[str, Any]:
+    names = given(heading)
+    exec(compile(code, f"{PAGE.name}: {heading}", "exec"), names)
+    return names
+
+
+def test_every_section_with_code_is_here():
+    assert {heading.rpartition("/")[2] for heading, _ in blocks("python")} == set(RESULTS)
+
+
+def test_every_published_repository_has_a_section(shared):
+    """All that the note names in its table."""
+    note = (shared / "notes" / "compatibility.md").read_text()
+    table = note[note.index("## 3. ") : note.index("## 4. ")]
+    named = re.findall(r"^\| ([\w.-]+/[\w.-]+)(?:, ([\w.-]+/[\w.-]+))?", table, re.MULTILINE)
+    headings = " ".join(line for line in PAGE.read_text().splitlines() if line.startswith("## "))
+    repositories = [name for row in named for name in row if name]
+    assert len(repositories) == 14
+    assert [name for name in repositories if name not in headings] == []
+
+
+@pytest.mark.parametrize("heading", RESULTS)
+def test_python(folder, heading):
+    codes = section(heading)
+    for code, shapes in zip(codes, RESULTS[heading], strict=True):
+        names = run(heading, code)
+        assert {name: tuple(names[name].shape) for name in shapes} == shapes
+
+
+def test_checkpoints_become_the_models_the_page_says(folder):
+    names = run("Checkpoints", section("Checkpoints")[0])
+    assert isinstance(names["model"], released.DCNWithRCNN)
+    assert isinstance(names["same"], cam.CAM)
+    assert not names["model"].training
+    names = run("Going back", section("Going back")[0])
+    assert set(torch.load("cam_model.pt", weights_only=True)["net"]) == set(names["model"].state_dict())
+
+
+def test_every_iteration_is_there():
+    names = run("ABAW8", section("ABAW8")[0])
+    shapes = [tuple(x.shape[1:]) for pair in names["iterations"] for x in pair]
+    assert shapes == [(300, 256), (300, 128)] * 3
+
+
+def test_the_variant_with_shared_weights_is_rewritten_right():
+    """As the page describes that code: the visual branch on the audio's weights, W_j on the side of X."""
+    names = run("RJCMA_global_attention", section("RJCMA_global_attention")[0])
+    inputs = given("RJCMA_global_attention")
+    w, model = names["theirs"], names["model"]
+    audio, visual = inputs["audio"], inputs["visual"]
+    joint = torch.cat((audio, visual), dim=-1)
+    for i, (name, x) in enumerate((("a", audio), ("v", visual))):
+        c = torch.tanh((w[f"affine_{name}.weight"] @ x).mT @ joint / 256**0.5)
+        h = torch.relu(x.mT @ w["W_a.weight"].T + c @ w["W_ca.weight"].T)
+        torch.testing.assert_close(model(audio, visual)[i], x + (h @ w[f"W_h{name}.weight"].T).mT, rtol=1e-4, atol=1e-4)
+
+
+def test_commands(folder, capsys):
+    assert main(["data", "synth", "planted", "--num-clips", "30"]) == 0
+    commands = [line for _, code in blocks("sh") for line in code.splitlines()]
+    assert len(commands) == 6
+    for command in commands:
+        program, *arguments = command.split()
+        assert program == "jca-fast"
+        assert main(arguments) == 0, capsys.readouterr().err
+    whole = torch.load("test.pt", weights_only=False).state_dict()
+    back = torch.load("published.pt", weights_only=True)
+    assert all(torch.equal(back[key], value) for key, value in whole.items())
+    assert set(torch.load("back.pt", weights_only=True)) == {"net", "best_Val_accV"}
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", PAGE.read_text()):
+        assert (PAGE.parent / target).exists(), target
