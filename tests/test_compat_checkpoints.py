@@ -11,13 +11,14 @@ import subprocess
 import sys
 import types
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from jca_fast import AVELocalizer, JointCoAttention
@@ -420,6 +421,81 @@ def test_a_flipped_bit_is_found(tmp_path, kind):
     (tmp_path / "in.pt").write_bytes(data)
     with pytest.raises(ValueError, match=r"damaged: the checksum of \S+ does not match"):
         load_checkpoint(tmp_path / "in.pt")
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path):
+    """Compressed zeros, a tensor that repeats one number, a size that no storage of the file has."""
+    torch.save(MODELS["CAM N = 8"]().state_dict(), tmp_path / "good.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "good.pt") as good,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in good.namelist():
+            bomb.writestr(name, good.read(name) if not name.endswith("data/0") else bytes(20 << 20))
+    with pytest.raises(ValueError, match=r"its \d+ bytes would unpack to \d+; expected a file that is not compressed"):
+        load_checkpoint(tmp_path / "bomb.pt")
+    huge = {"affine_a.weight": torch.zeros(1).expand(10**6, 10**6)}
+    for old in (False, True):
+        torch.save(huge, tmp_path / "huge.pt", _use_new_zipfile_serialization=not old)
+        with pytest.raises(ValueError, match=r"affine_a\.weight \(1000000, 1000000\) has fewer numbers in the file"):
+            load_checkpoint(tmp_path / "huge.pt")
+        storage = torch.zeros(4)._typed_storage()
+        lying = Attack(torch._utils._rebuild_tensor_v2, storage, 0, (10**10,), (1,), False, OrderedDict())
+        torch.save({"x": lying}, tmp_path / "lying.pt", _use_new_zipfile_serialization=not old)
+        with pytest.raises(ValueError, match=r"a tensor \(10000000000,\) needs 40000000000 bytes, its storage of 4"):
+            load_checkpoint(tmp_path / "lying.pt")
+
+
+def test_a_zip_file_said_to_span_disks_is_refused(tmp_path):
+    data = bytearray(written("zip"))
+    locator = data.rfind(b"PK\x06\x07")
+    data[locator + 16] = 7  # the number of disks
+    (tmp_path / "in.pt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged: not a whole zip file \(.*multiple disks"):
+        load_checkpoint(tmp_path / "in.pt")
+
+
+@pytest.mark.parametrize("published", ["{", "[1]", '{"prefix": ""}', None])
+def test_damaged_metadata_is_refused(tmp_path, published):
+    metadata = {"format": "jca_fast published 1"} | ({"published": published} if published else {})
+    save_file(MODELS["CAM N = 8"]().state_dict(), tmp_path / "x.safetensors", metadata)
+    with pytest.raises(ValueError, match="its metadata 'published' is not what jca-fast convert writes"):
+        load_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_config": None}, "expected 'model_config' and 'model' in a checkpoint of jca-fast train"),
+        ({"model": None}, "expected 'model_config' and 'model' in a checkpoint of jca-fast train"),
+        ({"model_config": {"colour": 1}}, "almost AVELocalizer, but its sizes do not fit.*'colour'"),
+        ({"model_config": {"audio_dim": 10**7, "visual_dim": 10**7}}, "almost AVELocalizer .* is missing"),
+    ],
+)
+def test_damaged_checkpoints_of_our_own_are_refused(tmp_path, change, message):
+    content = {"format": "jca_fast checkpoint 1", "model_config": {}, "model": MODELS["CAM N = 8"]().state_dict()}
+    torch.save(content | change, tmp_path / "own.pt")
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "own.pt")
+
+
+def test_tensors_that_are_no_weights_are_refused(tmp_path):
+    weights = MODELS["CAM N = 8"]().state_dict()
+    for change, message in (
+        (weights["W_a.weight"].long(), "W_a.weight holds torch.int64, expected numbers like torch.float32"),
+        (weights["W_a.weight"].cfloat(), "W_a.weight holds torch.complex64"),
+        (weights["W_a.weight"].to_sparse(), "W_a.weight is torch.sparse_coo on cpu; expected plain numbers"),
+        (weights["W_a.weight"].to("meta"), "W_a.weight is torch.strided on meta; expected plain numbers"),
+    ):
+        torch.save({**weights, "W_a.weight": change}, tmp_path / "in.pt")
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(tmp_path / "in.pt")
+
+
+def test_sizes_that_no_shape_tells_are_said_to_be_taken():
+    bare = recognize(MODELS["CAM without heads"]().state_dict())
+    assert "inputs 5/5 (taken as halves of d), d = 10" in str(bare)
+    assert "taken" not in str(recognize(MODELS["CAM without encoders"]().state_dict()))
 
 
 def read_bytes_of_a_storage(data: bytes) -> bytes:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .recognize import Recognized, load_recognized, recognize
+from .recognize import Recognized, checked, load_recognized, recognize, shapes_of
+from .sizes import Known
 from .torch_file import InertModule, load_inert
 
 ENTRIES = ("net", "state_dict", "model", "model_state_dict", "weights")
@@ -94,14 +95,17 @@ def _load(path: Path) -> Any:
 
 
 def _check_sums(path: Path) -> None:
-    """The checksums inside a zip file, which torch.load does not look at; files of the old layout have none."""
-    if not zipfile.is_zipfile(path):
-        return
+    """The sizes and checksums inside a zip file, which torch.load does not look at; the old layout has none."""
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            unpacked, size = sum(part.file_size for part in archive.infolist()), path.stat().st_size
+            damaged = None if unpacked > size else archive.testzip()
     except Exception as error:  # zipfile raises a dozen types on damaged input
         raise ValueError(f"damaged: not a whole zip file ({error})") from error
+    if unpacked > size:  # torch.save never compresses, and a small file could fill the memory
+        raise ValueError(f"its {size} bytes would unpack to {unpacked}; expected a file that is not compressed")
     if damaged:
         raise ValueError(f"damaged: the checksum of {damaged} does not match")
 
@@ -109,7 +113,7 @@ def _check_sums(path: Path) -> None:
 def _from_content(path: Path, content: Any) -> Checkpoint:
     if isinstance(content, InertModule):
         weights = content.state_dict()
-        return Checkpoint(path, f"pickled module {content.class_path}", weights, recognize(weights))
+        return Checkpoint(path, f"pickled module {content.class_path}", weights, _recognized(weights))
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a state_dict, a dict with one, or a module; found {type(content).__name__}")
     if content.get("format") == OWN_FORMAT:
@@ -119,17 +123,37 @@ def _from_content(path: Path, content: Any) -> Checkpoint:
         inner = inner.state_dict() if isinstance(inner, InertModule) else inner
         if isinstance(inner, Mapping):
             extra = {key: value for key, value in content.items() if key != entry}
-            return Checkpoint(path, f"state_dict under {entry!r}", dict(inner), recognize(inner), entry, extra)
-    return Checkpoint(path, "state_dict", dict(content), recognize(content))
+            return Checkpoint(path, f"state_dict under {entry!r}", dict(inner), _recognized(inner), entry, extra)
+    return Checkpoint(path, "state_dict", dict(content), _recognized(content))
+
+
+def _recognized(weights: Mapping[str, Any]) -> Recognized:
+    _check_tensors(weights)
+    return recognize(weights)
+
+
+def _check_tensors(weights: Mapping[str, Any]) -> None:
+    """A file must hold all numbers of its tensors: one number repeated could fill the memory."""
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            continue  # recognize says what is wrong
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise ValueError(f"{key} is {value.layout} on {value.device}; expected plain numbers")
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError(f"{key} {tuple(value.shape)} has fewer numbers in the file than its shape says")
 
 
 def _from_training(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     from ..models import AVELocalizer
 
-    config, weights = content["model_config"], dict(content["model"])
+    config, weights = content.get("model_config"), content.get("model")
+    if not isinstance(config, Mapping) or not isinstance(weights, Mapping):
+        raise ValueError("expected 'model_config' and 'model' in a checkpoint of jca-fast train")
+    _check_tensors(weights)
     sizes = ", ".join(f"{key}={value!r}" for key, value in config.items() if value is not None)
-    found = Recognized("AVELocalizer", sizes, lambda: AVELocalizer(**config))
-    return Checkpoint(path, "checkpoint of jca-fast train", weights, found)
+    own = Known(AVELocalizer.__name__, (), lambda shapes: (sizes, lambda: AVELocalizer(**config)))
+    _, build = checked(own, shapes_of(weights))
+    return Checkpoint(path, "checkpoint of jca-fast train", dict(weights), Recognized(own.name, sizes, build))
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -148,7 +172,17 @@ def _from_safetensors(path: Path) -> Checkpoint:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise ValueError(f"not a whole safetensors file: {error}") from error
-    facts = json.loads(metadata["published"]) if metadata.get("format") == SAFETENSORS_FORMAT else {}
-    prefix = facts.get("prefix", "")
+    prefix, entry, extra = _published_facts(metadata)
     named = {prefix + key: value for key, value in weights.items()}
-    return Checkpoint(path, "safetensors", named, recognize(named), facts.get("entry", ""), facts.get("extra", {}))
+    return Checkpoint(path, "safetensors", named, recognize(named), entry, extra)
+
+
+def _published_facts(metadata: Mapping[str, str]) -> tuple[str, str, dict[str, Any]]:
+    """Prefix, entry and other entries of the published file that a safetensors file was made from."""
+    if metadata.get("format") != SAFETENSORS_FORMAT:
+        return "", "", {}
+    try:
+        facts = json.loads(metadata["published"])
+        return str(facts["prefix"]), str(facts["entry"]), dict(facts["extra"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its metadata 'published' is not what jca-fast convert writes: {error}") from error

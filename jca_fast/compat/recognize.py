@@ -41,7 +41,8 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The published module a state_dict belongs to, in the dtype and on the device of its tensors, in eval mode.
 
     The tensors are copied. Wrapping prefixes such as ``module.`` are taken off, and ``coattn.`` is found inside larger
-    models. What no state_dict holds is as published: the dropout rates, and ``squeeze=False``.
+    models. What no state_dict holds takes its default: the dropout rates as published, ``squeeze=False``, and of two
+    modalities ``use_query=True``.
 
     Raises:
         ValueError: it is none of the published modules, or almost one; the message says what was expected and found.
@@ -53,26 +54,36 @@ def load_recognized(state_dict: Mapping[str, Tensor], found: Recognized) -> nn.M
     """The module ``found`` with copies of its tensors."""
     with torch.device("meta"):
         model = found.build()
-    weights = {key: state_dict[found.prefix + key].detach().clone() for key in model.state_dict()}
+    weights = {}
+    for key, expected in model.state_dict().items():
+        value = state_dict[found.prefix + key]
+        if value.is_floating_point() != expected.is_floating_point():
+            raise ValueError(f"{found.prefix + key} holds {value.dtype}, expected numbers like {expected.dtype}")
+        weights[key] = value.detach().clone()
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval()
 
 
 def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
     """What a state_dict is, before anything is built; errors as in :func:`from_state_dict`."""
-    for key, value in state_dict.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"a state_dict maps names to tensors; found {key!r}: {type(value).__name__}")
-    shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
+    shapes = shapes_of(state_dict)
     for prefix, inner, others in _views(shapes):
         for known in KNOWN:
             if all(key in inner for key in known.tells):
                 _refuse_siblings(known, others)
-                sizes, build = _checked(known, inner)
+                sizes, build = checked(known, inner)
                 return Recognized(known.name, sizes, build, prefix, others)
     first = ", ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:4])
     names = ", ".join(known.name for known in KNOWN)
     raise ValueError(f"none of the published modules; found {len(shapes)} keys: {first}, ...; expected one of: {names}")
+
+
+def shapes_of(state_dict: Mapping[str, Tensor]) -> Shapes:
+    """The shape of every tensor; ValueError if there is anything else."""
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"a state_dict maps names to tensors; found {key!r}: {type(value).__name__}")
+    return {key: tuple(value.shape) for key, value in state_dict.items()}
 
 
 def _views(shapes: Shapes) -> Iterator[tuple[str, Shapes, tuple[str, ...]]]:
@@ -97,7 +108,7 @@ def _refuse_siblings(known: Known, others: tuple[str, ...]) -> None:
         )
 
 
-def _checked(known: Known, shapes: Shapes) -> tuple[str, Callable[[], nn.Module]]:
+def checked(known: Known, shapes: Shapes) -> tuple[str, Callable[[], nn.Module]]:
     """Sizes and builder of ``known``; its module must have exactly these keys and shapes."""
     try:
         sizes, build = known.read(shapes)

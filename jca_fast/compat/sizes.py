@@ -127,7 +127,8 @@ def _cam(s: Shapes) -> Sized:
     else:  # published only as Jcam_512, whose head reads [visual; attended visual]
         dims, in_dims, visual = None, (d - width // 2, width // 2), True
     head_input = "visual" if visual else "attended"
-    text = f"inputs {in_dims[0]}/{in_dims[1]}, d = {d}, N = {n}, k = {k}, heads {', '.join(heads) or 'none'}"
+    taken = "" if heads or dims else " (taken as halves of d)"  # of the bare attention no shape tells them apart
+    text = f"inputs {in_dims[0]}/{in_dims[1]}{taken}, d = {d}, N = {n}, k = {k}, heads {', '.join(heads) or 'none'}"
 
     def build() -> nn.Module:
         return cam.CAM(n, in_dims, dims, k, heads=heads, head_input=head_input, hidden_dim=hidden)
