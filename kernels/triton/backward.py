@@ -74,9 +74,10 @@ def backward_kernel(
             )  # fmt: skip
     else:
         for i in tl.static_range(len(problems)):
-            if tl.program_id(2) == i and tl.program_id(0) < tl.cdiv(problems[i].k.rows, BN) * groups:
+            x = problems[i]
+            if tl.program_id(2) == i and tl.program_id(0) < tl.cdiv(x.k.rows, BN) * groups:
                 columns_of(
-                    problems[i], batch, per_group, p_seed, threshold, keep_scale,
+                    x, batch, per_group, p_seed, threshold, keep_scale,
                     EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BN, BK, BO, BD,
                 )  # fmt: skip
 
@@ -202,8 +203,8 @@ def sum_kernel(sums, BLOCK: tl.constexpr):
     """Axis 0: blocks of the result; axis 1: the sums."""
     o_x = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     for i in tl.static_range(len(sums)):
+        x = sums[i]
         if tl.program_id(1) == i:
-            x = sums[i]
             b_sum = tl.zeros((BLOCK,), tl.float32)
             for i_row in range(x.count):
                 b_sum += tl.load(x.partials + tl.cast(i_row, tl.int64) * x.size + o_x, mask=o_x < x.size, other=0.0)

@@ -70,10 +70,9 @@ def layer_kernel(
             )
     else:
         for i in tl.static_range(len(modalities)):
-            if tl.program_id(1) == i and tl.program_id(0) < batch * tl.cdiv(modalities[i].x.rows, BM):
-                layer_rows(
-                    modalities[i], i, p_seed, threshold, keep_scale, EXACT, DROPOUT, KEEP_MAPS, BM, BN, BK, BO, BD
-                )
+            m = modalities[i]
+            if tl.program_id(1) == i and tl.program_id(0) < batch * tl.cdiv(m.x.rows, BM):
+                layer_rows(m, i, p_seed, threshold, keep_scale, EXACT, DROPOUT, KEEP_MAPS, BM, BN, BK, BO, BD)
 
 
 @triton.jit
@@ -161,8 +160,9 @@ def prepare_kernel(
         prepare_rows(chosen(modalities, tl.program_id(1)), batch, EXACT, BM, BO, BD)
     else:
         for i in tl.static_range(len(modalities)):
+            m = modalities[i]
             if tl.program_id(1) == i:
-                prepare_rows(modalities[i], batch, EXACT, BM, BO, BD)
+                prepare_rows(m, batch, EXACT, BM, BO, BD)
 
 
 @triton.jit
@@ -218,8 +218,9 @@ def finish_kernel(
             finish_rows(m, batch, per_group, EXACT, BM, BO, BD)
     else:
         for i in tl.static_range(len(modalities)):
-            if tl.program_id(2) == i and tl.program_id(0) * BM < modalities[i].x.rows:
-                finish_rows(modalities[i], batch, per_group, EXACT, BM, BO, BD)
+            m = modalities[i]
+            if tl.program_id(2) == i and tl.program_id(0) * BM < m.x.rows:
+                finish_rows(m, batch, per_group, EXACT, BM, BO, BD)
 
 
 @triton.jit

@@ -7,7 +7,8 @@ Two families of tiers, chosen by the constexpr ``EXACT``:
 * ``EXACT = True``: float32 with full accuracy. Every operand is a sum ``high + low`` of two TF32 numbers and a product
   is ``high high + high low + low high`` (relative error 2^-21); tanh is a rational function (4.4e-7).
 
-Names: ``b_`` a tile (block), ``p_`` a pointer, ``o_`` offsets, ``i_`` an index.
+Names: ``b_`` a tile (block), ``p_`` a pointer, ``o_`` offsets, ``i_`` an index. A kernel gives an entry of a tuple
+argument a name before it enters an ``if``: inside one, Triton 3.6 has forgotten the entry's constants.
 """
 
 from __future__ import annotations
