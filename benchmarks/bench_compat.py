@@ -9,10 +9,13 @@ from benchmarks.pairs import in_process
 
 IN_MEMORY = ("cam_n8_attention", "cam_n16_attention", "cam_n8", "cam_n16", "jcam_512", "dcn_n10_512_512",
              "dcn_n16_512_512", "dcn_n300_256_128_128")  # fmt: skip
+SMOKE = ("cam_n8_attention", "cam_n16", "dcn_n8_512_192", "speaker_model")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_drop_in(paired, quick, name):
+    if quick and name not in SMOKE:
+        pytest.skip("one module of each kind is enough for a smoke run")
     batch = 4 if quick else CASES[name].batch
     paired(providers(name, batch), batch=batch)
 
