@@ -12,7 +12,9 @@ import argparse
 import importlib.util
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,6 +30,8 @@ PER_ELEMENT = {
 }
 """Most instructions per element on sm_90, without dropout, at the paper's shape."""
 SHARED = 99 * 1024
+TIERS = {"half": "bfloat16", "tf32": "float32", "exact": "float32"}
+"""The dtype that each precision tier is compiled with."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", default=",".join(map(str, ARCHITECTURES)), help="compute capabilities, like 80,90")
     parser.add_argument("--case", default="", help="audit only the cases whose name contains this text")
     parser.add_argument("--json", action="store_true", help="print one JSON object per kernel instead of the table")
-    parser.add_argument("--jobs", type=int, default=2, help="processes to compile in (default: 2)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes to compile in (default: all CPUs)")
     parser.add_argument("--loops", action="store_true", help="also print what each loop is made of (with --jobs 1)")
 
 
@@ -94,18 +98,34 @@ def _line(row: Row) -> str:
 
 
 def _in_parallel(archs: list[int], only: str, jobs: int) -> Iterator[Row]:
-    """:func:`audit` with one process for each architecture, ``jobs`` at a time."""
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for rows in pool.map(_audit_one, archs, [only] * len(archs)):
+    """:func:`audit` in ``jobs`` processes, each with one tier of one architecture at a time."""
+    parts = [(arch, tier) for arch in archs for tier in TIERS]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
+        for rows in pool.map(_audit_part, *zip(*parts, strict=True), [only] * len(parts)):
             yield from rows
 
 
-def _audit_one(arch: int, only: str) -> list[Row]:
-    return list(audit([arch], only))
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it has gone, even when that one was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def audit(archs: list[int], only: str = "", show_loops: bool = False) -> Iterator[Row]:
-    """The rows of the audit, one for each kernel that a case's launchers start."""
+def _audit_part(arch: int, tier: str, only: str) -> list[Row]:
+    return list(audit([arch], only, tiers=(tier,)))
+
+
+def audit(
+    archs: list[int], only: str = "", show_loops: bool = False, tiers: Sequence[str] = tuple(TIERS)
+) -> Iterator[Row]:
+    """The rows of the audit, one for each kernel that a case's launchers start and no earlier case compiled."""
     import torch
 
     from .compile import compiling_for
@@ -113,13 +133,17 @@ def audit(archs: list[int], only: str = "", show_loops: bool = False) -> Iterato
     precision = torch.get_float32_matmul_precision()
     try:
         for arch in archs:
+            seen: set[bytes] = set()
             for name, tier, start in cases():
-                if only not in name:
+                if only not in name or tier not in tiers:
                     continue
                 torch.set_float32_matmul_precision("high" if tier == "tf32" else "highest")
                 with compiling_for(arch) as compiled:
                     start()
                 for item in compiled:
+                    if item.cubin in seen:
+                        continue
+                    seen.add(item.cubin)
                     yield judge(arch, name, tier, item, show_loops)
     finally:
         torch.set_float32_matmul_precision(precision)
@@ -139,7 +163,7 @@ def judge(arch: int, case: str, tier: str, item: Any, show_loops: bool = False) 
         breaches.append("global atomics")
     per_element = mufu = None
     tile = "x".join(str(meta[k]) for k in ("BM", "BN", "BR", "BD") if k in meta)
-    if {"BM", "BN"} <= meta.keys():
+    if {"BM", "BN"} <= meta.keys() and meta.get("CHUNKS", 1) == meta.get("VALUE_CHUNKS", 1) == 1:
         unit = r"MUFU\.RCP" if tier == "exact" else r"MUFU\.TANH"
         elements = meta["BM"] * meta["BN"] / (32 * meta["num_warps"])  # per thread
         loops = [loop for loop in binary.loops if loop.count(unit) >= elements]
@@ -191,22 +215,30 @@ def cases() -> list[tuple[str, str, Callable[[], None]]]:
     """Name, tier and launchers of every audited call: the paper's shape in each tier, and the odd ends of the table."""
     import torch
 
-    dtypes = {"half": torch.bfloat16, "tf32": torch.float32, "exact": torch.float32}
+    from jca_fast.kernels.triton.coattention import LARGEST
+
     found: list[tuple[str, str, Callable[[], None]]] = []
-    for tier, dtype in dtypes.items():
-        for label, batch in (("paper", 64), ("paper B=1", 1)):
-            found.append((f"{tier} layer forward, {label}", tier, _layer(dtype, batch, 0.0, backward=False)))
-        for label, batch in (("paper", 64), ("paper B=1", 1)):
-            found.append((f"{tier} layer backward, {label}", tier, _layer(dtype, batch, 0.0, backward=True)))
-        found.append((f"{tier} attention forward, released", tier, _attention(dtype, 64, 10, 0.3, False)))
-        found.append((f"{tier} attention backward, released", tier, _attention(dtype, 64, 10, 0.3, True)))
+    for tier, name in TIERS.items():
+        dtype = getattr(torch, name)
+        n, k = LARGEST[tier]
+        for way, back in (("forward", False), ("backward", True)):
+            for label, batch in (("paper", 64), ("paper B=1", 1)):
+                found.append((f"{tier} layer {way}, {label}", tier, _layer(dtype, batch, 10, 32, 0.0, back)))
+                found.append((f"{tier} layer {way}, dropout, B={batch}", tier, _layer(dtype, batch, 10, 32, 0.3, back)))
+            found.append((f"{tier} layer {way}, widest", tier, _layer(dtype, 64, n, k, 0.3, back)))
+            found.append((f"{tier} layer {way}, odd", tier, _layer(dtype, 3, 7, 5, 0.0, back, (1, 20))))
+            found.append((f"{tier} attention {way}, released", tier, _released(dtype, 64, 10, 0.3, back)))
+            found.append((f"{tier} attention {way}, N=200 D=512", tier, _attention(dtype, 64, 200, 512, 0.3, back)))
+            found.append((f"{tier} attention {way}, N=64 D=128", tier, _attention(dtype, 1, 64, 128, 0.0, back)))
     for dtype in (torch.float32, torch.bfloat16):
         found.append((f"visual {str(dtype).removeprefix('torch.')}, aligned", "half", _visual(dtype)))
     return found
 
 
-def _layer(dtype: Any, batch: int, dropout: float, backward: bool) -> Callable[[], None]:
-    """The paper's layer, N = 10, 512 + 512 channels, k = 32."""
+def _layer(
+    dtype: Any, batch: int, n: int, k: int, dropout: float, backward: bool, dims: tuple[int, int] = (512, 512)
+) -> Callable[[], None]:
+    """A layer of two modalities; the paper's has N = 10, 512 + 512 channels, k = 32."""
 
     def start() -> None:
         import torch
@@ -214,12 +246,12 @@ def _layer(dtype: Any, batch: int, dropout: float, backward: bool) -> Callable[[
         from jca_fast.kernels import triton as kernels
 
         seed = torch.zeros((), dtype=torch.int64) if dropout else None
-        inputs = [torch.empty(batch, 10, 512, dtype=dtype) for _ in range(2)]
-        shapes = ((10, 10), (32, 10), (32, 1024), (32, 10))
+        inputs = [torch.empty(batch, n, d, dtype=dtype) for d in dims]
+        shapes = ((n, n), (k, n), (k, sum(dims)), (k, n))
         weights = [[torch.empty(shape, dtype=dtype) for _ in range(2)] for shape in shapes]
         args = (inputs, [], *weights, [1 / 32] * 2, dropout, seed)
         if backward:
-            maps = [torch.empty(batch, 32, 512, dtype=dtype) for _ in range(2)]
+            maps = [torch.empty(batch, k, d, dtype=dtype) for d in dims]
             kernels.joint_coattention_backward(inputs, maps, *args)
         else:
             kernels.joint_coattention(*args, False)
@@ -227,7 +259,7 @@ def _layer(dtype: Any, batch: int, dropout: float, backward: bool) -> Callable[[
     return start
 
 
-def _attention(dtype: Any, batch: int, segments: int, dropout: float, backward: bool) -> Callable[[], None]:
+def _released(dtype: Any, batch: int, segments: int, dropout: float, backward: bool) -> Callable[[], None]:
     """The released form's attention: 1024 rows, 512 columns, values of each sample."""
 
     def start() -> None:
@@ -242,6 +274,24 @@ def _attention(dtype: Any, batch: int, segments: int, dropout: float, backward: 
             kernels.released_attention_backward(query, query, *args)
         else:
             kernels.released_attention(*args)
+
+    return start
+
+
+def _attention(dtype: Any, batch: int, n: int, d: int, dropout: float, backward: bool) -> Callable[[], None]:
+    """tanh attention of sizes that take more than one block of N or of D."""
+
+    def start() -> None:
+        import torch
+
+        from jca_fast.kernels import triton as kernels
+
+        seed = torch.zeros((), dtype=torch.int64) if dropout else None
+        q, k, v, grad = (torch.empty(batch, a, b, dtype=dtype) for a, b in ((1024, n), (512, n), (512, d), (1024, d)))
+        if backward:
+            kernels.tanh_attention_backward(grad, q, k, v, 1 / 32, dropout, seed)
+        else:
+            kernels.tanh_attention(q, k, v, 1 / 32, dropout, seed)
 
     return start
 

@@ -30,9 +30,10 @@ def contraction_blocks(size: int, exact: bool) -> dict[str, int]:
     return {"BK": block, "CHUNKS": triton.cdiv(slots, block)}
 
 
-def value_block(width: int) -> int:
-    """Value columns of one program; wider values are cut into blocks, because one tile of 512 spills 1 KB."""
-    return min(pad(width), 128)
+FORWARD_BLOCK = {"half": 128, "tf32": 64, "exact": 32}
+"""Value columns of one program at most: wider values are cut into blocks, because wider tiles spill."""
+BACKWARD_BLOCK = {"half": 64, "tf32": 32, "exact": 32}
+"""Value columns, and segments, of one program of the backward at most."""
 
 
 def group_sizes(batch: int) -> tuple[int, int]:
@@ -63,8 +64,8 @@ def _forward(
     """One launch that writes ``out`` (B, M, D), any strides."""
     (batch, rows, segments), width = q.shape, v.shape[2]
     level = tier(q.dtype)
-    block = value_block(width)
-    config = table.forward(architecture(q.device), level, batch * rows)
+    block = min(pad(width), FORWARD_BLOCK[level])
+    config = table.forward(architecture(q.device), level, batch * rows, segments, width)
     launch(
         forward_kernel,
         (batch * triton.cdiv(rows, config.rows), triton.cdiv(width, block)),
@@ -93,7 +94,7 @@ def launch_backward(
     case the problems have their roles swapped.
     """
     (batch, per_group, groups), (segments, width) = samples, sizes
-    block_n, block_d = min(pad(segments), 64), value_block(width)
+    block_n, block_d = (min(pad(size), BACKWARD_BLOCK[level]) for size in (segments, width))
     launch(
         backward_kernel,
         (
@@ -109,9 +110,9 @@ def launch_backward(
     )  # fmt: skip
 
 
-def backward_config(device: torch.device, level: str, columns: int) -> table.Config:
+def backward_config(device: torch.device, level: str, columns: int, segments: int, width: int) -> table.Config:
     """The tile shape of a backward pass over ``columns`` columns in all samples."""
-    return table.backward(architecture(device), level, columns)
+    return table.backward(architecture(device), level, columns, segments, width)
 
 
 def launch_sums(sums: Sequence[Sum]) -> None:
@@ -170,7 +171,7 @@ def _backward(
         dv_part = empty(q, (groups, columns, width), torch.float32)
         sums.append(partial_sum(dv_part, dv))
     problem = Problem(*(operand(x) for x in (q, k, v, grad_out, dk, dv_part, dq)), scale, 0, 0)
-    config = backward_config(q.device, level, batch * columns)
+    config = backward_config(q.device, level, batch * columns, segments, width)
     samples, args = (batch, per_group, groups), ((segments, width), dropout_p, seed)
     if single_pass(level, segments):
         tiles = triton.cdiv(columns, config.columns)

@@ -19,11 +19,14 @@ from .tiles import operand
 Tensors = Sequence[Tensor]
 
 
+LARGEST = {"half": (32, 128), "tf32": (32, 64), "exact": (16, 32)}
+"""Most segments, and most attention width, that the registers of one program can hold."""
+
+
 def fits(inputs: Tensors, w_x: Tensors) -> bool:
-    """Whether one program can hold all segments and all of the attention width: N up to 64, in float32 21; k to 128."""
-    exact = tier(inputs[0].dtype) == "exact"
-    segments = inputs[0].shape[1]
-    return segments <= 64 and contraction_blocks(segments, exact)["CHUNKS"] == 1 and w_x[0].shape[0] <= 128
+    """Whether one program can hold all segments and all of the attention width."""
+    segments, width = LARGEST[tier(inputs[0].dtype)]
+    return inputs[0].shape[1] <= segments and w_x[0].shape[0] <= width
 
 
 def parts_of(inputs: Tensors, joints: Tensors) -> list[Tensors]:
@@ -54,7 +57,7 @@ def joint_coattention(
         for i, (x, parts) in enumerate(zip(inputs, parts_of(inputs, joints), strict=True))
     )  # fmt: skip
     rows = [x.shape[2] for x in inputs]
-    config = table.forward(architecture(inputs[0].device), level, batch * sum(rows))
+    config = table.forward(architecture(inputs[0].device), level, batch * sum(rows), segments, width)
     launch(
         layer_kernel,
         (batch * triton.cdiv(max(rows), config.rows), len(modalities)),

@@ -36,8 +36,8 @@ from .layer import Finish, Prepare, finish_kernel, prepare_kernel
 from .tiles import operand
 
 Tensors = Sequence[Tensor]
-ROWS, WARPS = 32, 8
-"""Rows and warps of one program of the prepare and finish kernels: more rows or fewer warps spill in tier "exact"."""
+ROWS, WARPS = 16, 8
+"""Rows and warps of one program of the prepare and finish kernels: more rows or fewer warps spill."""
 
 
 def joint_coattention_backward(
@@ -109,7 +109,8 @@ def _attention_backward(
     own = len(joints) == len(inputs)
     dj = None if own else scratch(len(inputs), batch, segments, w_c[0].shape[1])
     all_parts = parts_of(inputs, joints)
-    config = backward_config(inputs[0].device, level, batch * sum(p.shape[2] for parts in all_parts for p in parts))
+    columns = batch * sum(p.shape[2] for parts in all_parts for p in parts)
+    config = backward_config(inputs[0].device, level, columns, segments, width)
     problems, dqs, dw_cs = [], [], []
     for i, (m, parts) in enumerate(zip(prepared, all_parts, strict=True)):
         dw_cs.append(scratch(groups, *w_c[i].shape))
@@ -118,9 +119,9 @@ def _attention_backward(
         slots = [0, *accumulate(triton.cdiv(p.shape[2], config.columns) * batch if once else batch for p in parts)]
         dqs.append(scratch(slots[-1], m.x.rows, segments))
         for j, part in enumerate(parts):
-            columns = slice(firsts[j], firsts[j + 1])
-            k, v = operand(part.mT), operand(w_c[i][:, columns].mT[None])
-            dk, dv = operand(target[..., columns].mT), operand(dw_cs[i][..., columns].mT)
+            own_columns = slice(firsts[j], firsts[j + 1])
+            k, v = operand(part.mT), operand(w_c[i][:, own_columns].mT[None])
+            dk, dv = operand(target[..., own_columns].mT), operand(dw_cs[i][..., own_columns].mT)
             dq = operand(dqs[i][slots[j] : slots[j + 1]])
             problems.append(Problem(m.q, k, v, m.dh, dk, dv, dq, 1.0, 2 * i, firsts[j]))
     args = ((segments, width), dropout_p, seed)

@@ -1,14 +1,18 @@
-"""The committed table of launch configurations.
+"""The committed table of launch configurations, in ``configurations.py``, and how a launch finds its entry.
 
 Fixed, not timed at run time: a timed choice would change the order of sums, and so the bits, from process to process.
-Keys are the architecture class, the precision tier, the work (rows or columns in all samples: small batches take
-smaller tiles, so that there are programs for the whole chip) and, in the backward, dropout. Every entry is free of
-spills on its chips (``jca-fast gpu-audit``); none has been timed on a GPU yet.
+A key is the direction, the precision tier, the padded sizes ("narrow": the paper's and the released form's, "wide": any
+other) and the work, rows or columns in all samples (small batches take smaller tiles, so that there are programs for
+the whole chip); in each entry an architecture class may have a tile of its own. Entries were chosen by compiling, so
+that they keep within the registers and the shared memory of their chips (``jca-fast gpu-audit`` lists which do not yet);
+none has been timed on a GPU.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from .configurations import ENTRIES
 
 
 class Config(NamedTuple):
@@ -23,35 +27,28 @@ class Config(NamedTuple):
 SMALL = 8192
 """Rows, or columns, up to which a launch takes small tiles: 64 tiles of 128."""
 
-_FORWARD = {
-    ("half", "large"): {"": Config(128, 64, 4, 2)},
-    ("half", "small"): {"": Config(32, 32, 2, 2)},
-    ("tf32", "large"): {"": Config(128, 64, 8, 2), "sm100": Config(128, 64, 4, 2)},
-    ("tf32", "small"): {"": Config(32, 32, 2, 2)},
-    ("exact", "large"): {"": Config(128, 32, 8, 1), "sm90": Config(128, 64, 8, 1), "sm100": Config(128, 64, 8, 1)},
-    ("exact", "small"): {"": Config(64, 32, 4, 1), "sm120": Config(128, 32, 8, 1)},
-}
-_BACKWARD = {
-    ("half", "large"): {"": Config(32, 128, 8, 1), "sm90": Config(64, 128, 8, 1), "sm100": Config(64, 64, 4, 2)},
-    ("half", "small"): {"": Config(32, 32, 2, 1)},
-    ("tf32", "large"): {"": Config(16, 128, 8, 1), "sm90": Config(32, 128, 8, 1), "sm100": Config(32, 128, 8, 1)},
-    ("tf32", "small"): {"": Config(16, 64, 4, 1)},
-    ("exact", "large"): {"": Config(16, 128, 8, 1), "sm90": Config(32, 128, 8, 1)},
-    ("exact", "small"): {"": Config(16, 64, 4, 1), "sm100": Config(16, 32, 2, 1)},
-}
 
-
-def forward(architecture: str, tier: str, rows: int) -> Config:
+def forward(architecture: str, tier: str, rows: int, segments: int, width: int) -> Config:
     """The tile of a forward launch, of tanh attention or a layer, over ``rows`` rows in all samples."""
-    return _find(_FORWARD, architecture, tier, rows)
+    return _find(("forward", tier, sizes(tier, segments, width), work(rows)), architecture)
 
 
-def backward(architecture: str, tier: str, columns: int) -> Config:
+def backward(architecture: str, tier: str, columns: int, segments: int, width: int) -> Config:
     """The tile of a backward launch over ``columns`` columns in all samples."""
-    return _find(_BACKWARD, architecture, tier, columns)
+    return _find(("backward", tier, sizes(tier, segments, width), work(columns)), architecture)
 
 
-def _find(entries: dict[tuple[str, str], dict[str, Config]], architecture: str, tier: str, work: int) -> Config:
+def sizes(tier: str, segments: int, width: int) -> str:
+    """The class of padded sizes: "narrow" where N fits in 16 slots, in tier "exact" 3 N in 32, and D in 32."""
+    return "narrow" if segments <= (10 if tier == "exact" else 16) and width <= 32 else "wide"
+
+
+def work(size: int) -> str:
+    """The class of a number of rows or columns in all samples."""
+    return "small" if size <= SMALL else "large"
+
+
+def _find(key: tuple[str, str, str, str], architecture: str) -> Config:
     """The entry of an architecture class, or the one that serves all others."""
-    found = entries[tier, "small" if work <= SMALL else "large"]
-    return found.get(architecture, found[""])
+    found = ENTRIES[key]
+    return Config(*found.get(architecture, found[""]))
