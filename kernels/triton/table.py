@@ -4,7 +4,7 @@ Fixed, not timed at run time: a timed choice would change the order of sums, and
 A key is the direction, the precision tier, the padded sizes ("narrow": the paper's and the released form's, "wide": any
 other) and the work, rows or columns in all samples (small batches take smaller tiles, so that there are programs for
 the whole chip); in each entry an architecture class may have a tile of its own. Entries were chosen by compiling, so
-that they keep within the registers and the shared memory of their chips (``jca-fast gpu-audit`` lists which do not yet);
+that they keep within the registers and the shared memory of their chips (``jca-fast gpu-audit`` lists which do not);
 none has been timed on a GPU.
 """
 
