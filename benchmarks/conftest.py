@@ -1,6 +1,6 @@
 """The fixture ``paired``: providers timed side by side after a parity check, and one table at the end of a run.
 
-pytest benchmarks/ --benchmark-only --benchmark-json=benchmarks/results/cpu.json
+pytest benchmarks/ --benchmark-only --benchmark-json=raw.json; benchmarks/record.py makes a file of results/ of it.
 """
 
 from __future__ import annotations
