@@ -35,6 +35,7 @@ def collect() -> dict[str, Any]:
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("JCA_FAST_", "TRITON_", "OMP_"))},
         "devices": _attempt(_devices),
         "backends": _attempt(_backends),
+        "gpu kernels": _attempt(_gpu_kernels),
     }
 
 
@@ -86,10 +87,24 @@ def _backends() -> dict[str, Any]:
     return report
 
 
+def _gpu_kernels() -> dict[str, Any]:
+    """For each CUDA device, whether "auto" uses the Triton kernels in each tier and why; starts no check."""
+    import torch
+
+    from .gpu import support, trust
+
+    report: dict[str, Any] = {}
+    for i in range(torch.cuda.device_count()):
+        why = support.problem(i)
+        report[f"cuda:{i}"] = {"all tiers": f"not used: {why}"} if why else trust.report(i)
+    return report
+
+
 def _text(report: dict[str, Any]) -> str:
     lines = []
     for section, entries in report.items():
-        lines.append(section)
+        if entries:
+            lines.append(section)
         for name, value in entries.items():
             if isinstance(value, dict):
                 lines.append(f"  {name}")

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from jca_fast import doctor
 from jca_fast.gpu import check, support, trust
 from jca_fast.gpu.check import Case, Result
 from jca_fast.ops import backends
@@ -55,6 +56,20 @@ def test_a_failed_check_warns_once_and_says_where(device):
         assert trust.doubt(0, "exact")
     assert trust.report(0)["exact"].startswith("not used")
     assert trust.report(0)["tf32"].startswith("not decided")
+
+
+def test_doctor_says_what_was_decided_and_starts_no_check(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(support, "problem", lambda index: "")
+    device["errors"] = [1.0]
+    with pytest.warns(UserWarning, match="self-check"):
+        trust.doubt(0, "tf32")
+    verdicts = doctor.collect()["gpu kernels"]["cuda:0"]
+    assert verdicts["exact"].startswith("not decided")
+    assert verdicts["tf32"].startswith("not used: tanh_attention out in tier tf32: error 1.0e+00")
+    assert device["runs"] == ["tf32"]
+    monkeypatch.setattr(support, "problem", lambda index: "it is not offered on ROCm")
+    assert doctor.collect()["gpu kernels"] == {"cuda:0": {"all tiers": "not used: it is not offered on ROCm"}}
 
 
 def test_a_check_that_raises_is_a_failed_check(device, monkeypatch):

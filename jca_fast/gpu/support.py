@@ -25,8 +25,8 @@ def reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
         found.append(f"it serves up to {CHANNELS} channels of a region, got {tensors[0].shape[-1]}")
     if any(_span(t) >= 2**31 for t in tensors):
         found.append("one sample of a tensor spans 2^31 elements or more")
-    if not found and tensors and (problem := _problem(tensors[0].device.index or 0)):
-        found.append(problem)
+    if not found and tensors and (why := problem(tensors[0].device.index or 0)):
+        found.append(why)
     return found
 
 
@@ -52,7 +52,7 @@ def _span(t: Tensor) -> int:
 
 
 @torch.compiler.assume_constant_result
-def _problem(index: int) -> str:
+def problem(index: int) -> str:
     """Why no kernel can run on CUDA device ``index``; "" where they can."""
     return _found_problem(index)
 
