@@ -49,7 +49,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged input
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise ValueError(f"{path}: not a readable checkpoint (damaged or of another program): {reason}") from error
+        raise ValueError(
+            f"{path}: not a readable checkpoint (damaged, or of another program: see jca-fast convert --native): {reason}"
+        ) from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT:
         raise ValueError(f"{path}: expected a file of format {FORMAT!r}, found {found!r}; see jca-fast convert")
