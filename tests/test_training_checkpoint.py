@@ -50,7 +50,7 @@ def test_code_in_a_file_does_not_run(tmp_path):
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"format": checkpoint.FORMAT, "model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match="not a readable checkpoint .*jca-fast convert --native"):
+    with pytest.raises(ValueError, match=r"not a readable checkpoint .*jca-fast convert --native"):
         checkpoint.load(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 

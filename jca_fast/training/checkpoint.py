@@ -50,7 +50,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
     except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged input
         reason = str(error).split("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{path}: not a readable checkpoint (damaged, or of another program: see jca-fast convert --native): {reason}"
+            f"{path}: not a readable checkpoint (damaged or of another program: jca-fast convert --native): {reason}"
         ) from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT:
