@@ -240,8 +240,11 @@ def test_visual_reduction_reads_any_strides(shape, regions_need_grad):
         leaves = [inputs[0].clone().requires_grad_(), stored.detach().requires_grad_(regions_need_grad)]
         out = visual_reduction(*leaves, 0.2, backend="cpu")
         grads = torch.autograd.grad(out, leaves[:count], grad)
+        torch.testing.assert_close(out.double(), oracle[0], rtol=1e-5, atol=1e-5)
         assert_as_good_as_torch(("out",), [out.detach()], plain[:1], oracle[:1], 2)
         assert_as_good_as_torch(("dq", "dk")[:count], grads, plain[1 : count + 1], oracle[1 : count + 1], 3)
+        if regions_need_grad:
+            torch.testing.assert_close(grads[1].double(), oracle[2], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])

@@ -1,6 +1,6 @@
 // softmax(scale K q) K over the regions of each segment. Bound by memory: K comes from DRAM once, in the first pass, which
-// reads it in the order of its addresses: the processor's own prefetching then reaches 90 % of the read bandwidth, and
-// prefetch instructions only take the load slots it needs. The second pass finds the same 100 KB in L2.
+// reads it in the order of its addresses: the processor's own prefetching likes that best, and prefetch instructions only
+// take the load slots it needs. The second pass finds the same 100 KB in L2.
 #pragma once
 
 #include <limits>
