@@ -19,8 +19,8 @@ from .tiles import operand
 GROUPS = 16
 """Groups of samples that a gradient shared by the batch is first summed over: fixed, so that its bits do not depend on
 the chip."""
-BLOCK = 1024
-"""Elements per program of a sum of partial results."""
+SUM = {"ROWS": 32, "BLOCK": 64}
+"""Partial results, and elements of each, that a program of a sum reads at a time: 16 numbers a thread."""
 
 
 def contraction_blocks(size: int, exact: bool) -> dict[str, int]:
@@ -118,12 +118,13 @@ def backward_config(device: torch.device, level: str, columns: int, segments: in
 def launch_sums(sums: Sequence[Sum]) -> None:
     """Add up partial results, all in one launch."""
     if sums:
-        launch(sum_kernel, (max(triton.cdiv(s.size, BLOCK) for s in sums), len(sums)), tuple(sums), BLOCK=BLOCK)
+        blocks = max(triton.cdiv(s.out.numel(), SUM["BLOCK"]) for s in sums)
+        launch(sum_kernel, (blocks, len(sums)), tuple(sums), **SUM)
 
 
 def partial_sum(partials: Tensor, out: Tensor) -> Sum:
     """``out`` as the sum of ``partials`` (count, *out.shape)."""
-    return Sum(partials, out, partials.numel() // out.numel(), out.numel())
+    return Sum(partials, out, 2 * (partials.numel() // out.numel()), 2 * out.numel())
 
 
 def tanh_attention_backward(

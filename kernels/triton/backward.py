@@ -190,22 +190,31 @@ def row_tile(
 
 
 class Sum(NamedTuple):
-    """``out`` (size,) = the sum of ``count`` rows of ``partials`` (count, size) float32, first row first."""
+    """``out`` (size,) = the sum of ``count`` rows of ``partials`` (count, size) float32.
+
+    Count and size are doubled: Triton makes an integer 1 a constant, and then sums were compiled differently.
+    """
 
     partials: Any
     out: Any
-    count: Any
-    size: Any
+    count2: Any
+    size2: Any
 
 
 @triton.jit
-def sum_kernel(sums, BLOCK: tl.constexpr):
-    """Axis 0: blocks of the result; axis 1: the sums."""
+def sum_kernel(sums, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Axis 0: blocks of the result; axis 1: the sums.
+
+    ROWS partials are read at a time, each into a sum of its own, because small weights leave hundreds of partials of a
+    few hundred elements: one after the other they would wait for memory hundreds of times. The order is fixed.
+    """
+    x = chosen(sums, tl.program_id(1))
+    count, size = x.count2 // 2, x.size2 // 2
     o_x = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    for i in tl.static_range(len(sums)):
-        x = sums[i]
-        if tl.program_id(1) == i:
-            b_sum = tl.zeros((BLOCK,), tl.float32)
-            for i_row in range(x.count):
-                b_sum += tl.load(x.partials + tl.cast(i_row, tl.int64) * x.size + o_x, mask=o_x < x.size, other=0.0)
-            tl.store(x.out + o_x, b_sum.to(x.out.dtype.element_ty), mask=o_x < x.size)
+    if tl.program_id(0) * BLOCK < size:
+        b_sum = tl.zeros((ROWS, BLOCK), tl.float32)
+        for first in range(0, count, ROWS):
+            o_r = first + tl.arange(0, ROWS)
+            inside = (o_r < count)[:, None] & (o_x < size)[None, :]
+            b_sum += tl.load(x.partials + o_r[:, None].to(tl.int64) * size + o_x[None, :], mask=inside, other=0.0)
+        tl.store(x.out + o_x, tl.sum(b_sum, 0).to(x.out.dtype.element_ty), mask=o_x < size)

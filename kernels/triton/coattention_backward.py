@@ -1,8 +1,8 @@
 """Launchers of the backward of a whole paper layer: four launches, whatever the number of modalities.
 
-1. the prepare kernel: Q and dH of all modalities;
+1. the prepare kernel: Q and dH of all modalities, and partial sums of dW_x and dW_h;
 2. the attention's backward for every pair of a modality and a part of its joint feature;
-3. the finish kernel: dX and partial sums of the small weights' gradients;
+3. the finish kernel: dX, and partial sums of dW_j;
 4. the sums of all partial results.
 
 Sizes too large for one program, and the exact tier, take one launch more or the attention's own backward.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -32,12 +32,13 @@ from .attention import (
 from .backward import Problem, Sum
 from .coattention import fits, parts_of
 from .launch import alike, launch, pad, tier
-from .layer import Finish, Prepare, finish_kernel, prepare_kernel
-from .tiles import operand
+from .layer_backward import Finish, Prepare, finish_kernel, prepare_kernel
+from .tiles import Operand, operand
 
 Tensors = Sequence[Tensor]
-ROWS, WARPS = 16, 8
-"""Rows and warps of one program of the prepare and finish kernels: more rows or fewer warps spill."""
+ROWS = {"half": 32, "tf32": 32, "exact": 32}
+WARPS = 4
+"""Rows and warps of one program of the prepare and finish kernels: more rows spill."""
 
 
 def joint_coattention_backward(
@@ -53,33 +54,54 @@ def joint_coattention_backward(
         composed = reference.joint_coattention_backward(*args, attention_backward=tanh_attention_backward)
         return [g.contiguous() for g in composed]
     grads = [[t.new_empty(t.shape) for t in group] for group in groups]
-    prepared = _prepare(grad_outs, maps, inputs, w_j, w_h, scales)
+    w_j, w_x, w_h, maps = ([t.contiguous() for t in group] for group in (w_j, w_x, w_h, maps))
+    prepared, sums = _prepare(grad_outs, maps, inputs, w_j, w_x, w_h, scales, grads)
     core = _attention_backward(prepared, inputs, joints, w_c, grads[1], dropout_p, seed)
-    sums = [partial_sum(partial, out) for partial, out in zip(core.dw_c, grads[4], strict=True)]
-    sums += _finish(prepared, core, inputs, joints, w_x, grads)
+    sums += [partial_sum(partial, out) for partial, out in zip(core.dw_c, grads[4], strict=True)]
+    sums += _finish(prepared, core, joints, grads)
     if len(joints) == 1:
         sums.append(partial_sum(core.dj, grads[1][0]))
     launch_sums(sums)
     return [g for group in grads for g in group]
 
 
-def _prepare(
-    grad_outs: Tensors, maps: Tensors, inputs: Tensors, w_j: Tensors, w_h: Tensors, scales: Sequence[float]
-) -> list[Prepare]:
-    """The first launch."""
-    (batch, segments), width = inputs[0].shape[:2], w_h[0].shape[0]
-    prepared = []
-    for i, x in enumerate(inputs):
-        q, dh = (x.new_empty((batch, x.shape[2], size)) for size in (segments, width))
-        read = (operand(t.mT) for t in (x, grad_outs[i], maps[i]))
-        prepared.append(Prepare(*read, *(operand(t) for t in (w_j[i][None], w_h[i][None], q, dh)), scales[i]))
+def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], *args: Any, **meta: int) -> None:
+    """Launch the prepare or the finish kernel over row tiles, groups of samples and modalities."""
+    x = modalities[0].x.p  # (B, d_x, N)
+    level, (per_group, groups) = tier(x.dtype), group_sizes(x.shape[0])
+    rows = max(m.x.rows for m in modalities)
     launch(
-        prepare_kernel,
-        (batch * max(triton.cdiv(x.shape[2], ROWS) for x in inputs), len(inputs)),
-        tuple(prepared), batch, ALIKE=alike(tuple(prepared)), EXACT=tier(inputs[0].dtype) == "exact",
-        BM=ROWS, BO=pad(segments), BD=pad(width), num_warps=WARPS, num_stages=1,
+        kernel,
+        (triton.cdiv(rows, ROWS[level]), groups, len(modalities)),
+        tuple(modalities), x.shape[0], per_group, *args,
+        ALIKE=alike(tuple(modalities)), EXACT=level == "exact", BM=ROWS[level], BO=pad(x.shape[2]), **meta,
+        num_warps=WARPS, num_stages=1,
     )  # fmt: skip
-    return prepared
+
+
+def _partials(x: Operand, grad: Tensor) -> Tensor:
+    """Room for one partial sum of the gradient of a small weight from each program of :func:`_over_rows`."""
+    programs = triton.cdiv(x.rows, ROWS[tier(grad.dtype)]) * group_sizes(x.p.shape[0])[1]
+    return grad.new_empty((programs, *grad.shape), dtype=torch.float32)
+
+
+def _prepare(
+    grad_outs: Tensors, maps: Tensors, inputs: Tensors, w_j: Tensors, w_x: Tensors, w_h: Tensors,
+    scales: Sequence[float], grads: Sequence[Tensors],
+) -> tuple[list[Prepare], list[Sum]]:  # fmt: skip
+    """The first launch; returns also the sums that are left to do for W_x and W_h."""
+    width, prepared, sums = w_h[0].shape[0], [], []
+    for i, x in enumerate(inputs):
+        batch, segments, rows = x.shape
+        channels = operand(x.mT)
+        partials = [_partials(channels, grads[j][i]) for j in (3, 5)]
+        sums += [partial_sum(p, grads[j][i]) for p, j in zip(partials, (3, 5), strict=True)]
+        q, dh = (x.new_empty((batch, rows, size)) for size in (segments, width))
+        dx = x.new_empty(x.shape, dtype=torch.float32)
+        read = (channels, operand(grad_outs[i].mT), maps[i], w_j[i], w_x[i], w_h[i])
+        prepared.append(Prepare(*read, q, dh, dx, *partials, scales[i]))
+    _over_rows(prepare_kernel, prepared, width, BD=pad(width))
+    return prepared, sums
 
 
 class Core(NamedTuple):
@@ -123,7 +145,7 @@ def _attention_backward(
             k, v = operand(part.mT), operand(w_c[i][:, own_columns].mT[None])
             dk, dv = operand(target[..., own_columns].mT), operand(dw_cs[i][..., own_columns].mT)
             dq = operand(dqs[i][slots[j] : slots[j + 1]])
-            problems.append(Problem(m.q, k, v, m.dh, dk, dv, dq, 1.0, 2 * i, firsts[j]))
+            problems.append(Problem(operand(m.q), k, v, operand(m.dh), dk, dv, dq, 1.0, 2 * i, firsts[j]))
     args = ((segments, width), dropout_p, seed)
     launch_backward(problems, config, level, (batch, per_group, groups), *args, "all" if once else "dk dv")
     if not once:
@@ -132,28 +154,15 @@ def _attention_backward(
     return Core(dqs, dw_cs, dj)
 
 
-def _finish(
-    prepared: Sequence[Prepare], core: Core, inputs: Tensors, joints: Tensors, w_x: Tensors, grads: Sequence[Tensors]
-) -> list[Sum]:
-    """The third launch; returns the sums that are left to do for W_j, W_x and W_h."""
-    (batch, segments), width, level = inputs[0].shape[:2], w_x[0].shape[0], tier(inputs[0].dtype)
-    per_group, groups = group_sizes(batch)
+def _finish(prepared: Sequence[Prepare], core: Core, joints: Tensors, grads: Sequence[Tensors]) -> list[Sum]:
+    """The third launch; returns the sums that are left to do for W_j."""
     finishes, sums = [], []
-    firsts = [0, *accumulate(x.shape[2] for x in inputs)]
+    firsts = [0, *accumulate(m.x.rows for m in prepared)]
     for i, m in enumerate(prepared):
-        count = groups * triton.cdiv(m.x.rows, ROWS)
-        partials = [inputs[0].new_empty((count, *grads[j][i].shape), dtype=torch.float32) for j in (2, 3, 5)]
-        sums += [partial_sum(p, grads[j][i]) for p, j in zip(partials, (2, 3, 5), strict=True)]
-        dj = () if joints else tuple(operand(d[..., firsts[i] : firsts[i + 1]].mT) for d in core.dj)
-        finishes.append(Finish(
-            m.x, m.grad_out, m.h, m.dh, operand(core.dq[i]), dj, m.w_j, operand(w_x[i][None]), operand(grads[0][i].mT),
-            *(operand(p) for p in partials), core.dq[i].shape[0] // batch, m.scale,
-        ))  # fmt: skip
-    launch(
-        finish_kernel,
-        (max(triton.cdiv(m.x.rows, ROWS) for m in prepared), groups, len(prepared)),
-        tuple(finishes), batch, per_group,
-        ALIKE=alike(tuple(finishes)), EXACT=level == "exact",
-        BM=ROWS, BO=pad(segments), BD=pad(width), num_warps=WARPS, num_stages=1,
-    )  # fmt: skip
+        dw_j = _partials(m.x, grads[2][i])
+        sums.append(partial_sum(dw_j, grads[2][i]))
+        dj = () if joints else tuple(d[..., firsts[i] :] for d in core.dj)
+        tiles = core.dq[i].shape[0] // m.x.p.shape[0]
+        finishes.append(Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale))
+    _over_rows(finish_kernel, finishes)
     return sums

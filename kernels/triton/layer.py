@@ -5,11 +5,7 @@ For each modality X (B, N, d_x) with its joint feature J in parts (the modalitie
     Q = Xᵀ W_j * scale      O = tanh(Q J) W_cᵀ      H = relu(W_x X + Oᵀ)      X' = X + W_hᵀ H
 
 Rows are the channels of X, so a program computes Q for its rows, attends to all parts of J and finishes X' in its
-epilogue. The backward gets Q and dH = (W_h dX') ∘ (H > 0) from :func:`prepare_kernel`, runs the kernel of
-:mod:`backward` with q = Q, k = J, v = W_cᵀ, g = dHᵀ, and ends with :func:`finish_kernel`:
-
-    dX = dX' + W_xᵀ dH + W_j dQᵀ + (the part of dJ that is X)
-    dW_j = Σ X dQ        dW_x = Σ dH Xᵀ        dW_h = Σ H dX'ᵀ        (sums over the batch, in partial sums)
+epilogue. The backward is in :mod:`layer_backward`.
 """
 
 from __future__ import annotations
@@ -76,10 +72,9 @@ def layer_kernel(
 
 
 @triton.jit
-def queries(b_x, m, o_n, EXACT: tl.constexpr):
-    """The rows of Q = scale * Xᵀ W_j: (BM, BO) in float32."""
-    b_w = load_tile(at(m.w_j, 0), o_n, o_n)  # (BO, BO)
-    return dot_full(b_x, b_w, tl.zeros(b_x.shape, tl.float32), EXACT) * tl.cast(m.scale, tl.float32)
+def queries(b_x, b_wj, scale, EXACT: tl.constexpr):
+    """The rows of Q = scale * Xᵀ W_j: (BM, BO) in float32, from b_x (BM, BO) and b_wj (BO, BO)."""
+    return dot_full(b_x, b_wj, tl.zeros(b_x.shape, tl.float32), EXACT) * tl.cast(scale, tl.float32)
 
 
 @triton.jit
@@ -112,7 +107,7 @@ def layer_rows(
     x = at(m.x, i_b)
     b_x = load_tile(x, o_m, o_n)  # (BM, BO)
     o_c, i_part = contraction(0, x.columns, BK, EXACT)
-    b_q = queries(b_x, m, o_n, EXACT)
+    b_q = queries(b_x, load_tile(at(m.w_j, 0), o_n, o_n), m.scale, EXACT)
     if EXACT:
         b_q = spread(b_q, o_n, o_c, i_part)  # (BM, BK)
     b_q = b_q.to(dtype)
@@ -136,126 +131,3 @@ def layer_rows(
         store_tile(at(m.h, i_b), o_m, o_k, b_h)
     b_out = dot_full(b_h.to(dtype), load_tile(at(m.w_h, 0), o_k, o_n), b_x.to(tl.float32), EXACT)  # (BM, BO)
     store_tile(at(m.out, i_b), o_m, o_n, b_out)
-
-
-class Prepare(NamedTuple):
-    """What :func:`prepare_kernel` reads of one modality, and writes: q (B, d_x, N) and dh (B, d_x, k)."""
-
-    x: Operand
-    grad_out: Operand
-    h: Operand
-    w_j: Operand
-    w_h: Operand
-    q: Operand
-    dh: Operand
-    scale: Any
-
-
-@triton.jit
-def prepare_kernel(
-    modalities, batch, ALIKE: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr
-):
-    """Axis 0: row tiles of all samples; axis 1: the modalities."""
-    if ALIKE:
-        prepare_rows(chosen(modalities, tl.program_id(1)), batch, EXACT, BM, BO, BD)
-    else:
-        for i in tl.static_range(len(modalities)):
-            m = modalities[i]
-            if tl.program_id(1) == i:
-                prepare_rows(m, batch, EXACT, BM, BO, BD)
-
-
-@triton.jit
-def prepare_rows(m, batch, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr):
-    """One row tile of one sample of one modality."""
-    tiles = tl.cdiv(m.x.rows, BM)
-    i_b = tl.program_id(0) // tiles
-    if i_b < batch:
-        o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
-        o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
-        b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
-        store_tile(at(m.q, i_b), o_m, o_n, queries(b_x, m, o_n, EXACT))
-        b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)  # (BM, BO)
-        b_w = load_tile_t(at(m.w_h, 0), o_k, o_n)  # (BO, BD)
-        b_dh = dot_full(b_g, b_w, tl.zeros((BM, BD), tl.float32), EXACT, False)  # (BM, BD)
-        b_h = load_tile(at(m.h, i_b), o_m, o_k)
-        store_tile(at(m.dh, i_b), o_m, o_k, tl.where(b_h > 0.0, b_dh, 0.0))
-
-
-class Finish(NamedTuple):
-    """What :func:`finish_kernel` reads and writes for one modality.
-
-    dq (tiles * B, d_x, N) are the partial sums of the gradient of Q, which holds the factor ``scale``; ``dj`` the
-    gradients of J's part that is X, one for each modality that reads it (none where J is given). dw_j (groups, N, N),
-    dw_x and dw_h (groups, k, N) are partial sums, one for each program.
-    """
-
-    x: Operand
-    grad_out: Operand
-    h: Operand
-    dh: Operand
-    dq: Operand
-    dj: tuple[Operand, ...]
-    w_j: Operand
-    w_x: Operand
-    dx: Operand
-    dw_j: Operand
-    dw_x: Operand
-    dw_h: Operand
-    tiles: Any
-    scale: Any
-
-
-@triton.jit
-def finish_kernel(
-    modalities, batch, per_group,
-    ALIKE: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """Axis 0: row tiles; axis 1: groups of samples; axis 2: the modalities."""
-    if ALIKE:
-        m = chosen(modalities, tl.program_id(2))
-        if tl.program_id(0) * BM < m.x.rows:
-            finish_rows(m, batch, per_group, EXACT, BM, BO, BD)
-    else:
-        for i in tl.static_range(len(modalities)):
-            m = modalities[i]
-            if tl.program_id(2) == i and tl.program_id(0) * BM < m.x.rows:
-                finish_rows(m, batch, per_group, EXACT, BM, BO, BD)
-
-
-@triton.jit
-def finish_rows(
-    m, batch, per_group,
-    EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """One row tile of one modality for one group of samples."""
-    dtype: tl.constexpr = m.x.p.dtype.element_ty
-    i_tile, i_group = tl.program_id(0), tl.program_id(1)
-    o_m = i_tile * BM + tl.arange(0, BM)
-    o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
-    b_wj = load_tile_t(at(m.w_j, 0), o_n, o_n)  # (BO, BO), transposed
-    b_wx = load_tile(at(m.w_x, 0), o_k, o_n)  # (BD, BO)
-    b_dwj = tl.zeros((BO, BO), tl.float32)
-    b_dwx = tl.zeros((BD, BO), tl.float32)
-    b_dwh = tl.zeros((BD, BO), tl.float32)
-    for i_b in range(i_group * per_group, tl.minimum((i_group + 1) * per_group, batch)):
-        b_dq = tl.zeros((BM, BO), tl.float32)
-        for i_column in range(m.tiles):
-            b_dq += load_tile(at(m.dq, i_column * batch + i_b), o_m, o_n)
-        b_dq = (b_dq * tl.cast(m.scale, tl.float32)).to(dtype)  # now the gradient of Xᵀ W_j
-        b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
-        b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)
-        b_h = load_tile(at(m.h, i_b), o_m, o_k)  # (BM, BD)
-        b_dh = load_tile(at(m.dh, i_b), o_m, o_k)
-        b_dx = dot_full(b_dh, b_wx, b_g.to(tl.float32), EXACT, False)  # (BM, BO)
-        b_dx = dot_full(b_dq, b_wj, b_dx, EXACT, False)
-        for i in tl.static_range(len(m.dj)):
-            b_dx += load_tile(at(m.dj[i], i_b), o_m, o_n)
-        store_tile(at(m.dx, i_b), o_m, o_n, b_dx)
-        b_dwj = dot_full(tl.trans(b_x), b_dq, b_dwj, EXACT, False)  # (BO, BO)
-        b_dwx = dot_full(tl.trans(b_dh), b_x, b_dwx, EXACT, False)  # (BD, BO)
-        b_dwh = dot_full(tl.trans(b_h), b_g, b_dwh, EXACT, False)
-    i_out = i_group * tl.cdiv(m.x.rows, BM) + i_tile
-    store_tile(at(m.dw_j, i_out), o_n, o_n, b_dwj)
-    store_tile(at(m.dw_x, i_out), o_k, o_n, b_dwx)
-    store_tile(at(m.dw_h, i_out), o_k, o_n, b_dwh)

@@ -47,6 +47,18 @@ def at(x, i_b):
 
 
 @triton.jit
+def packed(p, i_matrix, rows, columns):
+    """Matrix ``i_matrix`` of a contiguous (matrices, rows, columns)."""
+    return Operand(p + tl.cast(i_matrix, tl.int64) * (rows * columns), 0, columns, 1, rows, columns)
+
+
+@triton.jit
+def packed_t(p, i_matrix, rows, columns, lead):
+    """Matrix ``i_matrix`` (rows, columns) of a contiguous (matrices, columns, lead) whose first ``rows`` are wanted."""
+    return Operand(p + tl.cast(i_matrix, tl.int64) * (columns * lead), 0, 1, lead, rows, columns)
+
+
+@triton.jit
 def chosen(entries, i_entry):
     """Entry ``i_entry`` of a tuple of structures that are compiled alike: one piece of code serves them all."""
     entry = entries[0]
