@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import triton
 from torch import Tensor
 
 from jca_fast.ops.dropout import keep_scale, threshold
@@ -13,7 +12,7 @@ from jca_fast.ops.dropout import keep_scale, threshold
 from . import table
 from .backward import Problem, Sum, backward_kernel, sum_kernel
 from .forward import forward_kernel
-from .launch import alike, architecture, launch, pad, tier
+from .launch import alike, architecture, cdiv, launch, pad, tier
 from .tiles import operand
 
 GROUPS = 16
@@ -27,7 +26,7 @@ def contraction_blocks(size: int, exact: bool) -> dict[str, int]:
     """The blocks in which a contraction over ``size`` segments is done: slots of one block, number of blocks."""
     slots = 3 * size if exact else size
     block = min(pad(slots), 64 if exact else 128)
-    return {"BK": block, "CHUNKS": triton.cdiv(slots, block)}
+    return {"BK": block, "CHUNKS": cdiv(slots, block)}
 
 
 FORWARD_BLOCK = {"half": 128, "tf32": 64, "exact": 32}
@@ -38,8 +37,8 @@ BACKWARD_BLOCK = {"half": 64, "tf32": 32, "exact": 32}
 
 def group_sizes(batch: int) -> tuple[int, int]:
     """Samples in a group, and the number of groups."""
-    per_group = triton.cdiv(batch, GROUPS)
-    return per_group, triton.cdiv(batch, per_group)
+    per_group = cdiv(batch, GROUPS)
+    return per_group, cdiv(batch, per_group)
 
 
 def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
@@ -68,7 +67,7 @@ def _forward(
     config = table.forward(architecture(q.device), level, batch * rows, segments, width)
     launch(
         forward_kernel,
-        (batch * triton.cdiv(rows, config.rows), triton.cdiv(width, block)),
+        (batch * cdiv(rows, config.rows), cdiv(width, block)),
         *(operand(x) for x in (q, k, v, out)), seed, scale, threshold(dropout_p), keep_scale(dropout_p),
         EXACT=level == "exact", DROPOUT=seed is not None, ACTIVATE=activate,
         **contraction_blocks(segments, level == "exact"),
@@ -98,13 +97,13 @@ def launch_backward(
     launch(
         backward_kernel,
         (
-            triton.cdiv(max(p.k.rows for p in problems), config.columns) * groups,
-            max(triton.cdiv(segments, block_n), triton.cdiv(width, block_d) if wanted != "dq" else 1),
+            cdiv(max(p.k.rows for p in problems), config.columns) * groups,
+            max(cdiv(segments, block_n), cdiv(width, block_d) if wanted != "dq" else 1),
             len(problems),
         ),
         tuple(problems), batch, per_group, groups, seed, threshold(dropout_p), keep_scale(dropout_p),
-        ALIKE=alike(tuple(problems)), EXACT=level == "exact", DROPOUT=seed is not None, SWAPPED=wanted == "dq",
-        WANT_DQ=wanted == "all", WANT_DV=wanted != "dq", VALUE_CHUNKS=triton.cdiv(width, block_d),
+        ALIKE=alike(problems), EXACT=level == "exact", DROPOUT=seed is not None, SWAPPED=wanted == "dq",
+        WANT_DQ=wanted == "all", WANT_DV=wanted != "dq", VALUE_CHUNKS=cdiv(width, block_d),
         **contraction_blocks(segments, level == "exact"), BM=config.rows, BN=config.columns, BO=block_n, BD=block_d,
         num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
@@ -118,7 +117,7 @@ def backward_config(device: torch.device, level: str, columns: int, segments: in
 def launch_sums(sums: Sequence[Sum]) -> None:
     """Add up partial results, all in one launch."""
     if sums:
-        blocks = max(triton.cdiv(s.out.numel(), SUM["BLOCK"]) for s in sums)
+        blocks = max(cdiv(s.out.numel(), SUM["BLOCK"]) for s in sums)
         launch(sum_kernel, (blocks, len(sums)), tuple(sums), **SUM)
 
 
@@ -175,7 +174,7 @@ def _backward(
     config = backward_config(q.device, level, batch * columns, segments, width)
     samples, args = (batch, per_group, groups), ((segments, width), dropout_p, seed)
     if single_pass(level, segments):
-        tiles = triton.cdiv(columns, config.columns)
+        tiles = cdiv(columns, config.columns)
         dq_part = empty(q, (tiles * batch, rows, segments), torch.float32)
         sums.append(partial_sum(dq_part, dq))
         launch_backward([problem._replace(dq=operand(dq_part))], config, level, samples, *args, "all")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import triton
 from torch import Tensor
 
 from jca_fast.ops import reference
@@ -12,9 +11,9 @@ from jca_fast.ops.dropout import keep_scale, threshold
 
 from . import table
 from .attention import contraction_blocks, tanh_attention
-from .launch import alike, architecture, launch, pad, tier
+from .launch import alike, architecture, cdiv, launch, pad, tier
 from .layer import Modality, layer_kernel
-from .tiles import operand
+from .tiles import shared, transposed
 
 Tensors = Sequence[Tensor]
 
@@ -50,9 +49,9 @@ def joint_coattention(
     maps = [x.new_empty((batch, width, x.shape[2])) for x in inputs] if keep_maps else []
     modalities = tuple(
         Modality(
-            operand(x.mT), tuple(operand(p.mT) for p in parts),
-            *(operand(w[None]) for w in (w_j[i], w_x[i], w_c[i].mT, w_h[i])), operand(outs[i].mT),
-            operand((maps if keep_maps else outs)[i].mT), scales[i],
+            transposed(x), tuple(transposed(part) for part in parts),
+            shared(w_j[i]), shared(w_x[i]), transposed(w_c[i][None]), shared(w_h[i]), transposed(outs[i]),
+            transposed((maps if keep_maps else outs)[i]), scales[i],
         )
         for i, (x, parts) in enumerate(zip(inputs, parts_of(inputs, joints), strict=True))
     )  # fmt: skip
@@ -60,7 +59,7 @@ def joint_coattention(
     config = table.forward(architecture(inputs[0].device), level, batch * sum(rows), segments, width)
     launch(
         layer_kernel,
-        (batch * triton.cdiv(max(rows), config.rows), len(modalities)),
+        (batch * cdiv(max(rows), config.rows), len(modalities)),
         modalities, batch, seed, threshold(dropout_p), keep_scale(dropout_p),
         ALIKE=alike(modalities), EXACT=level == "exact", DROPOUT=seed is not None, KEEP_MAPS=keep_maps,
         BM=config.rows, BN=config.columns, BK=contraction_blocks(segments, level == "exact")["BK"],

@@ -15,7 +15,6 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from jca_fast.ops import reference
@@ -31,9 +30,9 @@ from .attention import (
 )
 from .backward import Problem, Sum
 from .coattention import fits, parts_of
-from .launch import alike, launch, pad, tier
+from .launch import alike, cdiv, launch, pad, tier
 from .layer_backward import Finish, Prepare, finish_kernel, prepare_kernel
-from .tiles import Operand, operand
+from .tiles import Operand, operand, transposed
 
 Tensors = Sequence[Tensor]
 ROWS = {"half": 32, "tf32": 32, "exact": 32}
@@ -72,16 +71,16 @@ def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], *args: Any, 
     rows = max(m.x.rows for m in modalities)
     launch(
         kernel,
-        (triton.cdiv(rows, ROWS[level]), groups, len(modalities)),
+        (cdiv(rows, ROWS[level]), groups, len(modalities)),
         tuple(modalities), x.shape[0], per_group, *args,
-        ALIKE=alike(tuple(modalities)), EXACT=level == "exact", BM=ROWS[level], BO=pad(x.shape[2]), **meta,
+        ALIKE=alike(modalities), EXACT=level == "exact", BM=ROWS[level], BO=pad(x.shape[2]), **meta,
         num_warps=WARPS, num_stages=1,
     )  # fmt: skip
 
 
 def _partials(x: Operand, grad: Tensor) -> Tensor:
     """Room for one partial sum of the gradient of a small weight from each program of :func:`_over_rows`."""
-    programs = triton.cdiv(x.rows, ROWS[tier(grad.dtype)]) * group_sizes(x.p.shape[0])[1]
+    programs = cdiv(x.rows, ROWS[tier(grad.dtype)]) * group_sizes(x.p.shape[0])[1]
     return grad.new_empty((programs, *grad.shape), dtype=torch.float32)
 
 
@@ -93,12 +92,12 @@ def _prepare(
     width, prepared, sums = w_h[0].shape[0], [], []
     for i, x in enumerate(inputs):
         batch, segments, rows = x.shape
-        channels = operand(x.mT)
+        channels = transposed(x)
         partials = [_partials(channels, grads[j][i]) for j in (3, 5)]
         sums += [partial_sum(p, grads[j][i]) for p, j in zip(partials, (3, 5), strict=True)]
         q, dh = (x.new_empty((batch, rows, size)) for size in (segments, width))
         dx = x.new_empty(x.shape, dtype=torch.float32)
-        read = (channels, operand(grad_outs[i].mT), maps[i], w_j[i], w_x[i], w_h[i])
+        read = (channels, transposed(grad_outs[i]), maps[i], w_j[i], w_x[i], w_h[i])
         prepared.append(Prepare(*read, q, dh, dx, *partials, scales[i]))
     _over_rows(prepare_kernel, prepared, width, BD=pad(width))
     return prepared, sums
@@ -138,14 +137,15 @@ def _attention_backward(
         dw_cs.append(scratch(groups, *w_c[i].shape))
         firsts = [0, *accumulate(p.shape[2] for p in parts)]
         target = grad_joints[i] if own else dj[i]  # (B, N, d)
-        slots = [0, *accumulate(triton.cdiv(p.shape[2], config.columns) * batch if once else batch for p in parts)]
+        slots = [0, *accumulate(cdiv(p.shape[2], config.columns) * batch if once else batch for p in parts)]
         dqs.append(scratch(slots[-1], m.x.rows, segments))
+        q, g = operand(m.q), operand(m.dh)
         for j, part in enumerate(parts):
-            own_columns = slice(firsts[j], firsts[j + 1])
-            k, v = operand(part.mT), operand(w_c[i][:, own_columns].mT[None])
-            dk, dv = operand(target[..., own_columns].mT), operand(dw_cs[i][..., own_columns].mT)
-            dq = operand(dqs[i][slots[j] : slots[j + 1]])
-            problems.append(Problem(operand(m.q), k, v, operand(m.dh), dk, dv, dq, 1.0, 2 * i, firsts[j]))
+            first, size = firsts[j], part.shape[2]
+            v, dk, dv = (t.narrow(-1, first, size) for t in (w_c[i][None], target, dw_cs[i]))
+            k, v, dk, dv = (transposed(t) for t in (part, v, dk, dv))
+            dq = operand(dqs[i].narrow(0, slots[j], slots[j + 1] - slots[j]))
+            problems.append(Problem(q, k, v, g, dk, dv, dq, 1.0, 2 * i, first))
     args = ((segments, width), dropout_p, seed)
     launch_backward(problems, config, level, (batch, per_group, groups), *args, "all" if once else "dk dv")
     if not once:
@@ -161,7 +161,7 @@ def _finish(prepared: Sequence[Prepare], core: Core, joints: Tensors, grads: Seq
     for i, m in enumerate(prepared):
         dw_j = _partials(m.x, grads[2][i])
         sums.append(partial_sum(dw_j, grads[2][i]))
-        dj = () if joints else tuple(d[..., firsts[i] :] for d in core.dj)
+        dj = () if joints else tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
         tiles = core.dq[i].shape[0] // m.x.p.shape[0]
         finishes.append(Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale))
     _over_rows(finish_kernel, finishes)

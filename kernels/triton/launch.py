@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+
+from .tiles import Operand
 
 
 class Target(NamedTuple):
@@ -23,14 +23,20 @@ TARGETS: list[Target] = []
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
-    """Start ``kernel`` on the device of its tensors; an empty grid starts nothing."""
+    """Start ``kernel`` on the device of its first tensor, which comes first; an empty grid starts nothing."""
     if 0 in grid:
         return
     if TARGETS:
         TARGETS[-1].take(kernel, grid, *args, **meta)
         return
-    device = next(x.device for x in leaves(args) if isinstance(x, Tensor))
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+    first = args[0]
+    while isinstance(first, tuple):
+        first = first[0]
+    device = first.device
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[grid](*args, enable_fp_fusion=True, **meta)
+    else:
         kernel[grid](*args, enable_fp_fusion=True, **meta)
 
 
@@ -43,10 +49,27 @@ def leaves(value: Any) -> Any:
         yield value
 
 
-def alike(entries: tuple[Any, ...]) -> bool:
-    """Whether structures are compiled alike: Triton makes an integer 1 and None constants, a pointer has a type."""
-    kinds = [[x.dtype if isinstance(x, Tensor) else (x is None, x == 1) for x in leaves(e)] for e in entries]
-    return all(kind == kinds[0] for kind in kinds)
+def alike(entries: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether structures of one kind and the same dtypes are compiled alike: Triton makes an integer 1 a constant."""
+    first = _ones(entries[0])
+    return all(_ones(entry) == first for entry in entries[1:])
+
+
+def _ones(entry: Any) -> Any:
+    """Where the integers of a structure are 1."""
+    if type(entry) is Operand:
+        return _ones_of(entry[1:])
+    return [_ones(x) for x in entry] if isinstance(entry, tuple) else type(entry) is int and entry == 1
+
+
+@functools.lru_cache(1024)
+def _ones_of(numbers: tuple[int, ...]) -> tuple[bool, ...]:
+    return tuple(n == 1 for n in numbers)
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up; ``triton.cdiv`` also serves kernels and takes a microsecond."""
+    return -(a // -b)
 
 
 def architecture(device: torch.device) -> str:

@@ -36,8 +36,8 @@ from .tiles import (
 class Modality(NamedTuple):
     """One modality of a layer. Channels are rows: x and out are (B, d_x, N), the parts of J (B, d_part, N).
 
-    w_j (1, N, N), w_x and w_h (1, k, N), w_c (1, d, k); h (B, d_x, k) is H, or any operand
-    where it is not wanted.
+    w_j (N, N), w_x and w_h (k, N) and w_c (d, k) are shared by the batch; h (B, d_x, k) is H, or any operand where it
+    is not wanted.
     """
 
     x: Operand
