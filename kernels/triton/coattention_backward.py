@@ -66,14 +66,14 @@ def joint_coattention_backward(
 
 def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], *args: Any, **meta: int) -> None:
     """Launch the prepare or the finish kernel over row tiles, groups of samples and modalities."""
-    x = modalities[0].x.p  # (B, d_x, N)
-    level, (per_group, groups) = tier(x.dtype), group_sizes(x.shape[0])
+    x, batch = modalities[0].x, modalities[0].x.p.shape[0]
+    level, (per_group, groups) = tier(x.p.dtype), group_sizes(batch)
     rows = max(m.x.rows for m in modalities)
     launch(
         kernel,
         (cdiv(rows, ROWS[level]), groups, len(modalities)),
-        tuple(modalities), x.shape[0], per_group, *args,
-        ALIKE=alike(modalities), EXACT=level == "exact", BM=ROWS[level], BO=pad(x.shape[2]), **meta,
+        tuple(modalities), batch, per_group, *args,
+        ALIKE=alike(modalities), EXACT=level == "exact", BM=ROWS[level], BO=pad(x.columns), **meta,
         num_warps=WARPS, num_stages=1,
     )  # fmt: skip
 
@@ -162,7 +162,7 @@ def _finish(prepared: Sequence[Prepare], core: Core, joints: Tensors, grads: Seq
         dw_j = _partials(m.x, grads[2][i])
         sums.append(partial_sum(dw_j, grads[2][i]))
         dj = () if joints else tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
-        tiles = core.dq[i].shape[0] // m.x.p.shape[0]
+        tiles = core.dq[i].shape[0] // m.q.shape[0]
         finishes.append(Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale))
     _over_rows(finish_kernel, finishes)
     return sums
