@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ FORWARD_BLOCK = {"half": 128, "tf32": 64, "exact": 32}
 """Value columns of one program at most: wider values are cut into blocks, because wider tiles spill."""
 BACKWARD_BLOCK = {"half": 64, "tf32": 32, "exact": 32}
 """Value columns, and segments, of one program of the backward at most."""
+
+
+def dropout(seed: Tensor | None, firsts: Iterable[int] = (0,)) -> int:
+    """The constant DROPOUT of the kernels: what all first columns in the mask are multiples of, 0 without dropout."""
+    if seed is None:
+        return 0
+    return 1 if any(first % 32 for first in firsts) else 32
 
 
 def group_sizes(batch: int) -> tuple[int, int]:
@@ -69,7 +76,7 @@ def _forward(
         forward_kernel,
         (batch * cdiv(rows, config.rows), cdiv(width, block)),
         *(operand(x) for x in (q, k, v, out)), seed, scale, threshold(dropout_p), keep_scale(dropout_p),
-        EXACT=level == "exact", DROPOUT=seed is not None, ACTIVATE=activate,
+        EXACT=level == "exact", DROPOUT=dropout(seed), ACTIVATE=activate,
         **contraction_blocks(segments, level == "exact"),
         BM=config.rows, BN=config.columns, BD=block, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
@@ -102,8 +109,8 @@ def launch_backward(
             len(problems),
         ),
         tuple(problems), batch, per_group, groups, seed, threshold(dropout_p), keep_scale(dropout_p),
-        ALIKE=alike(problems), EXACT=level == "exact", DROPOUT=seed is not None, SWAPPED=wanted == "dq",
-        WANT_DQ=wanted == "all", WANT_DV=wanted != "dq", VALUE_CHUNKS=cdiv(width, block_d),
+        ALIKE=alike(problems), EXACT=level == "exact", DROPOUT=dropout(seed, (p.first for p in problems)),
+        SWAPPED=wanted == "dq", WANT_DQ=wanted == "all", WANT_DV=wanted != "dq", VALUE_CHUNKS=cdiv(width, block_d),
         **contraction_blocks(segments, level == "exact"), BM=config.rows, BN=config.columns, BO=block_n, BD=block_d,
         num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip

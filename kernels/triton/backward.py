@@ -30,6 +30,7 @@ from .tiles import (
     load_tile_t,
     natural,
     order,
+    paired,
     row_keys,
     sample_key,
     store_tile,
@@ -97,12 +98,20 @@ def columns_of(
     i_tile = tl.program_id(0) % tiles
     i_group = tl.program_id(0) // tiles
     o_l = i_tile * BN + tl.arange(0, BN)
+    first = x.first
+    if DROPOUT:
+        first = first // DROPOUT * DROPOUT
+        if DROPOUT % 32 == 0 and not SWAPPED:
+            o_l = paired(i_tile * BN, BN)
     o_out = tl.program_id(1) * BO + tl.arange(0, BO)  # block of N that dk and dq are computed for
     i_d = 0
     if VALUE_CHUNKS > 1:
         i_d = tl.program_id(1)
     o_d = i_d * BD + tl.arange(0, BD)  # block of D that dv is computed for
     scale = tl.cast(x.scale, tl.float32)
+    grad_scale = scale  # of dS: what is kept of dP is enlarged
+    if DROPOUT:
+        grad_scale *= keep_scale
     b_dv = tl.zeros((BN, BD), tl.float32)
     for i_b in range(i_group * per_group, tl.minimum((i_group + 1) * per_group, batch)):
         q, k, v, g = at(x.q, i_b), at(x.k, i_b), at(x.v, i_b), at(x.g, i_b)
@@ -110,7 +119,7 @@ def columns_of(
         o_n, i_part = contraction(0, q.columns, BK, EXACT)
         b_k = load_part(k, o_l, o_n, i_part, scale, EXACT)  # (BN, BK)
         b_ko = load_tile(k, o_l, o_out)  # (BN, BO)
-        b_ko = (b_ko.to(tl.float32) * scale).to(b_ko.dtype)
+        b_ko = (b_ko.to(tl.float32) * grad_scale).to(b_ko.dtype)
         b_v = load_tile(v, o_l, tl.arange(0, BD))  # (BN, BD), all of D where it is one block
         key = tl.cast(0, tl.uint32)
         if DROPOUT:
@@ -122,16 +131,16 @@ def columns_of(
         for i_m in range(inner):
             b_dk, b_dv = row_tile(
                 b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, dq, i_m * BM,
-                o_l, o_out, o_d, scale, key, x.first, threshold, keep_scale,
+                o_l, o_out, o_d, scale, key, first, threshold,
                 False, EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BK, BD,
             )  # fmt: skip
         for i_m in range(inner, tl.cdiv(q.rows, BM)):
             b_dk, b_dv = row_tile(
                 b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, dq, i_m * BM,
-                o_l, o_out, o_d, scale, key, x.first, threshold, keep_scale,
+                o_l, o_out, o_d, scale, key, first, threshold,
                 True, EXACT, DROPOUT, SWAPPED, WANT_DQ, WANT_DV, CHUNKS, VALUE_CHUNKS, BM, BK, BD,
             )  # fmt: skip
-        store_tile(at(x.dk, i_b), o_l, o_out, b_dk * scale)
+        store_tile(at(x.dk, i_b), o_l, o_out, b_dk * grad_scale)
     if WANT_DV:
         if DROPOUT:
             b_dv *= keep_scale
@@ -142,7 +151,7 @@ def columns_of(
 @triton.jit
 def row_tile(
     b_dk, b_dv, b_k, o_n, i_part, b_ko, b_v, q, k, v, g, dq, start, o_l, o_out, o_d, scale,
-    key, first, threshold, keep_scale,
+    key, first, threshold,
     EDGE: tl.constexpr, EXACT: tl.constexpr, DROPOUT: tl.constexpr, SWAPPED: tl.constexpr,
     WANT_DQ: tl.constexpr, WANT_DV: tl.constexpr, CHUNKS: tl.constexpr, VALUE_CHUNKS: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
@@ -178,7 +187,7 @@ def row_tile(
         else:
             b_keep = keep(row_keys(key, o_m)[None, :], (first + o_l)[:, None], threshold)
         b_c = tl.where(b_keep, b_c, 0.0)
-        b_ds = tl.where(b_keep, b_ds * keep_scale, 0.0)
+        b_ds = tl.where(b_keep, b_ds, 0.0)
     if WANT_DV:
         b_dv = dot_full(natural(b_c, dtype).to(dtype), b_g, b_dv, EXACT, False)
     b_ds = b_ds.to(dtype)

@@ -10,7 +10,7 @@ from jca_fast.ops import reference
 from jca_fast.ops.dropout import keep_scale, threshold
 
 from . import table
-from .attention import contraction_blocks, tanh_attention
+from .attention import contraction_blocks, dropout, tanh_attention
 from .launch import alike, architecture, cdiv, launch, pad, tier
 from .layer import Modality, layer_kernel
 from .tiles import shared, transposed
@@ -25,7 +25,12 @@ LARGEST = {"half": (32, 128), "tf32": (32, 64), "exact": (16, 32)}
 def fits(inputs: Tensors, w_x: Tensors) -> bool:
     """Whether one program can hold all segments and all of the attention width."""
     segments, width = LARGEST[tier(inputs[0].dtype)]
-    return inputs[0].shape[1] <= segments and w_x[0].shape[0] <= width
+    return inputs[0].shape[1] <= segments and widest(w_x) <= width
+
+
+def widest(w_x: Tensors) -> int:
+    """The largest attention width k of the modalities, each of which has its own."""
+    return max(w.shape[0] for w in w_x)
 
 
 def parts_of(inputs: Tensors, joints: Tensors) -> list[Tensors]:
@@ -44,9 +49,9 @@ def joint_coattention(
         args = (inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps)
         return [x.contiguous() for x in reference.joint_coattention(*args, attention=tanh_attention)]
     level = tier(inputs[0].dtype)
-    (batch, segments), width = inputs[0].shape[:2], w_x[0].shape[0]
+    (batch, segments), width = inputs[0].shape[:2], widest(w_x)
     outs = [x.new_empty(x.shape) for x in inputs]
-    maps = [x.new_empty((batch, width, x.shape[2])) for x in inputs] if keep_maps else []
+    maps = [x.new_empty((batch, w.shape[0], x.shape[2])) for x, w in zip(inputs, w_x, strict=True) if keep_maps]
     modalities = tuple(
         Modality(
             transposed(x), tuple(transposed(part) for part in parts),
@@ -61,7 +66,8 @@ def joint_coattention(
         layer_kernel,
         (batch * cdiv(max(rows), config.rows), len(modalities)),
         modalities, batch, seed, threshold(dropout_p), keep_scale(dropout_p),
-        ALIKE=alike(modalities), EXACT=level == "exact", DROPOUT=seed is not None, KEEP_MAPS=keep_maps,
+        ALIKE=alike(modalities), EXACT=level == "exact", KEEP_MAPS=keep_maps,
+        DROPOUT=dropout(seed, (part.rows for m in modalities for part in m.parts[:-1])),
         BM=config.rows, BN=config.columns, BK=contraction_blocks(segments, level == "exact")["BK"],
         BO=pad(segments), BD=pad(width), num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip

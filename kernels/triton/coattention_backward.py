@@ -29,7 +29,7 @@ from .attention import (
     tanh_attention_backward,
 )
 from .backward import Problem, Sum
-from .coattention import fits, parts_of
+from .coattention import fits, parts_of, widest
 from .launch import alike, cdiv, launch, pad, tier
 from .layer_backward import Finish, Prepare, finish_kernel, prepare_kernel
 from .tiles import Operand, operand, transposed
@@ -64,7 +64,7 @@ def joint_coattention_backward(
     return [g for group in grads for g in group]
 
 
-def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], *args: Any, **meta: int) -> None:
+def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: int) -> None:
     """Launch the prepare or the finish kernel over row tiles, groups of samples and modalities."""
     x, batch = modalities[0].x, modalities[0].x.p.shape[0]
     level, (per_group, groups) = tier(x.p.dtype), group_sizes(batch)
@@ -72,7 +72,7 @@ def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], *args: Any, 
     launch(
         kernel,
         (cdiv(rows, ROWS[level]), groups, len(modalities)),
-        tuple(modalities), batch, per_group, *args,
+        tuple(modalities), batch, per_group,
         ALIKE=alike(modalities), EXACT=level == "exact", BM=ROWS[level], BO=pad(x.columns), **meta,
         num_warps=WARPS, num_stages=1,
     )  # fmt: skip
@@ -89,17 +89,17 @@ def _prepare(
     scales: Sequence[float], grads: Sequence[Tensors],
 ) -> tuple[list[Prepare], list[Sum]]:  # fmt: skip
     """The first launch; returns also the sums that are left to do for W_x and W_h."""
-    width, prepared, sums = w_h[0].shape[0], [], []
+    prepared, sums = [], []
     for i, x in enumerate(inputs):
         batch, segments, rows = x.shape
         channels = transposed(x)
         partials = [_partials(channels, grads[j][i]) for j in (3, 5)]
         sums += [partial_sum(p, grads[j][i]) for p, j in zip(partials, (3, 5), strict=True)]
-        q, dh = (x.new_empty((batch, rows, size)) for size in (segments, width))
+        q, dh = (x.new_empty((batch, rows, size)) for size in (segments, w_h[i].shape[0]))
         dx = x.new_empty(x.shape, dtype=torch.float32)
         read = (channels, transposed(grad_outs[i]), maps[i], w_j[i], w_x[i], w_h[i])
-        prepared.append(Prepare(*read, q, dh, dx, *partials, scales[i]))
-    _over_rows(prepare_kernel, prepared, width, BD=pad(width))
+        prepared.append(Prepare(*read, q, dh, dx, *partials, w_h[i].shape[0], scales[i]))
+    _over_rows(prepare_kernel, prepared, BD=pad(widest(w_h)))
     return prepared, sums
 
 
@@ -120,7 +120,7 @@ def _attention_backward(
     dropout_p: float, seed: Tensor | None,
 ) -> Core:  # fmt: skip
     """The second launch: every modality with every part of its joint feature."""
-    (batch, segments), width, level = inputs[0].shape[:2], w_c[0].shape[0], tier(inputs[0].dtype)
+    (batch, segments), width, level = inputs[0].shape[:2], widest(w_c), tier(inputs[0].dtype)
     per_group, groups = group_sizes(batch)
     once = single_pass(level, segments)
 

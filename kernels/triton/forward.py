@@ -79,6 +79,7 @@ def forward_kernel(
 ):  # fmt: skip
     """One row tile of one sample and one block of value columns; q (M, N), k (L, N), v (L, D), out (M, D).
 
+    DROPOUT: 0 for none, else a number of which every ``first`` column is a multiple: 32 or 1, see :func:`tiles.keep`.
     ACTIVATE: out = relu(tanh(.)), the released form.
     """
     tiles = tl.cdiv(q.rows, BM)

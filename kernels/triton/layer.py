@@ -118,6 +118,8 @@ def layer_rows(
     first = 0
     for i in tl.static_range(len(m.parts)):
         k = at(m.parts[i], i_b)
+        if DROPOUT:
+            first = first // DROPOUT * DROPOUT
         b_acc = attend(
             b_acc, b_q, o_c, i_part, x, k, below(at(m.w_c, 0), first), o_m, o_k, 1.0, b_row, first, threshold,
             EXACT, DROPOUT, 1, BN, BK,

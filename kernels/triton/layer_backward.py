@@ -25,8 +25,8 @@ from .tiles import Operand, at, chosen, dot_full, load_tile, load_tile_t, packed
 class Prepare(NamedTuple):
     """One modality of :func:`prepare_kernel`: x and grad_out (B, d_x, N); all else contiguous, by its pointer.
 
-    Reads h (B, k, d_x), w_j (N, N), w_x and w_h (k, N); writes q (B, d_x, N), dh (B, d_x, k), dx (B, N, d_x) float32,
-    dw_x and dw_h (programs, k, N) float32.
+    Reads h (B, k, d_x), w_j (N, N), w_x and w_h (k, N), with k = ``width``. Writes q (B, d_x, N), dh (B, d_x, k), and
+    in float32 dx (B, N, d_x), dw_x and dw_h (programs, k, N).
     """
 
     x: Operand
@@ -40,31 +40,32 @@ class Prepare(NamedTuple):
     dx: Any
     dw_x: Any
     dw_h: Any
+    width: Any
     scale: Any
 
 
 @triton.jit
 def prepare_kernel(
-    modalities, batch, per_group, width,
+    modalities, batch, per_group,
     ALIKE: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Axis 0: row tiles; axis 1: groups of samples; axis 2: the modalities."""
     if ALIKE:
         m = chosen(modalities, tl.program_id(2))
         if tl.program_id(0) * BM < m.x.rows:
-            prepare_rows(m, batch, per_group, width, EXACT, BM, BO, BD)
+            prepare_rows(m, batch, per_group, EXACT, BM, BO, BD)
     else:
         for i in tl.static_range(len(modalities)):
             m = modalities[i]
             if tl.program_id(2) == i and tl.program_id(0) * BM < m.x.rows:
-                prepare_rows(m, batch, per_group, width, EXACT, BM, BO, BD)
+                prepare_rows(m, batch, per_group, EXACT, BM, BO, BD)
 
 
 @triton.jit
-def prepare_rows(m, batch, per_group, width, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr):
+def prepare_rows(m, batch, per_group, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr):
     """One row tile of one modality for one group of samples."""
     dtype: tl.constexpr = m.x.p.dtype.element_ty
-    rows, segments = m.x.rows, m.x.columns
+    rows, segments, width = m.x.rows, m.x.columns, m.width
     o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
     b_wj = load_tile(packed(m.w_j, 0, segments, segments), o_n, o_n)  # (BO, BO)

@@ -219,6 +219,17 @@ def order(start, SIZE: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
+def paired(start, SIZE: tl.constexpr):
+    """SIZE indices from ``start`` in an order for rows of a product that are columns of the dropout mask.
+
+    A thread holds rows r and r + 8 of each 16 of an accumulator. In this order they are columns 16 apart, which share
+    one hash.
+    """
+    o_y = tl.arange(0, SIZE)
+    return start + (o_y // 32) * 32 + (o_y // 16) % 2 * 8 + (o_y // 8) % 2 * 16 + o_y % 8
+
+
+@triton.jit
 def natural(b_x, dtype: tl.constexpr):
     """A tile whose columns are in :func:`order`, with its columns in plain order."""
     if dtype == tl.float32:
@@ -308,7 +319,11 @@ def row_keys(key, o_m):
 
 @triton.jit
 def keep(b_row, b_column, threshold):
-    """Which elements are kept, for row keys and column indices that broadcast against each other."""
+    """Which elements are kept, for row keys and column indices that broadcast against each other.
+
+    Where the compiler sees that a thread holds two columns 16 apart, it computes their common hash once: so a first
+    column that is known to be a multiple of 32 is written as one.
+    """
     o_l = b_column.to(tl.uint32)
     word = (o_l // 32) * 16 + o_l % 16
     h = (b_row ^ (word * 0x85EBCA77)) * 0x7FEB352D
