@@ -1,4 +1,4 @@
-"""The audit of the GPU kernels' machine code: what it reads, which bars it sees broken, and two kernels that pass."""
+"""The audit of the GPU kernels' machine code: what it reads, which bars it sees broken, and kernels that keep them."""
 
 from __future__ import annotations
 
@@ -10,60 +10,108 @@ from types import SimpleNamespace
 
 import pytest
 
-from jca_fast.gpu import audit, sass
+from jca_fast.gpu import bars, sass
 
-LOOP = """
-.L_x_1:
-        /*0010*/                   LDGSTS.E.BYPASS.128 [R1], desc[UR4][R2.64] ;
-        /*0020*/                   HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR8] ;
-{body}
-        /*0090*/              @!P0 BRA `(.L_x_1) ;
-.L_x_2:
-        /*00a0*/                   STG.E desc[UR4][R2.64], R5 ;
-        /*00b0*/               @P1 BRA `(.L_x_0) ;
-        /*00c0*/                   EXIT ;
+TANH = "MUFU.TANH R7, R8"
+TILE_CODE = """
+    scf.if %4 {{
+      %1:2 = scf.for %i = %c0 to %n step %c1 iter_args(%a = %b) -> (tensor<8x8xf32>) : i32 {{
+        {body}
+        %9 = scf.for %j = %c0 to %m step %c1 iter_args(%c = %d) -> (tensor<8x16xf32>) : i32 {{
+          scf.yield %c : tensor<8x16xf32>
+        }}
+        scf.yield %2 : tensor<8x8xf32>
+      }}
+    }}
 """
-TANH = "        /*0030*/                   MUFU.TANH R7, R8 ;\n"
+COMPUTE = '%2 = tt.elementwise_inline_asm "tanh.approx.f32 $0, $1;" {pure = true} %1 : tensor<8x8xf32, #m> -> '
+COMPUTE += "tensor<8x8xf32, #m>"
 
 
-def code(*lines: str) -> str:
-    return ".L_x_0:\n        /*0000*/ MOV R1, R2 ;\n" + LOOP.format(body="".join(lines))
+def listing(*body: str, matrix: str = "HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR8]", begin: int = 0x500) -> list[str]:
+    """A kernel with one loop around ``body``, as the disassembler prints it in the middle of others."""
+    inside = ["LDGSTS.E.BYPASS.128 [R1], desc[UR4][R2.64]", matrix, *body]
+    back = begin + 16
+    code = ["MOV R1, R2", *inside, f"@!P0 BRA 0x{back:x}", "STG.E desc[UR4][R2.64], R5", "@P1 EXIT"]
+    code.append(f"BRA 0x{begin + 16 * len(code):x}")  # the padding behind a kernel: a branch to itself
+    return [f"        /*{begin + 16 * i:04x}*/                   {line} ;" for i, line in enumerate(code)]
 
 
 def test_finds_the_innermost_loop():
-    instructions, loops = sass.parse(code(TANH, TANH))
+    instructions, loops = sass.parse(listing(TANH, TANH))
     assert len(instructions) == 9
     assert [loop.instructions for loop in loops] == [
         ("LDGSTS.E.BYPASS.128", "HGMMA.64x64x16.F32.BF16", "MUFU.TANH", "MUFU.TANH", "BRA")
     ]
+    outer = [*listing(TANH)[:-1], f"        /*{0x500 + 16 * 7:04x}*/     @P2 BRA 0x500 ;"]
+    assert [len(loop.instructions) for loop in sass.parse(outer)[1]] == [4]
 
 
-@pytest.fixture
-def judged(monkeypatch):
-    """Judges a kernel of one warp whose tile has two elements per thread, made of the given loop."""
-
-    def judge(*lines, tier="half", stack=0, shared=0):
-        instructions, loops = sass.parse(code(*lines))
-        binary = sass.Binary(100, stack, 0, instructions, loops)
-        monkeypatch.setattr(sass, "read", lambda _: binary)
-        meta = {"BM": 8, "BN": 8, "BD": 16, "num_warps": 1}
-        item = SimpleNamespace(cubin=b"", meta=meta, shared=shared, kernel="layer_kernel")
-        return " ".join(audit.judge(90, "half layer forward, paper", tier, item).breaches)
-
-    return judge
+def judge(*body: str, tier="half", stack=0, shared=0, arch=90, case="half layer forward, paper", computed=1, **lines):
+    """The breaches of a kernel of one warp whose tile has two elements for each thread."""
+    code = TILE_CODE.format(body="\n        ".join([COMPUTE] * computed))
+    meta = {"BM": 8, "BN": 8, "BD": 16, "num_warps": 1}
+    item = SimpleNamespace(kernel="layer_kernel", dtype="torch.bfloat16", meta=meta, shared=shared, ttgir=code)
+    binary = sass.Binary(100, stack, 0, *sass.parse(listing(*body, **lines)))
+    return " ".join(bars.judge(arch, case, tier, item, binary).breaches)
 
 
-def test_sees_every_broken_bar(judged):
-    assert judged(TANH, TANH) == ""
-    assert "stack" in judged(TANH, TANH, stack=8)
-    assert "local" in judged(TANH, TANH, "        /*0040*/   LDL R1, [R2] ;\n")
-    assert "shared memory" in judged(TANH, TANH, shared=100 * 1024)
-    assert "atomics" in judged(TANH, TANH, "        /*0040*/   ATOMG.E.ADD R1, [R2], R3 ;\n")
-    assert "1.500 MUFU" in judged(TANH, TANH, "        /*0040*/   MUFU.RCP R1, R2 ;\n")
-    assert "F2F" in judged(TANH, TANH, "        /*0040*/   F2F.BF16.F32 R1, R2 ;\n")
-    assert "F2F" not in judged(TANH, TANH, "        /*0040*/   F2FP.BF16.F32.PACK_AB R1, R2, R3 ;\n")
-    assert "bar 3.6" in judged(TANH, TANH, *["        /*0040*/   FADD R1, R2, R3 ;\n"] * 4)
-    assert "MUFU.TANH in the exact tier" in judged(TANH, TANH, tier="exact")
+def test_sees_every_broken_bar():
+    assert judge(TANH, TANH) == ""
+    assert "8 bytes of stack" in judge(TANH, TANH, stack=8)
+    assert "1 local" in judge(TANH, TANH, "LDL R1, [R2]")
+    assert "shared memory" in judge(TANH, TANH, shared=100 * 1024)
+    assert "atomics" in judge(TANH, TANH, "ATOMG.E.ADD R1, [R2], R3")
+    assert "atomics" in judge(TANH, TANH, "RED.E.ADD.F32 [R2], R3")
+    assert "1.500 MUFU" in judge(TANH, TANH, "MUFU.RCP R1, R2")
+    assert "F2F" in judge(TANH, TANH, "F2F.BF16.F32 R1, R2")
+    assert "F2F" not in judge(TANH, TANH, "F2FP.BF16.F32.PACK_AB R1, R2, R3")
+    assert "bar 3.6" in judge(TANH, TANH, *["FADD R1, R2, R3"] * 4)
+    assert "MUFU.TANH in the exact tier" in judge(TANH, TANH, tier="exact")
+    assert "no loop with" in judge("FADD R1, R2, R3")
+
+
+def test_wants_the_matrix_instructions_of_each_chip():
+    hmma = "HMMA.16816.F32.BF16 R4, R8, R12, R4"
+    assert "no matrix instruction HGMMA" in judge(TANH, TANH, matrix=hmma)
+    assert judge(TANH, TANH, matrix=hmma, case="half layer forward, odd") == ""
+    assert judge(TANH, TANH, matrix=hmma, arch=80) == ""
+    assert "no matrix instruction" in judge(TANH, TANH, matrix="FFMA R1, R2, R3, R4", arch=80)
+    assert "no matrix instruction" in judge(TANH, TANH, arch=120)
+    assert judge(TANH, TANH, matrix="UTCHMMA gdesc[UR8], gdesc[UR10], tmem[UR4]", arch=100) == ""
+
+
+def test_an_unrolled_loop_computes_each_element_once():
+    assert judge(*[TANH] * 4) == ""
+    assert "for [128] elements of a tile of 64" in judge(*[TANH] * 4, computed=2)
+    assert "for [] elements" in judge(TANH, TANH, computed=0)
+
+
+@pytest.mark.parametrize(("dtype", "needed"), [("torch.float32", 4), ("torch.bfloat16", 2)])
+def test_visual_kernels_move_regions_by_128_bits(dtype, needed):
+    meta = {"BR": 4, "BD": 128, "num_warps": 1, "WANT_REGIONS": True}
+    item = SimpleNamespace(kernel="visual_backward_kernel", dtype=dtype, meta=meta, shared=0, ttgir="")
+
+    def breaches(*opcodes: str) -> tuple[str, ...]:
+        return bars.judge(80, "visual", "half", item, sass.Binary(100, 0, 0, opcodes, ())).breaches
+
+    loads, stores = ["LDG.E.128.CONSTANT"] * needed, ["STG.E.128"] * needed
+    assert breaches(*loads, *stores) == ()
+    assert breaches(*loads[1:], "LDG.E.64", *stores) == (f"{needed - 1} 128-bit loads of K, {needed} are needed",)
+    assert breaches(*loads, *stores[1:]) == (f"{needed - 1} 128-bit stores of dK, {needed} are needed",)
+    meta["WANT_REGIONS"] = False
+    assert breaches(*loads) == ()
+
+
+def test_every_entry_of_the_table_is_audited():
+    pytest.importorskip("triton", reason="triton is not installed")
+    from jca_fast.kernels.triton.configurations import ENTRIES
+
+    from jca_fast.gpu.cases import cases
+
+    found = cases()
+    assert {case.key for case in found if case.key} == set(ENTRIES)
+    assert len({case.name for case in found}) == len(found)
 
 
 def run_audit(*args: str) -> subprocess.CompletedProcess[str]:
@@ -73,16 +121,38 @@ def run_audit(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_two_shipped_kernels_keep_every_bar():
+def test_shipped_kernels_keep_every_bar():
     pytest.importorskip("triton", reason="triton is not installed")
-    done = run_audit("--arch", "90", "--jobs", "1", "--case", "half layer forward, paper", "--json")
+    done = run_audit("--arch", "90", "--jobs", "1", "--case", "half layer forward", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (done.returncode, [row["breaches"] for row in rows]) == (0, [[], []]), done.stdout + done.stderr
-    assert all(row["mufu"] == 1 and row["stack"] == 0 for row in rows)
+    assert (done.returncode, [row["breaches"] for row in rows]) == (0, [[]] * 5), done.stdout + done.stderr
+    assert all(row["mufu"] == 1 and row["stack"] == 0 and row["instructions"] > 500 for row in rows)
+    assert 2 < rows[0]["per_element"] <= 3.6
 
 
-@pytest.mark.parametrize(("args", "message"), [(["--arch", "75"], "--arch must be among"), (["--arch", "x"], "--arch")])
+def test_a_breach_is_printed_and_fails():
+    """A tile of twice the size spills; the command says so in its table and by its exit code."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    code = (
+        "import sys; from jca_fast.kernels.triton.configurations import ENTRIES\n"
+        "ENTRIES['forward', 'half', 'narrow'] = {'': (128, 256, 4, 1)}\n"
+        "from jca_fast.cli import main; sys.exit(main(['gpu-audit', '--arch', '80', '--jobs', '1', '--case', "
+        "'half layer forward, paper']))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "BREACH:" in done.stdout
+    assert "1 kernels on 1 architectures, 1 break a bar" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [(["--arch", "75"], "--arch must be among"), (["--arch", "x"], "--arch"), (["--case", "x?"], "is in none of")],
+)
 def test_refuses_what_it_cannot_compile_for(args, message):
+    if "--case" in args:
+        pytest.importorskip("triton", reason="triton is not installed")
     done = run_audit(*args)
     assert done.returncode == 2
     assert message in done.stderr

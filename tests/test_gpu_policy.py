@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jca_fast import doctor
+from jca_fast.functional import tanh_attention
 from jca_fast.gpu import check, support, trust
-from jca_fast.gpu.check import Case, Result
+from jca_fast.gpu.check import Case, Result, precision, run_checks
 from jca_fast.ops import backends
+from jca_fast.ops.released_attention import released_attention
 
 
 def result(error: float) -> Result:
@@ -32,14 +40,13 @@ def device(monkeypatch, tmp_path):
     monkeypatch.setattr(trust, "architecture", lambda index: "sm90")
     monkeypatch.setattr(trust, "_key", lambda index: "one device")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state.get("capturing", False))
-    trust._decided.cache_clear()
-    yield state
-    trust._decided.cache_clear()
+    monkeypatch.setattr(trust, "_DECIDED", {})
+    return state
 
 
 def test_a_device_is_checked_once_and_the_verdict_kept(device, tmp_path):
     assert trust.doubt(0, "exact") == ""
-    trust._decided.cache_clear()  # as in another process
+    trust._DECIDED.clear()  # as in another process
     assert trust.doubt(0, "exact") == ""
     assert device["runs"] == ["exact"]
     assert json.loads((tmp_path / "jca_fast" / "gpu_checks.json").read_text()) == {"one device": {"exact": ""}}
@@ -94,11 +101,121 @@ def test_no_check_inside_a_graph_capture(device):
     assert device["runs"] == []
 
 
-def test_an_unreadable_cache_is_no_verdict(device, tmp_path):
-    (tmp_path / "jca_fast").mkdir()
-    (tmp_path / "jca_fast" / "gpu_checks.json").write_text("{broken")
+def test_what_was_decided_holds_inside_a_graph_capture_even_where_nothing_can_be_written(device, monkeypatch):
+    monkeypatch.setattr(trust, "_path", lambda: Path("/dev/null/jca_fast/gpu_checks.json"))
+    assert trust.doubt(0, "exact") == ""
+    device["capturing"] = True
     assert trust.doubt(0, "exact") == ""
     assert device["runs"] == ["exact"]
+
+
+@pytest.mark.parametrize("text", ["{broken", "[]", '{"one device": 3}', '{"one device": {"exact": null}}', "\xff"])
+def test_an_unreadable_cache_is_no_verdict_and_is_replaced(device, tmp_path, text):
+    (tmp_path / "jca_fast").mkdir()
+    file = tmp_path / "jca_fast" / "gpu_checks.json"
+    file.write_text(text, encoding="latin-1")
+    assert trust.doubt(0, "exact") == ""
+    assert device["runs"] == ["exact"]
+    assert json.loads(file.read_text())["one device"] == {"exact": ""}
+
+
+def test_a_user_without_a_home_has_no_cache(device, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert trust.doubt(0, "exact") == ""
+    assert device["runs"] == ["exact"]
+
+
+def test_processes_add_to_the_verdicts_of_each_other(device, tmp_path):
+    file = tmp_path / "jca_fast" / "gpu_checks.json"
+    assert trust.doubt(0, "exact") == ""
+    file.write_text(json.dumps({"one device": {"exact": "", "tf32": "wrong"}, "another": {"exact": "wrong"}}))
+    assert trust.doubt(0, "bfloat16") == ""
+    kept = {"one device": {"exact": "", "tf32": "wrong", "bfloat16": ""}, "another": {"exact": "wrong"}}
+    assert json.loads(file.read_text()) == kept
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_check_that_could_not_finish_is_not_kept(device, monkeypatch, tmp_path):
+    """Memory may be short today: another process asks again."""
+    monkeypatch.setattr(check, "run_checks", lambda *_: 1 / 0)
+    with pytest.warns(UserWarning, match="ZeroDivisionError"):
+        assert trust.doubt(0, "exact")
+    assert not (tmp_path / "jca_fast" / "gpu_checks.json").exists()
+    assert trust.report(0)["exact"].startswith("not used: its self-check raised")
+
+
+def test_threads_wait_for_one_check(device, monkeypatch):
+    def slow(cases, tier, where):
+        device["runs"].append(tier)
+        time.sleep(0.05)
+        return [result(1e-7)]
+
+    monkeypatch.setattr(check, "run_checks", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: trust.doubt(0, "exact"), range(4))) == [""] * 4
+    assert device["runs"] == ["exact"]
+
+
+@contextlib.contextmanager
+def having(setter, value, before):
+    """A setting of the whole process, for a while."""
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(before)
+
+
+SURROUNDINGS = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "grad mode": torch.enable_grad,
+    "a default device": lambda: torch.device("meta"),
+    "a default dtype": lambda: having(torch.set_default_dtype, torch.float64, torch.float32),
+    "fake tensors": FakeTensorMode,
+    "high precision": lambda: precision("tf32"),
+    "deterministic mode": lambda: having(torch.use_deterministic_algorithms, True, False),
+}
+
+
+def settings() -> list:
+    modes = [torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled(), torch.get_default_dtype()]
+    return [torch.backends.cuda.matmul.fp32_precision, *modes, *torch.get_rng_state().tolist()]
+
+
+@pytest.fixture
+def real_check(device, monkeypatch):
+    """The self-check itself, of plain PyTorch on the CPU; ``runs`` gets the numbers it finds."""
+
+    def checks(cases, tier, where):
+        assert not torch.are_deterministic_algorithms_enabled()
+        found = run_checks(check.QUICK[:1], tier, "cpu", "reference")
+        device["runs"].append([(r.error, r.baseline) for r in found])
+        return found
+
+    monkeypatch.setattr(check, "run_checks", checks)
+    return device
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_the_check_finds_the_same_in_all_surroundings_and_leaves_them_as_they_were(real_check, name):
+    assert trust.doubt(0, "exact") == ""
+    trust._DECIDED.clear()
+    trust._path().unlink()
+    with SURROUNDINGS[name]():
+        before = settings()
+        assert trust.doubt(0, "exact") == ""
+        assert settings() == before
+    first, second = real_check["runs"]
+    assert first == second
+
+
+def test_the_check_runs_while_vmap_forbids_random_numbers(real_check):
+    assert torch.func.vmap(lambda x: x + len(trust.doubt(0, "exact")))(torch.zeros(3)).tolist() == [0, 0, 0]
 
 
 def test_doubts_move_auto_to_the_next_backend_but_not_who_asks_by_name(monkeypatch):
@@ -115,14 +232,51 @@ def test_doubts_move_auto_to_the_next_backend_but_not_who_asks_by_name(monkeypat
 
 
 def test_reasons_name_what_is_wrong():
-    words = " ".join(support.reasons("joint_affinity", [torch.zeros(1, 1, 1, dtype=torch.float64)]))
-    for part in ("no kernel for joint_affinity", "serves CUDA tensors, got cpu", "got torch.float64"):
+    words = " ".join(support.reasons("softmax_attention", [torch.zeros(1, 1, 1, dtype=torch.float64)]))
+    for part in ("no kernel for softmax_attention", "serves CUDA tensors, got cpu", "got torch.float64"):
         assert part in words
     assert "8192 channels" in " ".join(support.reasons("visual_reduction", [torch.zeros(1, 9000)]))
     far = torch.zeros(1).expand(1, 1, 1).as_strided((1, 2, 1), (0, 0, 1))
     assert "2^31" not in " ".join(support.reasons("tanh_attention", [far]))
     meta = torch.empty_strided((1, 2, 1), (1, 2**31, 1), device="meta")
     assert "2^31" in " ".join(support.reasons("tanh_attention", [meta]))
+
+
+def test_results_too_large_to_address_are_refused_although_the_inputs_are_small():
+    def words(op, *shapes):
+        return " ".join(support.reasons(op, [torch.empty(shape, device="meta") for shape in shapes]))
+
+    rows = 2**16
+    for op in ("tanh_attention", "joint_affinity"):
+        shapes = [(1, rows, 1), (1, 1, 1), (1, 1, rows)] if op == "tanh_attention" else [(1, rows, 1)] * 2
+        assert "2^31" in words(op, *shapes)
+        assert "2^31" not in words(op, *((b, m // 8, n // 4 or 1) for b, m, n in shapes))
+    expanded = torch.empty(1, 1, 1, device="meta").expand(1, rows, rows)  # its gradient is not
+    assert "2^31" in " ".join(support.reasons("visual_reduction", [torch.empty(1, rows, device="meta"), expanded]))
+
+
+@pytest.mark.parametrize(("setting", "tier"), [("tf32", "tf32"), ("ieee", "exact"), ("none", "exact")])
+def test_the_tier_follows_the_precision_settings_of_newer_torch(monkeypatch, setting, tier):
+    matmul = torch.backends.cuda.matmul
+    monkeypatch.setattr(trust, "doubt", lambda index, tier: tier)
+    change, before = partial(setattr, matmul, "fp32_precision"), matmul.fp32_precision
+    with having(change, setting, before):
+        assert support.doubts("tanh_attention", [torch.zeros(1)]) == [tier]
+
+
+@pytest.mark.parametrize(("name", "tier"), [("highest", "exact"), ("high", "tf32"), ("medium", "tf32")])
+def test_the_tier_follows_float32_matmul_precision(monkeypatch, name, tier):
+    monkeypatch.setattr(trust, "doubt", lambda index, tier: tier)
+    with having(torch.set_float32_matmul_precision, name, "highest"):
+        assert support.doubts("tanh_attention", [torch.zeros(1)]) == [tier]
+
+
+@pytest.mark.parametrize("op", [tanh_attention, released_attention])
+def test_cpu_tensors_are_refused_by_name_and_served_by_another_backend(op):
+    tensors = [torch.ones(1, 3, 3)] * 3
+    with pytest.raises(RuntimeError, match=r"'triton' cannot serve \w+: it serves CUDA tensors, got cpu"):
+        op(*tensors, 0.5, backend="triton")
+    torch.testing.assert_close(op(*tensors, 0.5), op(*tensors, 0.5, backend="reference"))
 
 
 def test_verify_says_that_there_is_no_device(capsys):
@@ -136,7 +290,7 @@ def test_verify_says_that_there_is_no_device(capsys):
 
 def test_the_choice_is_a_constant_of_a_compiled_graph(monkeypatch):
     """On a GPU the table is asked while a graph is traced: nothing in it may break the graph."""
-    monkeypatch.setattr(trust, "_decided", lambda index, tier: "a doubt" if tier == "tf32" else "")
+    monkeypatch.setattr(trust, "_DECIDED", {(0, "tf32"): "a doubt", (0, "exact"): ""})
     monkeypatch.setattr(trust, "architecture", lambda index: "sm90")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(support, "_found_problem", lambda index: "")

@@ -1,7 +1,7 @@
 """Where the tests of the Triton kernels run: on the GPU, or on the CPU by Triton's interpreter (see conftest.py).
 
 In the interpreter float32 products are cut to TF32 as the hardware does it; bfloat16 rounds toward zero, which no
-hardware does. Test modules that import this one are skipped without triton.
+hardware does. Test modules that import this one are skipped without triton. ``on_device`` is a fixture.
 """
 
 from __future__ import annotations
@@ -14,9 +14,83 @@ if not triton.knobs.runtime.interpret:
     if not torch.cuda.is_available():
         pytest.skip("the kernels need a GPU or TRITON_INTERPRET=1", allow_module_level=True)
 
+import torch  # noqa: E402
 from jca_fast.kernels import triton as kernels  # noqa: E402
 from jca_fast.kernels.triton import table  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from triton.runtime import interpreter  # noqa: E402
+
+from jca_fast.gpu import support  # noqa: E402
+from jca_fast.ops import backends  # noqa: E402
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 
-__all__ = ["DEVICE", "kernels", "table"]
+__all__ = ["DEVICE", "Memory", "kernels", "on_device", "serve", "table"]
+
+
+def patch_once() -> None:
+    """Let the interpreter look through ``triton.language`` once per launch, not at every call of a device function.
+
+    That search is more than half of its time. What is already in its hands has no builtins left.
+    """
+    patch, core = interpreter._patch_lang, triton.language.core
+
+    def patch_lang(fn):
+        languages = [value for value in fn.__globals__.values() if value is triton.language or value is core]
+        if any(core.is_builtin(language.dot) for language in languages):
+            return patch(fn)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = patch_lang
+
+
+if DEVICE == "cpu":
+    patch_once()
+
+
+def serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offer the kernels, without a self-check, and plain PyTorch where they have a reason against a call.
+
+    The interpreter's tensors are on the CPU: of the backend's reasons only that one is taken away.
+    """
+    monkeypatch.delenv("JCA_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "BACKENDS", (backends.find("triton"), backends.find("reference")))
+    monkeypatch.setattr(support, "doubts", lambda op, tensors: [])
+    if DEVICE == "cpu":
+        found = support.reasons
+        monkeypatch.setattr(
+            support, "reasons", lambda op, tensors: [r for r in found(op, tensors) if "serves CUDA tensors" not in r]
+        )
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """New tensors are on DEVICE, where the kernels serve; tiles are large, so that there are few programs to interpret.
+
+    Dynamo remembers which backends served: it starts afresh.
+    """
+    monkeypatch.setattr(table, "SMALL", 0)
+    serve(monkeypatch)
+    torch._dynamo.reset()
+    with torch.device(DEVICE):
+        yield
+
+
+class Memory(TorchDispatchMode):
+    """Inside, uninitialised floating-point memory holds NaN, and ``largest`` is the most elements of one allocation."""
+
+    NEW = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.new_empty,
+           torch.ops.aten.new_empty_strided)  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.dtype != torch.uint8:  # the interpreter's view of arguments
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+                if function.overloadpacket in self.NEW and tensor.is_floating_point():
+                    tensor.fill_(float("nan"))
+        return result

@@ -1,23 +1,24 @@
-"""What is measured: layers, stacks, a training step and the visual reduction, ours and plain PyTorch's."""
+"""What is measured: layers, stacks and the visual reduction, by our kernels, in plain PyTorch and by torch.compile."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from jca_fast import AVELocalizer
 from jca_fast.functional import joint_coattention, visual_reduction
 from jca_fast.ops import reference
+from jca_fast.ops.library import overload
 
 Call = Callable[[], Any]
+Forward = Callable[[dict[str, Any]], tuple[torch.Tensor, ...]]
 
 
 def layers(batch: int, dtype: torch.dtype, device: str, count: int, tiny: bool) -> dict[str, Any]:
-    """Inputs and weights of ``count`` layers of the paper: N = 10, 512 + 512 channels, k = 32."""
+    """Inputs and weights of ``count`` layers of the paper: N = 10, 512 + 512 channels, k = 32; tiny: one sample."""
     n, d, k = (4, 8, 3) if tiny else (10, 512, 32)
+    batch, count = (1, min(count, 2)) if tiny else (batch, count)
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -50,61 +51,81 @@ def leaves(args: dict[str, Any]) -> list[torch.Tensor]:
     return [*args["inputs"], *(w for layer in args["weights"] for group in layer for w in group)]
 
 
-def with_backward(forward: Callable[[dict[str, Any]], tuple[torch.Tensor, ...]], args: dict[str, Any]) -> Call:
+def alone(forward: Forward, args: dict[str, Any]) -> Call:
+    """A call that computes the outputs and keeps nothing for a backward."""
+    return torch.no_grad()(lambda: forward(args))
+
+
+def with_backward(forward: Forward, args: dict[str, Any]) -> Call:
     """A call that computes outputs and all gradients."""
     grads = [torch.ones_like(x) for x in args["inputs"]]
     return lambda: torch.autograd.grad(forward(args), leaves(args), grads)
 
 
-def training_step(batch: int, device: str, tiny: bool, dtype: torch.dtype) -> Callable[[str], Call]:
-    """A training step of the whole network on one backend: forward, loss, backward, Adam."""
-    n, regions = (4, 4) if tiny else (10, 49)
-    torch.manual_seed(0)
-    audio, visual = torch.randn(batch, n, 128, device=device), torch.randn(batch, n, regions, 512, device=device)
-    labels = torch.randint(0, 29, (batch, n), device=device)
-
-    def on(backend: str) -> Call:
-        torch.manual_seed(0)
-        model = AVELocalizer(num_segments=n).to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, capturable=device == "cuda")
-
-        def step() -> None:
-            os.environ["JCA_FAST_BACKEND"] = backend
-            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                scores = model.logits(audio, visual)
-            loss = torch.nn.functional.cross_entropy(scores.float().flatten(0, 1), labels.flatten())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            del os.environ["JCA_FAST_BACKEND"]
-
-        return step
-
-    return on
-
-
-def reduction(segments: int, dtype: torch.dtype, device: str, tiny: bool, frozen: bool) -> dict[str, Call]:
-    """Forward, and forward with backward, of the visual reduction: ours and plain PyTorch's."""
-    count, width = (5, 32) if tiny else (49, 512)
-    query = torch.randn(segments, width, device=device, dtype=dtype, requires_grad=True)
-    regions = torch.randn(segments, count, width, device=device, dtype=dtype, requires_grad=not frozen)
-    wanted = [query] if frozen else [query, regions]
-    grad = torch.ones_like(query)
-
-    def ours() -> torch.Tensor:
-        return visual_reduction(query, regions, backend="triton")  # type: ignore[return-value]
-
-    def theirs() -> torch.Tensor:
-        return reference.visual_reduction(query, regions, width**-0.5)[0]
-
-    return {
-        "fused forward": lambda: _no_grad(ours),
-        "eager forward": lambda: _no_grad(theirs),
-        "fused forward+backward": lambda: torch.autograd.grad(ours(), wanted, grad),
-        "eager forward+backward": lambda: torch.autograd.grad(theirs(), wanted, grad),
-    }
-
-
-def _no_grad(fn: Call) -> Any:
+def only_backward(args: dict[str, Any]) -> Call:
+    """The launches of the backward of one layer by the Triton kernels, without autograd around them."""
+    inputs, (weights, *_) = args["inputs"], args["weights"]
+    options = ([args["scale"]] * 2, 0.0, None)
     with torch.no_grad():
-        return fn()
+        maps = overload("joint_coattention", "triton")(inputs, [], *weights, *options, True)[2:]
+    grads = [torch.ones_like(x) for x in inputs]
+    op = overload("joint_coattention_backward", "triton")
+    return torch.no_grad()(lambda: op(grads, maps, inputs, [], *weights, *options))
+
+
+def compiled(mode: str, forward: Callable[..., Any], dry: bool) -> Callable[..., Any]:
+    """``forward`` by torch.compile for static shapes; a graph break raises. A dry run traces it and compiles nothing.
+
+    Tensors are marked as staying where they are (:func:`pin`), so that "reduce-overhead" copies no inputs.
+    """
+    options: dict[str, Any] = {"backend": "aot_eager"} if dry else {"mode": mode}
+    call = torch.compile(forward, dynamic=False, fullgraph=True, **options)
+    if mode != "reduce-overhead" or dry:
+        return call
+
+    def step(*args: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return call(*args)
+
+    return step
+
+
+def pin(tensors: list[torch.Tensor]) -> None:
+    """Promise torch.compile that these tensors keep their addresses."""
+    for tensor in tensors:
+        torch._dynamo.mark_static_address(tensor, guard=False)
+
+
+def reduction(segments: int, dtype: torch.dtype, device: str, tiny: bool) -> dict[str, Any]:
+    """Arguments of the visual reduction: the paper's 49 regions of 512 channels."""
+    count, width = (5, 32) if tiny else (49, 512)
+    generator = torch.Generator(device).manual_seed(0)
+    shapes = ((segments, width), (segments, count, width), (segments, width))
+    query, regions, grad = (torch.randn(s, generator=generator, device=device, dtype=dtype) for s in shapes)
+    return {"query": query.requires_grad_(), "regions": regions, "grad": grad, "scale": width**-0.5}
+
+
+def fused_reduction(args: dict[str, Any]) -> torch.Tensor:
+    """The reduction by the Triton kernels."""
+    return visual_reduction(args["query"], args["regions"], args["scale"], backend="triton")  # type: ignore[return-value]
+
+
+def plain_reduction(args: dict[str, Any]) -> torch.Tensor:
+    """The reduction as PyTorch has it."""
+    return reference.visual_reduction(args["query"], args["regions"], args["scale"])[0]
+
+
+def reduction_with_backward(forward: Callable[..., torch.Tensor], args: dict[str, Any], frozen: bool) -> Call:
+    """Forward and backward; with ``frozen`` regions only the query gets a gradient."""
+    args = {**args, "regions": args["regions"].detach().requires_grad_(not frozen)}
+    wanted = [args["query"]] if frozen else [args["query"], args["regions"]]
+    return lambda: torch.autograd.grad(forward(args), wanted, args["grad"])
+
+
+def only_reduction_backward(args: dict[str, Any], frozen: bool) -> Call:
+    """The launch of the reduction's backward by the Triton kernels."""
+    query, regions, grad, scale = args.values()
+    with torch.no_grad():
+        weights = overload("visual_reduction", "triton")(query, regions, scale)[1]
+    op, grad_weights = overload("visual_reduction_backward", "triton"), torch.zeros_like(weights)
+    return torch.no_grad()(lambda: op(grad, grad_weights, query, regions, weights, scale, not frozen))

@@ -1,39 +1,34 @@
-"""Times and rates of a CUDA device; in a dry run plain clocks on the CPU, so that the script itself can be tested."""
+"""Times of calls on a CUDA device, taken side by side; in a dry run plain clocks on the CPU.
+
+A sample under graph replay is one replay between two events, queued behind a spacer, so that the time to launch it does
+not count; the spacer can also empty the L2 cache. A sample of an eager launch is a batch of calls by the host's clock:
+what a caller waits. One round takes a sample of every subject, so that clocks and heat drift alike for all.
+"""
 
 from __future__ import annotations
 
+import functools
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+Call = Callable[[], Any]
 DRY = False
 """True in a dry run: no device, every figure is meaningless."""
-_flush: list[torch.Tensor] = []
+SPACER = 400_000
+"""Cycles of the kernel that keeps the device busy while a replay is queued: 0.2 ms."""
+BATCH = 1500.0
+"""Microseconds of a batch of eager calls, against some 15 that waiting for the device adds."""
 
 
-def microseconds(fn: Callable[[], Any], *, graph: bool, flush: bool = False, seconds: float = 0.15) -> dict[str, float]:
-    """Median, 20th and 80th percentile of one call, by events, after warming up.
-
-    ``graph`` captures the call in a CUDA graph and times its replay; ``flush`` empties the L2 cache before each call.
-    """
-    if DRY:
-        begin = time.perf_counter()
-        fn()
-        return dict.fromkeys(("median", "p20", "p80"), 1e6 * (time.perf_counter() - begin))
-    call = _captured(fn) if graph else fn
-    for _ in range(3):
-        call()
-    once = max(_events(call, 5, False)[0], 1.0)
-    count = int(min(max(seconds * 1e6 / (once + 60 * flush), 10), 500))
-    times = sorted(_events(call, count, flush))
-    return {"median": statistics.median(times), "p20": times[count // 5], "p80": times[(4 * count) // 5]}
-
-
-def _captured(fn: Callable[[], Any]) -> Callable[[], None]:
+def replayed(fn: Call) -> Call:
     """``fn`` as the replay of a CUDA graph."""
+    if DRY:
+        return fn
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -46,62 +41,114 @@ def _captured(fn: Callable[[], Any]) -> Callable[[], None]:
     return graph.replay
 
 
-def _events(call: Callable[[], Any], count: int, flush: bool) -> list[float]:
-    """Microseconds of ``count`` calls, each between two events."""
-    if flush and not _flush:
-        _flush.append(torch.empty(256 * 2**20, dtype=torch.int8, device="cuda"))
-    pairs = []
-    for _ in range(count):
-        if flush:
-            _flush[0].zero_()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        call()
-        end.record()
-        pairs.append((begin, end))
-    torch.cuda.synchronize()
-    return [1e3 * begin.elapsed_time(end) for begin, end in pairs]
+def on_device(calls: dict[str, Call], *, flush: bool = False, seconds: float = 0.08) -> dict[str, Any]:
+    """Microseconds of each call on the device, with ratios to the first of them."""
+    return _compare(calls, functools.partial(_device_sample, flush=flush), seconds)
 
 
-def peak_bytes(fn: Callable[[], Any]) -> int:
-    """Most memory allocated during one call beyond what was allocated before, its results included."""
+def on_host(calls: dict[str, Call], *, seconds: float = 0.08) -> dict[str, Any]:
+    """Microseconds of each call launched one after the other, with ratios to the first of them."""
     if DRY:
-        fn()
-        return 0
+        return _compare(calls, functools.partial(_host_sample, repeats=1), seconds)
+    repeats = {name: max(1, int(BATCH / max(_host_sample(call, 3), 1.0))) for name, call in calls.items()}
+    bound = {name: (lambda n=name: _host_sample(calls[n], repeats[n])) for name in calls}
+    return _compare(bound, lambda sample: sample(), seconds)
+
+
+def _compare(calls: dict[str, Call], sample: Callable[[Call], float], seconds: float) -> dict[str, Any]:
+    """Rounds over all calls for about ``seconds``, and what they come to."""
+    if DRY:
+        return summarise({name: [sample(call)] for name, call in calls.items()})
+    _rounds(calls, sample, 3)  # compiles, records and warms up
+    begin = time.perf_counter()
+    _rounds(calls, sample, 1)
+    once = time.perf_counter() - begin
+    return summarise(_rounds(calls, sample, int(min(max(seconds * len(calls) / once, 11), 200))))
+
+
+def _rounds(calls: dict[str, Call], sample: Callable[[Call], float], count: int) -> dict[str, list[float]]:
+    """Each round takes one sample of every call."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(count):
+        for name, call in calls.items():
+            samples[name].append(sample(call))
+    return samples
+
+
+def summarise(samples: dict[str, list[float]]) -> dict[str, Any]:
+    """Median, 20th and 80th percentile of each subject; for all but the first also of its ratios to the first."""
+    ours = next(iter(samples.values()))
+    found = {name: _quantiles(times) for name, times in samples.items()}
+    for name, times in list(samples.items())[1:]:
+        found[name]["ratio"] = _quantiles([theirs / own for theirs, own in zip(times, ours, strict=True)])
+    return found
+
+
+def _quantiles(values: list[float]) -> dict[str, Any]:
+    ordered = sorted(values)
+    count = len(ordered)
+    p20, p80 = ordered[count // 5], ordered[(4 * count) // 5]
+    return {"median": statistics.median(ordered), "p20": p20, "p80": p80, "samples": count}
+
+
+def _device_sample(call: Call, flush: bool = False) -> float:
+    if DRY:
+        return _host_sample(call, 1)
+    if flush:
+        _scratch().sum()
+    torch.cuda._sleep(SPACER)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return 1e3 * begin.elapsed_time(end)
+
+
+def _host_sample(call: Call, repeats: int) -> float:
+    wait()
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    wait()
+    return 1e6 * (time.perf_counter() - begin) / repeats
+
+
+def wait() -> None:
+    """Until the device has nothing left to do."""
+    if not DRY:
+        torch.cuda.synchronize()
+
+
+@functools.cache
+def _scratch() -> torch.Tensor:
+    """More memory than any L2 cache holds: reading it leaves nothing to write back, as filling it would."""
+    return torch.zeros(64 * 2**20, device="cuda")
+
+
+def memory(fn: Call) -> dict[str, int]:
+    """Bytes that a call keeps while its result lives, and the most it ever held, beyond what was held before."""
+    if DRY:
+        return {"kept": 0, "peak": 0}
     fn()
-    torch.cuda.synchronize()
+    wait()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    kept = fn()
-    torch.cuda.synchronize()
-    del kept
-    return torch.cuda.max_memory_allocated() - before
+    result = fn()
+    wait()
+    found = {
+        "kept": torch.cuda.memory_allocated() - before,
+        "peak": torch.cuda.max_memory_allocated() - before,
+    }
+    del result
+    return found
 
 
-def device_rates() -> dict[str, float]:
-    """This chip's own copy bandwidth (bytes/s), matrix rates (FLOP/s) and MUFU.TANH rate (1/s), and its SM clock."""
+def clocks() -> dict[str, str]:
+    """Clocks, heat and power as the driver reports them now."""
     if DRY:
-        return {"copy": 1.0, "bfloat16": 1.0, "tf32": 1.0, "tanh": 1.0}
-    source = torch.empty(2**30, dtype=torch.int8, device="cuda")
-    target = torch.empty_like(source)
-    rates = {"copy": 2 * 2**30 / _best(lambda: target.copy_(source))}
-    for name, dtype in (("bfloat16", torch.bfloat16), ("tf32", torch.float32)):
-        a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-        torch.set_float32_matmul_precision("high")
-        rates[name] = 2 * 8192**3 / _best(lambda a=a, b=b: a @ b)
-    torch.set_float32_matmul_precision("highest")
-    return {**rates, "tanh": _tanh_rate()}
-
-
-def _best(fn: Callable[[], Any]) -> float:
-    """Seconds of the 20th percentile of many calls."""
-    return 1e-6 * microseconds(fn, graph=False)["p20"]
-
-
-def _tanh_rate() -> float:
-    """tanh.approx.f32 per second with nothing else to do: confirms or refutes 16 per clock and SM."""
-    from rates import tanh_kernel
-
-    programs, block, loops = 4096, 1024, 256
-    out = torch.empty(programs * block, device="cuda")
-    return programs * block * loops * 8 / _best(lambda: tanh_kernel[(programs,)](out, loops, BLOCK=block, num_warps=4))
+        return {"dry run": "no device"}
+    query = "clocks.sm,clocks.mem,temperature.gpu,power.draw"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(zip(query.split(","), done.stdout.strip().split(", "), strict=True))

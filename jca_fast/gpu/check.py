@@ -13,12 +13,12 @@ from ..ops import reference
 from ..ops.library import overload
 
 TIERS = {
-    "exact": (torch.float32, "highest"),
-    "tf32": (torch.float32, "high"),
-    "bfloat16": (torch.bfloat16, "highest"),
-    "float16": (torch.float16, "highest"),
+    "exact": (torch.float32, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+    "float16": (torch.float16, "ieee"),
 }
-"""Precision tiers: dtype and ``torch.set_float32_matmul_precision``."""
+"""Precision tiers: dtype and ``torch.backends.cuda.matmul.fp32_precision``."""
 FLOOR = {"exact": 3e-7, "tf32": 2e-3, "bfloat16": 4e-3, "float16": 5e-4}
 """Relative RMS error that always passes: one rounding of the tier, where PyTorch happens to make none."""
 FACTOR = {"out": 2.0, "grad": 3.0}
@@ -52,9 +52,11 @@ QUICK = (
     Case("tanh_attention", (2, 70, 65, 10, 9, 0), 0.3),
     Case("joint_coattention", (3, 10, 48, 65, 9, 0), 0.3),
     Case("released_attention", (2, 10, 70, 65), 0.3),
+    Case("joint_affinity", (2, 70, 65, 10)),
     Case("visual_reduction", (5, 49, 64)),
 )
-"""The self-check. Sizes: (B, M, L, N, D, v shared), (B, N, d, d_x), (B, N, d_a, d_v, k, joints), (S, R, D)."""
+"""The self-check. Sizes: (B, M, L, N, D, v shared), (B, N, d_a, d_v, k, joints), (B, N, d, d_x), (B, M, L, N),
+(S, R, D)."""
 FULL = (
     *QUICK,
     Case("tanh_attention", (1, 1, 1, 1, 1, 0)),
@@ -69,6 +71,11 @@ FULL = (
     Case("joint_coattention", (2, 7, 30, 40, 33, 1), 0.3),
     Case("joint_coattention", (2, 7, 30, 40, 33, 2)),
     Case("joint_coattention", (2, 70, 30, 40, 9, 0), 0.3),
+    Case("joint_affinity", (1, 1, 1, 1)),
+    Case("joint_affinity", (4, 512, 1024, 10)),
+    Case("joint_affinity", (3, 65, 130, 16)),
+    Case("joint_affinity", (2, 130, 65, 70)),
+    Case("joint_affinity", (2, 64, 256, 200)),
     Case("visual_reduction", (64, 49, 512)),
     Case("visual_reduction", (3, 50, 100)),
     Case("visual_reduction", (2, 5, 3000)),
@@ -79,13 +86,13 @@ FULL = (
 @contextlib.contextmanager
 def precision(tier: str) -> Iterator[torch.dtype]:
     """Inside, the tier's float32 precision is set; yields its dtype."""
-    dtype, setting = TIERS[tier]
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(setting)
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    dtype, matmul.fp32_precision = TIERS[tier]
     try:
         yield dtype
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.fp32_precision = before
 
 
 def run_checks(cases: Sequence[Case], tier: str, device: torch.device | str, backend: str = "triton") -> list[Result]:
@@ -125,8 +132,8 @@ def _error(a: Tensor, exact: Tensor) -> float:
 
 
 def _random(*shapes: tuple[int, ...]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(sum(sum(s) for s in shapes))
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    generator = torch.Generator("cpu").manual_seed(sum(sum(s) for s in shapes))
+    return [torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") for shape in shapes]
 
 
 def _attention_inputs(case: Case) -> list[Tensor]:
@@ -154,6 +161,21 @@ def _released(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], 
     wide: list[Any] = [t.double() for t in inputs]
     out = reference.released_attention(*wide, *options).to(grad.dtype)
     return [ops[0](*inputs, *options)], ops[1](grad, out, *inputs, *options)
+
+
+def _affinity_inputs(case: Case) -> list[Tensor]:
+    """q and k, channels last in memory as the op has them, and the gradient of C."""
+    b, m, n_l, n = case.sizes
+    q, k, grad = _random((b, n, m), (b, n, n_l), (b, m, n_l))
+    return [q.mT, k.mT, grad]
+
+
+def _affinity(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+    """All get the same C in the backward: near 1 its rounding would decide the slope."""
+    q, k, grad = tensors
+    scale = 0.5 * case.sizes[-1] ** -0.5
+    c = reference.joint_affinity(q.double(), k.double(), scale).to(grad.dtype)
+    return [ops[0](q, k, scale)], ops[1](grad, q, k, c, scale)
 
 
 def _layer_inputs(case: Case) -> list[Tensor]:
@@ -194,12 +216,14 @@ def _reduction(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor],
 _INPUTS = {
     "tanh_attention": _attention_inputs,
     "released_attention": _released_inputs,
+    "joint_affinity": _affinity_inputs,
     "joint_coattention": _layer_inputs,
     "visual_reduction": _reduction_inputs,
 }
 _CALLS = {
     "tanh_attention": _attention,
     "released_attention": _released,
+    "joint_affinity": _affinity,
     "joint_coattention": _layer,
     "visual_reduction": _reduction,
 }

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
+
+import torch
 
 
 class Compiled(NamedTuple):
-    """One kernel as a launcher would have started it: its name, tile shape and options, shared memory, machine code."""
+    """One kernel as a launcher would have started it: name, dtype of its first tensor, grid, constants, code."""
 
     kernel: str
+    dtype: str
+    grid: tuple[int, ...]
     meta: dict[str, Any]
     shared: int
     cubin: bytes
-    ptx: str
+    ttgir: str
 
 
 class _Driver:
@@ -36,10 +40,11 @@ class _Driver:
 
 
 @contextlib.contextmanager
-def compiling_for(capability: int) -> Iterator[list[Compiled]]:
+def compiling_for(capability: int, only: Collection[str] = ()) -> Iterator[list[Compiled]]:
     """Inside, launchers compile for compute capability ``capability`` (90 for 9.0) and start nothing.
 
-    Tensors may be on the CPU; only their shapes, strides and dtypes count. What was compiled is in the list yielded.
+    Tensors may be on the CPU; only their shapes, strides and dtypes count. What was compiled is in the list yielded;
+    with ``only``, kernels that are not named there (without "_kernel") are left out.
     """
     from triton.runtime import driver
 
@@ -51,9 +56,14 @@ def compiling_for(capability: int) -> Iterator[list[Compiled]]:
     compiled: list[Compiled] = []
 
     def take(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
+        if only and kernel.__name__.removesuffix("_kernel") not in only:
+            return
         binary = kernel.warmup(*args, grid=grid, enable_fp_fusion=True, **meta)
-        shared, asm = binary.metadata.shared, binary.asm
-        compiled.append(Compiled(kernel.__name__, meta, shared, asm["cubin"], asm["ptx"]))
+        dtype = str(next(x.dtype for x in launch.leaves(args) if isinstance(x, torch.Tensor)))
+        asm = binary.asm
+        compiled.append(
+            Compiled(kernel.__name__, dtype, grid, meta, binary.metadata.shared, asm["cubin"], asm["ttgir"])
+        )
 
     before = driver._active
     driver.set_active(_Driver(capability))

@@ -1,13 +1,18 @@
-"""Reading compiled kernels: resources, instructions and innermost loops, by the disassembler that Triton brings."""
+"""Reading compiled kernels: resources, instructions and innermost loops, by the tools that Triton brings."""
 
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+INSTRUCTION = 16
+"""Bytes of an instruction, compute capability 7.0 and newer."""
 
 
 @dataclass(frozen=True)
@@ -46,38 +51,65 @@ def tool(name: str) -> Path:
     return path
 
 
-def read(cubin: bytes) -> Binary:
-    """Disassemble one kernel."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        sass = _run("nvdisasm", "-c", file.name)
-        usage = _run("cuobjdump", "-res-usage", file.name)
+def read(cubins: Sequence[bytes], capability: int) -> list[Binary]:
+    """Disassemble kernels of one compute capability, all in one run of the tool, whose start takes longest."""
+    if not cubins:
+        return []
+    codes = [code_of(cubin) for cubin in cubins]
+    lines = _run("nvdisasm", "-b", f"SM{capability}{'a' * (capability >= 90)}", content=b"".join(codes)).splitlines()
+    lines = [line for line in lines if re.match(r"\s*/\*[0-9a-f]+\*/", line)]
+    binaries, first = [], 0
+    for cubin, code in zip(cubins, codes, strict=True):
+        last = first + len(code) // INSTRUCTION
+        binaries.append(Binary(*resources(cubin), *parse(lines[first:last])))
+        first = last
+    return binaries
+
+
+def resources(cubin: bytes) -> tuple[int, int, int]:
+    """Registers, bytes of stack and bytes of local memory of a kernel."""
+    usage = _run("cuobjdump", "-res-usage", content=cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump -res-usage printed no resources:\n{usage}")
     registers, stack, local = (int(n) for n in found.groups())
-    instructions, loops = parse(sass)
-    return Binary(registers, stack, local, instructions, loops)
+    return registers, stack, local
 
 
-def _run(name: str, *args: str) -> str:
-    return subprocess.run([str(tool(name)), *args], capture_output=True, text=True, check=True).stdout
+def code_of(cubin: bytes) -> bytes:
+    """The machine code in a cubin, which is a 64-bit ELF file: its one section ".text.<kernel>"."""
+    table, (size, count, names) = struct.unpack_from("<Q", cubin, 0x28)[0], struct.unpack_from("<3H", cubin, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
+    for name, _, _, _, offset, length in sections:
+        if cubin.startswith(b".text.", sections[names][4] + name):
+            return cubin[offset : offset + length]
+    raise ValueError("the cubin has no section .text")
 
 
-def parse(sass: str) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
+def _run(name: str, *args: str, content: bytes) -> str:
+    """What a tool prints of a file with this content."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return subprocess.run([str(tool(name)), *args, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
     """Opcodes in order, and the innermost loops: spans closed by a branch back that hold no other such span."""
     opcodes: list[str] = []
-    labels: dict[str, int] = {}
     spans: list[tuple[int, int]] = []
-    for line in sass.splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
-            labels[label[1]] = len(opcodes)
-        elif code := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(\S+)(.*?)\s*;", line):
-            opcodes.append(code[1])
-            target = re.search(r"`\((\.L_x_\d+)\)", code[2]) if code[1].startswith("BRA") else None
-            if target and target[1] in labels:
-                spans.append((labels[target[1]], len(opcodes)))
+    first = 0
+    for i, line in enumerate(lines):
+        code = re.match(r"\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([\w.]+)(.*)", line)
+        if code is None:
+            raise ValueError(f"not an instruction: {line!r}")
+        if i == 0:
+            first = int(code[1], 16)
+        opcodes.append(code[2])
+        target = re.search(r"\b0x([0-9a-f]+)\s*;", code[3]) if code[2].startswith("BRA") else None
+        start = (int(target[1], 16) - first) // INSTRUCTION if target else len(opcodes)
+        if 0 <= start < i:  # a branch to itself is the padding behind a kernel
+            spans.append((start, i + 1))
     inner = [a for a in spans if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in spans)]
     return tuple(opcodes), tuple(Loop(tuple(opcodes[a:b])) for a, b in inner)
 

@@ -74,4 +74,4 @@ def dropout_seed(
         if seed.dtype != torch.int64 or seed.ndim != 0:
             raise ValueError(f"seed must be an int or an int64 tensor (), got {seed.dtype} {tuple(seed.shape)}")
         return seed.to(device)
-    return torch.tensor(seed, dtype=torch.int64, device=device)
+    return torch.full((), seed, dtype=torch.int64, device=device)  # a graph capture would refuse a copy

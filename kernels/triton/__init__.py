@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .affinity import joint_affinity, joint_affinity_backward
 from .attention import (
     released_attention,
     released_attention_backward,
@@ -13,6 +14,8 @@ from .coattention_backward import joint_coattention_backward
 from .reduction import visual_reduction, visual_reduction_backward
 
 __all__ = [
+    "joint_affinity",
+    "joint_affinity_backward",
     "joint_coattention",
     "joint_coattention_backward",
     "released_attention",

@@ -22,19 +22,6 @@ SUM = {"ROWS": 32, "BLOCK": 64}
 """Partial results, and elements of each, that a program of a sum reads at a time: 16 numbers a thread."""
 
 
-def contraction_blocks(size: int, exact: bool) -> dict[str, int]:
-    """The blocks in which a contraction over ``size`` segments is done: slots of one block, number of blocks."""
-    slots = 3 * size if exact else size
-    block = min(pad(slots), 64 if exact else 128)
-    return {"BK": block, "CHUNKS": cdiv(slots, block)}
-
-
-FORWARD_BLOCK = {"half": 128, "tf32": 64, "exact": 32}
-"""Value columns of one program at most: wider values are cut into blocks, because wider tiles spill."""
-BACKWARD_BLOCK = {"half": 64, "tf32": 32, "exact": 32}
-"""Value columns, and segments, of one program of the backward at most."""
-
-
 def dropout(seed: Tensor | None, firsts: Iterable[int] = (0,)) -> int:
     """The constant DROPOUT of the kernels: what all first columns in the mask are multiples of, 0 without dropout."""
     if seed is None:
@@ -70,14 +57,14 @@ def _forward(
     """One launch that writes ``out`` (B, M, D), any strides."""
     (batch, rows, segments), width = q.shape, v.shape[2]
     level = tier(q.dtype)
-    block = min(pad(width), FORWARD_BLOCK[level])
+    block = min(pad(width), table.FORWARD_BLOCK[level])
     config = table.forward(architecture(q.device), level, batch * rows, segments, width)
     launch(
         forward_kernel,
         (batch * cdiv(rows, config.rows), cdiv(width, block)),
         *(operand(x) for x in (q, k, v, out)), seed, scale, threshold(dropout_p), keep_scale(dropout_p),
         EXACT=level == "exact", DROPOUT=dropout(seed), ACTIVATE=activate,
-        **contraction_blocks(segments, level == "exact"),
+        **table.contraction_blocks(segments, level == "exact"),
         BM=config.rows, BN=config.columns, BD=block, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
@@ -97,10 +84,15 @@ def launch_backward(
     """One backward pass over ``samples`` = (batch, samples in a group, groups), ``sizes`` = (N, D).
 
     ``config`` is the one by whose columns the caller sized dq. ``wanted``: "all" gradients, "dk dv", or "dq", in which
-    case the problems have their roles swapped.
+    case the problems have their roles swapped. All problems are one launch, but for wide ones of the exact tier, which
+    leave no registers to choose a problem with.
     """
     (batch, per_group, groups), (segments, width) = samples, sizes
-    block_n, block_d = (min(pad(size), BACKWARD_BLOCK[level]) for size in (segments, width))
+    if len(problems) > 1 and level == "exact" and segments > table.NARROW["exact"]:
+        for problem in problems:
+            launch_backward([problem], config, level, samples, sizes, dropout_p, seed, wanted)
+        return
+    block_n, block_d = (min(pad(size), table.BACKWARD_BLOCK[level]) for size in (segments, width))
     launch(
         backward_kernel,
         (
@@ -111,8 +103,8 @@ def launch_backward(
         tuple(problems), batch, per_group, groups, seed, threshold(dropout_p), keep_scale(dropout_p),
         ALIKE=alike(problems), EXACT=level == "exact", DROPOUT=dropout(seed, (p.first for p in problems)),
         SWAPPED=wanted == "dq", WANT_DQ=wanted == "all", WANT_DV=wanted != "dq", VALUE_CHUNKS=cdiv(width, block_d),
-        **contraction_blocks(segments, level == "exact"), BM=config.rows, BN=config.columns, BO=block_n, BD=block_d,
-        num_warps=config.warps, num_stages=config.stages,
+        **table.contraction_blocks(segments, level == "exact"), BO=block_n, BD=block_d,
+        BM=config.rows, BN=config.columns, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
 

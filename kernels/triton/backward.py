@@ -101,7 +101,7 @@ def columns_of(
     first = x.first
     if DROPOUT:
         first = first // DROPOUT * DROPOUT
-        if DROPOUT % 32 == 0 and not SWAPPED:
+        if DROPOUT % 32 == 0 and BN % 32 == 0 and not SWAPPED:
             o_l = paired(i_tile * BN, BN)
     o_out = tl.program_id(1) * BO + tl.arange(0, BO)  # block of N that dk and dq are computed for
     i_d = 0

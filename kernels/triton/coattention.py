@@ -10,7 +10,7 @@ from jca_fast.ops import reference
 from jca_fast.ops.dropout import keep_scale, threshold
 
 from . import table
-from .attention import contraction_blocks, dropout, tanh_attention
+from .attention import dropout, tanh_attention
 from .launch import alike, architecture, cdiv, launch, pad, tier
 from .layer import Modality, layer_kernel
 from .tiles import shared, transposed
@@ -68,7 +68,7 @@ def joint_coattention(
         modalities, batch, seed, threshold(dropout_p), keep_scale(dropout_p),
         ALIKE=alike(modalities), EXACT=level == "exact", KEEP_MAPS=keep_maps,
         DROPOUT=dropout(seed, (part.rows for m in modalities for part in m.parts[:-1])),
-        BM=config.rows, BN=config.columns, BK=contraction_blocks(segments, level == "exact")["BK"],
+        BM=config.rows, BN=config.columns, BK=table.contraction_blocks(segments, level == "exact")["BK"],
         BO=pad(segments), BD=pad(width), num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return outs + maps if keep_maps else outs

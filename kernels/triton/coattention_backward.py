@@ -35,9 +35,11 @@ from .layer_backward import Finish, Prepare, finish_kernel, prepare_kernel
 from .tiles import Operand, operand, transposed
 
 Tensors = Sequence[Tensor]
-ROWS = {"half": 32, "tf32": 32, "exact": 32}
-WARPS = 4
-"""Rows and warps of one program of the prepare and finish kernels: more rows spill."""
+
+
+def row_tile(segments: int, width: int) -> dict[str, int]:
+    """Rows and warps of one program of the prepare and finish kernels: the most that no chip spills."""
+    return {"BM": 32, "num_warps": 4} if segments <= 16 and width <= 32 else {"BM": 16, "num_warps": 8}
 
 
 def joint_coattention_backward(
@@ -54,10 +56,11 @@ def joint_coattention_backward(
         return [g.contiguous() for g in composed]
     grads = [[t.new_empty(t.shape) for t in group] for group in groups]
     w_j, w_x, w_h, maps = ([t.contiguous() for t in group] for group in (w_j, w_x, w_h, maps))
-    prepared, sums = _prepare(grad_outs, maps, inputs, w_j, w_x, w_h, scales, grads)
+    tile = row_tile(inputs[0].shape[1], widest(w_h))
+    prepared, sums = _prepare(grad_outs, maps, inputs, w_j, w_x, w_h, scales, grads, tile)
     core = _attention_backward(prepared, inputs, joints, w_c, grads[1], dropout_p, seed)
     sums += [partial_sum(partial, out) for partial, out in zip(core.dw_c, grads[4], strict=True)]
-    sums += _finish(prepared, core, joints, grads)
+    sums += _finish(prepared, core, joints, grads, tile)
     if len(joints) == 1:
         sums.append(partial_sum(core.dj, grads[1][0]))
     launch_sums(sums)
@@ -67,39 +70,37 @@ def joint_coattention_backward(
 def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: int) -> None:
     """Launch the prepare or the finish kernel over row tiles, groups of samples and modalities."""
     x, batch = modalities[0].x, modalities[0].x.p.shape[0]
-    level, (per_group, groups) = tier(x.p.dtype), group_sizes(batch)
-    rows = max(m.x.rows for m in modalities)
+    per_group, groups = group_sizes(batch)
     launch(
         kernel,
-        (cdiv(rows, ROWS[level]), groups, len(modalities)),
+        (cdiv(max(m.x.rows for m in modalities), meta["BM"]), groups, len(modalities)),
         tuple(modalities), batch, per_group,
-        ALIKE=alike(modalities), EXACT=level == "exact", BM=ROWS[level], BO=pad(x.columns), **meta,
-        num_warps=WARPS, num_stages=1,
+        ALIKE=alike(modalities), EXACT=tier(x.p.dtype) == "exact", BO=pad(x.columns), num_stages=1, **meta,
     )  # fmt: skip
 
 
-def _partials(x: Operand, grad: Tensor) -> Tensor:
+def _partials(x: Operand, grad: Tensor, rows: int) -> Tensor:
     """Room for one partial sum of the gradient of a small weight from each program of :func:`_over_rows`."""
-    programs = cdiv(x.rows, ROWS[tier(grad.dtype)]) * group_sizes(x.p.shape[0])[1]
+    programs = cdiv(x.rows, rows) * group_sizes(x.p.shape[0])[1]
     return grad.new_empty((programs, *grad.shape), dtype=torch.float32)
 
 
 def _prepare(
     grad_outs: Tensors, maps: Tensors, inputs: Tensors, w_j: Tensors, w_x: Tensors, w_h: Tensors,
-    scales: Sequence[float], grads: Sequence[Tensors],
+    scales: Sequence[float], grads: Sequence[Tensors], tile: dict[str, int],
 ) -> tuple[list[Prepare], list[Sum]]:  # fmt: skip
     """The first launch; returns also the sums that are left to do for W_x and W_h."""
     prepared, sums = [], []
     for i, x in enumerate(inputs):
-        batch, segments, rows = x.shape
+        batch, segments, d = x.shape
         channels = transposed(x)
-        partials = [_partials(channels, grads[j][i]) for j in (3, 5)]
+        partials = [_partials(channels, grads[j][i], tile["BM"]) for j in (3, 5)]
         sums += [partial_sum(p, grads[j][i]) for p, j in zip(partials, (3, 5), strict=True)]
-        q, dh = (x.new_empty((batch, rows, size)) for size in (segments, w_h[i].shape[0]))
+        q, dh = (x.new_empty((batch, d, size)) for size in (segments, w_h[i].shape[0]))
         dx = x.new_empty(x.shape, dtype=torch.float32)
         read = (channels, transposed(grad_outs[i]), maps[i], w_j[i], w_x[i], w_h[i])
         prepared.append(Prepare(*read, q, dh, dx, *partials, w_h[i].shape[0], scales[i]))
-    _over_rows(prepare_kernel, prepared, BD=pad(widest(w_h)))
+    _over_rows(prepare_kernel, prepared, BD=pad(widest(w_h)), **tile)
     return prepared, sums
 
 
@@ -154,15 +155,17 @@ def _attention_backward(
     return Core(dqs, dw_cs, dj)
 
 
-def _finish(prepared: Sequence[Prepare], core: Core, joints: Tensors, grads: Sequence[Tensors]) -> list[Sum]:
+def _finish(
+    prepared: Sequence[Prepare], core: Core, joints: Tensors, grads: Sequence[Tensors], tile: dict[str, int]
+) -> list[Sum]:
     """The third launch; returns the sums that are left to do for W_j."""
     finishes, sums = [], []
     firsts = [0, *accumulate(m.x.rows for m in prepared)]
     for i, m in enumerate(prepared):
-        dw_j = _partials(m.x, grads[2][i])
+        dw_j = _partials(m.x, grads[2][i], tile["BM"])
         sums.append(partial_sum(dw_j, grads[2][i]))
         dj = () if joints else tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
         tiles = core.dq[i].shape[0] // m.q.shape[0]
         finishes.append(Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale))
-    _over_rows(finish_kernel, finishes)
+    _over_rows(finish_kernel, finishes, **tile)
     return sums

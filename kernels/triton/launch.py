@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from jca_fast.gpu.support import float32_tier
+
 from .tiles import Operand
 
 
@@ -92,14 +94,12 @@ def architecture_class(capability: int) -> str:
 
 
 def tier(dtype: torch.dtype) -> str:
-    """The precision tier of a dtype under the present ``torch.get_float32_matmul_precision()``.
+    """The precision tier of a dtype under the present float32 precision of PyTorch.
 
     "exact": full float32. "tf32": what cuBLAS does under "high" and "medium", which are the same on CUDA. "half":
     bfloat16 and float16.
     """
-    if dtype != torch.float32:
-        return "half"
-    return "exact" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return float32_tier() if dtype == torch.float32 else "half"
 
 
 def pad(size: int, least: int = 16) -> int:

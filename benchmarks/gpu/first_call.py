@@ -1,0 +1,66 @@
+"""How long a user waits at first: ``python -m benchmarks.gpu.first_call`` in a fresh process, printed as JSON.
+
+Import, the first layer asked for by name (its kernel is compiled, or read from Triton's cache), the first one with
+"auto" (the self-check of the device, or its kept verdict), and a later call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true")
+    dry = parser.parse_args().dry_run
+    seconds = {"import": _seconds(_import)}
+    from benchmarks.gpu import subjects, timing
+    from benchmarks.gpu.measure import begin, device
+
+    begin(dry)
+    import torch
+
+    seconds["device"] = _seconds(lambda: torch.zeros(1, device=device()))
+    data = subjects.layers(2 if dry else 64, torch.float32, device(), 1, dry)
+    call = subjects.alone(subjects.fused, data)
+
+    def layer() -> None:
+        call()
+        timing.wait()
+
+    seconds["first layer"] = _seconds(layer)
+    seconds["self-check"] = _seconds(lambda: _self_check(dry))
+    seconds["next layer"] = _seconds(layer)
+    print(json.dumps(seconds))
+    return 0
+
+
+def _import() -> None:
+    import jca_fast.functional  # noqa: F401
+
+
+def _self_check(dry: bool) -> None:
+    """What "auto" asks before its first call in the exact tier; RuntimeError where the device does not pass."""
+    from jca_fast.gpu import check, trust
+
+    if dry:
+        failed = [r for r in check.run_checks(check.QUICK[-1:], "exact", "cpu") if not r.passed]
+        doubt = str(failed or "")
+    else:
+        doubt = trust.doubt(0, "exact")
+    if doubt:
+        raise RuntimeError(f"the self-check failed: {doubt}")
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,104 @@
+"""Commands with a deadline, one after the other or all at once, in an environment that knows only this checkout.
+
+The package is copied to a folder of its own with ``kernels`` in its place, as an installation has it; the native
+library is built into that copy. Nothing is installed, and files that change during a run change nothing in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.gpu.bars import ABSENT
+from benchmarks.gpu.store import ROOT
+
+COMPILE_THREADS = 3
+"""Compile processes of one torch.compile process: the same in all, as several fill the cache at once."""
+
+
+@dataclass
+class Site:
+    """The copy of the package, the caches beside it, and the deadline of the phase under way."""
+
+    folder: Path
+    dry: bool = False
+    deadline: float = float("inf")
+    log: list[str] = field(default_factory=list)
+    running: set[subprocess.Popen[str]] = field(default_factory=set)
+
+    def lay_out(self) -> None:
+        """A fresh copy of the package; the caches of an earlier run stay, so that a part can be repeated quickly."""
+        package = self.folder / "site" / "jca_fast"
+        shutil.rmtree(package, ignore_errors=True)
+        ignore = shutil.ignore_patterns("__pycache__", "lib")
+        shutil.copytree(ROOT / "jca_fast", package, ignore=ignore)
+        shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """What every process gets: the copy before the checkout, caches of this run, the interpreter in a dry run."""
+        paths = [str(self.folder / "site"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("JCA_FAST", "TRITON"))}
+        return {
+            **kept, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1",
+            "TRITON_CACHE_DIR": str(self.folder / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(COMPILE_THREADS), "XDG_CACHE_HOME": str(self.folder / "cache"),
+            **({"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} if self.dry else {}), **changes,
+        }  # fmt: skip
+
+    def module(self, name: str, *arguments: str) -> list[str]:
+        """The command that runs a module."""
+        return [sys.executable, "-m", name, *arguments]
+
+    def run(self, name: str, command: list[str], reserve: float = 0, **environment: str) -> tuple[int | None, str]:
+        """Exit status and output of a command; None where it was ended or could not start.
+
+        It is ended ``reserve`` seconds before the deadline, where something else has to follow.
+        """
+        begin, timeout = time.monotonic(), self.deadline - reserve - time.monotonic()
+        if timeout <= 0:
+            return None, f"{ABSENT}: its phase had no time left"
+        code, output = self._finished(command, self.environment(**environment), min(timeout, 1e6))
+        words = {0: "done", None: "ENDED"}.get(code, f"exit status {code}")
+        print(f"{time.monotonic() - begin:6.1f} s  {words}: {name}", flush=True)
+        self.log.append(f"== {name}: {words}\n$ {' '.join(command)}\n{output}")
+        return code, output
+
+    def _finished(self, command: list[str], environment: dict[str, str], timeout: float) -> tuple[int | None, str]:
+        """Run a command and everything it starts until the timeout."""
+        pipe = subprocess.PIPE
+        try:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT,
+                text=True, errors="replace", start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            return None, f"{ABSENT}: {error}"
+        self.running.add(process)
+        try:
+            output = process.communicate(timeout=timeout)[0]
+            return process.returncode, output
+        except subprocess.TimeoutExpired:
+            _end(process)
+            return None, f"{process.communicate()[0]}\n{ABSENT}: ended after {timeout:.0f} s"
+        finally:
+            self.running.discard(process)
+
+    def end(self) -> None:
+        """End what runs and start nothing more: no process outlives the script."""
+        self.deadline = float("-inf")
+        for process in list(self.running):
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process and everything it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,143 @@
+"""What a compiled kernel is asked for, without a GPU.
+
+For every kernel: no stack, no local memory, at most 99 KB of shared memory, no global atomics. In the loop over the
+affinity matrix: exactly one MUFU instruction per element, MUFU.TANH in the fast tiers and none of it in the exact one,
+the chip's matrix instructions (HGMMA on sm_90), and on sm_90 a bound on instructions per element. The visual kernels
+move K by 128-bit loads and stores.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .sass import Binary, Loop
+
+MATRIX = {90: r"HGMMA|HMMA", 100: r"UTC\w*MMA|HMMA"}
+"""Matrix instructions of a chip; HMMA on all others."""
+PER_ELEMENT = {
+    ("half", "forward"): 3.6,
+    ("tf32", "forward"): 9.5,
+    ("exact", "forward"): 28.5,
+    ("half", "backward"): 9.6,
+}
+"""Most instructions per element on sm_90, without dropout, at the paper's shape."""
+SHARED = 99 * 1024
+TANH = ("layer_kernel", "forward_kernel", "backward_kernel", "affinity_kernel")
+"""Kernels with a loop over tiles of the affinity matrix that compute it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One audited kernel: where it came from, what was read, and which bars it breaks."""
+
+    arch: int
+    case: str
+    kernel: str
+    tile: str
+    registers: int
+    shared: int
+    stack: int
+    instructions: int
+    per_element: float | None
+    mufu: float | None
+    breaches: tuple[str, ...]
+
+
+def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
+    """One compiled kernel against the bars."""
+    meta, breaches = item.meta, []
+    if binary.stack or binary.local or binary.count(r"LDL|STL"):
+        breaches.append(f"{binary.stack} bytes of stack, {binary.count(r'LDL|STL')} local accesses")
+    if item.shared > SHARED:
+        breaches.append(f"{item.shared} bytes of shared memory")
+    if binary.count(r"ATOMG|ATOM\b|ATOM\.|RED\b|RED\."):
+        breaches.append("global atomics")
+    per_element = mufu = None
+    if item.kernel in TANH:
+        if not binary.count("HGMMA" if arch == 90 and "paper" in case else MATRIX.get(arch, "HMMA")):
+            breaches.append("no matrix instruction" + " HGMMA" * (arch == 90))
+        if meta.get("CHUNKS", 1) == meta.get("VALUE_CHUNKS", 1) == 1:
+            loops = tanh_loops(item, tier, binary, breaches)
+            if loops:
+                per_element, mufu = measure(arch, case, tier, item, loops, breaches)
+    if item.kernel.startswith("visual"):
+        breaches += narrow_accesses(item, binary)
+    tile = "x".join(str(meta[k]) for k in ("BM", "BN", "BR", "BD") if k in meta)
+    return Row(
+        arch, case, item.kernel.removesuffix("_kernel"), f"{tile} w{meta.get('num_warps', 4)}", binary.registers,
+        item.shared, binary.stack, len(binary.instructions), per_element, mufu, tuple(breaches),
+    )  # fmt: skip
+
+
+def tanh_loops(item: Any, tier: str, binary: Binary, breaches: list[str]) -> list[tuple[Loop, float]]:
+    """The loops over the affinity matrix, each with the elements that a thread computes in one round of it.
+
+    The kernel's tile code says how often a tile is computed in a pass, which must be once; machine code may hold a
+    loop unrolled, several passes in one round.
+    """
+    unit, instruction = (r"MUFU\.RCP", "rcp.approx") if tier == "exact" else (r"MUFU\.TANH", "tanh.approx.f32")
+    tile = item.meta["BM"] * item.meta["BN"]
+    elements = tile / (32 * item.meta["num_warps"])
+    if tier == "exact" and binary.count(r"MUFU\.TANH"):
+        breaches.append("MUFU.TANH in the exact tier")
+    computed = computed_in_loops(item.ttgir, instruction)
+    if set(computed) != {tile}:
+        breaches.append(f"{instruction} for {computed} elements of a tile of {tile}")
+    found = [loop for loop in binary.loops if loop.count(unit) >= elements]
+    if not found:
+        breaches.append(f"no loop with {unit}")
+    return [(loop, loop.count(unit) // elements * elements) for loop in found]
+
+
+def computed_in_loops(ttgir: str, instruction: str) -> list[int]:
+    """For each loop of a kernel's tile code that holds an inline instruction: the elements it is applied to."""
+    loops: list[list[int]] = []  # of those still open: indentation, elements
+    found = []
+    for line in ttgir.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if "scf.for" in line:
+            loops.append([indent, 0])
+        elif loops and line.lstrip().startswith("}") and indent == loops[-1][0]:
+            found.append(loops.pop()[1])
+        elif loops and f'"{instruction}' in line and (shape := re.search(r"-> tensor<([\dx]+)xf32", line)):
+            loops[-1][1] += math.prod(int(n) for n in shape[1].split("x"))
+    return [elements for elements in found if elements]
+
+
+def measure(
+    arch: int, case: str, tier: str, item: Any, loops: list[tuple[Loop, float]], breaches: list[str]
+) -> tuple[float, float]:
+    """Instructions and MUFU instructions per element of the loops over the affinity matrix.
+
+    Of a backward the loop over tiles that no edge cuts counts, which is the shortest; a forward's other loops are over
+    the other parts of J, and the longest counts.
+    """
+    direction = "backward" if item.kernel.startswith("backward") else "forward"
+    pick = min if direction == "backward" else max
+    per_element = pick(len(loop.instructions) / elements for loop, elements in loops)
+    mufu = max(loop.count("MUFU") / elements for loop, elements in loops)
+    if mufu != 1:
+        breaches.append(f"{mufu:.3f} MUFU per element")
+    if any(loop.count(r"F2F\b|F2F\.") for loop, _ in loops):
+        breaches.append("F2F conversions")
+    bar = PER_ELEMENT.get((tier, direction))
+    if arch == 90 and bar is not None and case.endswith("paper") and per_element > bar:
+        breaches.append(f"{per_element:.2f} instructions per element, bar {bar}")
+    return per_element, mufu
+
+
+def narrow_accesses(item: Any, binary: Binary) -> list[str]:
+    """Whether a visual kernel reads K, and where it is wanted writes dK, by 128-bit instructions."""
+    size = 4 if "float32" in item.dtype else 2
+    wanted = item.meta["BR"] * item.meta["BD"] * size / (16 * 32 * item.meta["num_warps"])
+    moves = {"loads of K": r"LDG\S*\.128|LDGSTS\S*\.128"}
+    if item.meta.get("WANT_REGIONS"):
+        moves["stores of dK"] = r"STG\S*\.128"
+    return [
+        f"{binary.count(pattern)} 128-bit {what}, {wanted:.0f} are needed"
+        for what, pattern in moves.items()
+        if binary.count(pattern) < wanted
+    ]

@@ -1,0 +1,155 @@
+"""NaN and the Triton kernels: none comes out of fresh memory, and those of the inputs go through as in PyTorch."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from triton_device import Memory, kernels, on_device  # noqa: F401
+
+from jca_fast.gpu.check import TIERS, precision
+from jca_fast.ops import reference
+from jca_fast.ops.reference import joints_of
+
+pytestmark = pytest.mark.usefixtures("on_device")
+
+
+def attention(ops, q, k, v, grad, dropout=0.3):
+    options = (0.3, dropout, torch.tensor(3) if dropout else None)
+    yield [ops.tanh_attention(q, k, v, *options)]
+    yield ops.tanh_attention_backward(grad, q, k, v, *options)
+
+
+def released(ops, query, key, value, grad, dropout=0.3):
+    options = (0.3, dropout, torch.tensor(3) if dropout else None)
+    out = ops.released_attention(query, key, value, *options)
+    yield [out]
+    yield ops.released_attention_backward(grad, out, query, key, value, *options)
+
+
+def layer(ops, *tensors, joints=0, dropout=0.3):
+    inputs, given, weights, grads = tensors[:2], tensors[2 : 2 + joints], tensors[2 + joints : -2], tensors[-2:]
+    groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
+    options = ([0.2, 0.1], dropout, torch.tensor(3) if dropout else None)
+    out = ops.joint_coattention(*groups, *options, True)
+    yield out
+    yield ops.joint_coattention_backward(grads, out[2:], *groups, *options)
+
+
+def reduction(ops, query, regions, *grads):
+    out = ops.visual_reduction(query, regions, 0.3)
+    yield out
+    yield ops.visual_reduction_backward(*grads, query, regions, out[1], 0.3, True)
+
+
+def attention_shapes(batch, rows, columns, segments, width, shared=False):
+    qkv = ((batch, rows, segments), (batch, columns, segments), (1 if shared else batch, columns, width))
+    return *qkv, (batch, rows, width)
+
+
+def released_shapes(batch, segments, width, columns):
+    return (batch, segments, width), *[(batch, segments, columns)] * 2, (batch, segments, width)
+
+
+def layer_shapes(batch, segments, audio, visual, k, joints=0):
+    width = 70 if joints else audio + visual
+    inputs = [(batch, segments, audio), (batch, segments, visual)]
+    weights = [(segments, segments)] * 2 + [(k, segments)] * 2 + [(k, width)] * 2 + [(k, segments)] * 2
+    return *inputs, *[(batch, segments, width)] * joints, *weights, *inputs
+
+
+def reduction_shapes(segments, count, width):
+    return (segments, width), (segments, count, width), (segments, width), (segments, count)
+
+
+CALLS = {
+    "attention": (attention, attention_shapes(2, 65, 66, 4, 3), 65 * 66),
+    "attention, v shared": (attention, attention_shapes(2, 65, 66, 4, 3, True), 65 * 66),
+    "attention, several tiles": (attention, attention_shapes(2, 129, 130, 4, 3, True), 129 * 130),
+    "attention, two passes in each tier": (attention, attention_shapes(1, 65, 66, 33, 40), 65 * 66),
+    "released": (released, released_shapes(2, 4, 65, 66), 65 * 66),
+    "layer": (layer, layer_shapes(2, 4, 65, 66, 3), 65 * 131),
+    "layer, joint given": (partial(layer, joints=1), layer_shapes(2, 4, 65, 66, 3, 1), 65 * 70),
+    "layer, one joint each": (partial(layer, joints=2), layer_shapes(2, 4, 65, 66, 3, 2), 65 * 70),
+    "layer, too many segments for one program": (layer, layer_shapes(1, 33, 80, 70, 3), 70 * 150),
+    "reduction": (reduction, reduction_shapes(3, 19, 40), 3 * 19 * 40 + 1),
+}
+"""Outputs, then gradients; the shapes of what they are of; and the elements that no allocation may have."""
+
+
+def tensors_of(shapes, dtype):
+    return [(0.5 * torch.randn(shape)).to(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("name", CALLS)
+def test_writes_all_it_returns_and_never_holds_the_matrix(name, tier):
+    call, shapes, matrix = CALLS[name]
+    with precision(tier) as dtype:
+        tensors = tensors_of(shapes, dtype)
+        with Memory() as memory:
+            outputs, grads = call(kernels, *tensors)
+    assert not any(t.isnan().any() for t in (*outputs, *grads))
+    assert 0 < memory.largest < matrix
+
+
+def layer_from_left_to_right(inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps):
+    """The equations of a layer in plain PyTorch, in the order in which they are written: (Xᵀ W_j) J."""
+    parts = zip(inputs, joints_of(inputs, joints), w_j, w_x, w_c, w_h, scales, strict=True)
+    maps, out = [], []
+    for x, joint, w_j_i, w_x_i, w_c_i, w_h_i, scale in parts:
+        maps.append(torch.relu(w_x_i @ x + w_c_i @ torch.tanh(x.mT @ w_j_i @ joint * scale).mT))
+        out.append(x + w_h_i.mT @ maps[-1])
+    return out + maps
+
+
+PLAIN = SimpleNamespace(
+    tanh_attention=reference.tanh_attention, released_attention=reference.released_attention,
+    visual_reduction=reference.visual_reduction, joint_coattention=layer_from_left_to_right,
+)  # fmt: skip
+BAD = (float("nan"), float("inf"), -float("inf"))
+ODD = {
+    "attention": (partial(attention, dropout=0.0), attention_shapes(3, 35, 40, 3, 5), (0, 1, 2)),
+    "released": (partial(released, dropout=0.0), released_shapes(3, 3, 35, 40), (0, 1, 2)),
+    "layer": (partial(layer, dropout=0.0), layer_shapes(3, 3, 35, 18, 4), (0, 1)),
+    "layer, joint given": (partial(layer, joints=1, dropout=0.0), layer_shapes(3, 3, 35, 18, 4, 1), (0, 1, 2)),
+    "layer of one segment": (partial(layer, dropout=0.0), layer_shapes(3, 1, 35, 18, 4), (0, 1)),
+    "reduction": (reduction, reduction_shapes(3, 19, 12), (0, 1)),
+}
+"""Outputs, shapes, and which of the tensors have a sample for each bad number."""
+
+
+@pytest.mark.parametrize("tier", ["exact", "tf32", "float16"])
+@pytest.mark.parametrize("name", ODD)
+def test_nan_and_inf_of_each_sample_go_through_as_in_torch(name, tier):
+    call, shapes, batched = ODD[name]
+    for index in batched:
+        with precision(tier) as dtype:
+            tensors = tensors_of(shapes, dtype)
+            for sample, bad in enumerate(BAD):
+                tensors[index][sample].flatten()[-2] = bad
+            for got, want in zip(next(call(kernels, *tensors)), next(call(PLAIN, *tensors)), strict=True):
+                torch.testing.assert_close(got, want, rtol=0.02, atol=0.02, equal_nan=True)
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("weight", ["w_j", "w_x", "w_c", "w_h"])
+@pytest.mark.parametrize("tier", ["exact", "float16"])
+def test_nan_and_inf_of_a_weight_go_through_as_in_torch(tier, weight, bad):
+    call, shapes, _ = ODD["layer"]
+    with precision(tier) as dtype:
+        tensors = tensors_of(shapes, dtype)
+        tensors[2 + 2 * ("w_j", "w_x", "w_c", "w_h").index(weight)][1, 2] = bad
+        for got, want in zip(next(call(kernels, *tensors)), next(call(PLAIN, *tensors)), strict=True):
+            torch.testing.assert_close(got, want, rtol=0.02, atol=0.02, equal_nan=True)
+
+
+@pytest.mark.parametrize("count", [16, 19, 40])
+def test_regions_of_score_minus_infinity_get_no_weight(count):
+    """Also where they fill the first chunk of rows: their maximum is no number to subtract."""
+    query, regions = torch.full((1, 8), 1e20), torch.randn(1, 40, 8) * 1e-20
+    regions[:, :count] = -1e20  # the products overflow
+    got, want = kernels.visual_reduction(query, regions, 1.0), reference.visual_reduction(query, regions, 1.0)
+    torch.testing.assert_close(got, want, equal_nan=True)
