@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no reference data beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def golden(shared, monkeypatch) -> Path:
+    """The folder of the published numbers and of the script that compares with them."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(shared / "golden"))
+    return shared / "golden"
 
 
 NOT_HERE = {

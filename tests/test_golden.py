@@ -22,10 +22,6 @@ CASES = (
     "R_dense_a", "R_sublayer_a", "R_dcn_a", "R_dcn_b", "R_fork_n16", "R_position_a", "R_lstm_a", "R_predict_a",
     "R_predict_b1", "R_full_a", "P_camtiny_a", "P_camtiny_b",
 )  # fmt: skip
-FUSED = (
-    "R_dense_a", "R_sublayer_a", "R_dcn_a", "R_dcn_b", "R_fork_n16", "R_full_a", "P_camtiny_a", "P_camtiny_b",
-)  # fmt: skip
-"""Those with Joint Co-Attention in them, each a few seconds for the interpreter of Triton."""
 DTYPES = {"f64": torch.float64, "f32": torch.float32}
 
 
@@ -35,13 +31,6 @@ def load_module(folder: Path, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def golden(shared, monkeypatch) -> Path:
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.syspath_prepend(str(shared / "golden"))
-    return shared / "golden"
 
 
 def load(folder: Path, name: str) -> tuple[dict[str, np.ndarray], dict]:
@@ -66,31 +55,6 @@ def worst(pairs) -> float:
 def test_case(golden, backend, case, dtype, monkeypatch):
     monkeypatch.setenv("JCA_FAST_BACKEND", backend)
     verify(golden, case, dtype, monkeypatch)
-
-
-@pytest.fixture
-def launched(monkeypatch) -> list[str]:
-    """The Triton kernels serve what they can, by the interpreter, and plain PyTorch the rest; what they served."""
-    triton_device = pytest.importorskip("triton_device", reason="triton is not installed")
-    if triton_device.DEVICE != "cpu":
-        pytest.skip("the published numbers are on the CPU")
-    triton_device.serve(monkeypatch)
-    monkeypatch.setattr(triton_device.table, "SMALL", 0)
-    calls: list[str] = []
-
-    def recorded(op, launcher):
-        return lambda *args: calls.append(op) or launcher(*args)
-
-    for op in ("released_attention", "joint_coattention", "released_attention_backward", "joint_coattention_backward"):
-        monkeypatch.setattr(triton_device.kernels, op, recorded(op, getattr(triton_device.kernels, op)))
-    return calls
-
-
-@pytest.mark.parametrize("case", FUSED)
-def test_case_on_the_triton_kernels(golden, launched, case, monkeypatch):
-    verify(golden, case, "f32", monkeypatch)
-    op = "joint_coattention" if case.startswith("P") else "released_attention"
-    assert {op, f"{op}_backward"} <= set(launched)
 
 
 def verify(golden: Path, case: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:

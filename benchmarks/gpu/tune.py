@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,12 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled here
+if __name__ == "__main__":
+    os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled here; Triton reads it when it is imported
 
 from jca_fast.kernels.triton import configurations
 from jca_fast.kernels.triton.launch import architecture_class
 
 from benchmarks.gpu import timing
+from jca_fast.data.files import replacing
 from jca_fast.gpu import audit, bars, sass
 from jca_fast.gpu.cases import Case, Key, cases
 from jca_fast.gpu.check import precision
@@ -44,7 +47,9 @@ BETTER = 0.98
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--entries", default="", help='only entries that contain this text, like "forward/half/small"')
-    parser.add_argument("--tiles", default="", help="only these tiles, like 32x64x4x1,32x64x8x1 (default: all)")
+    parser.add_argument(
+        "--tiles", type=parsed, help="only these: rows x columns x warps x stages, like 32x64x4x1,32x64x8x1"
+    )
     parser.add_argument("--arch", type=int, choices=CHIPS, help="rank for this compute capability by the model")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes to compile in (default: all CPUs)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
@@ -55,15 +60,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not keys:
         raise SystemExit(f"--entries {args.entries!r} is in none of: {', '.join('/'.join(k) for k in sorted(ENTRIES))}")
     for key in keys:
-        tiles = [tuple(map(int, t.split("x"))) for t in args.tiles.split(",") if t] or list(candidates(key))
+        tiles = args.tiles or list(candidates(key))
         now = ENTRIES[key].get(architecture_class(arch), ENTRIES[key][""])
         sound = dict(filter_tiles(key, tiles, arch, args.jobs))
         costs = {tile: modelled(key, rows, arch) for tile, rows in sound.items()} if args.arch else timed(key, sound)
         with_tile(key, architecture_class(arch), chosen(key, now, costs))
     if not args.dry_run:
-        args.table.write_text(render(ENTRIES))
+        with replacing(args.table) as path:
+            path.write_text(render(ENTRIES))
         print(f"wrote {args.table}")
     return 0
+
+
+def parsed(text: str) -> list[Tile]:
+    """The tiles of an argument."""
+    tiles = [tuple(map(int, tile.split("x"))) for tile in text.split(",")]
+    if any(len(tile) != 4 for tile in tiles):
+        raise argparse.ArgumentTypeError(f"a tile has four numbers, like 32x64x4x1; got {text!r}")
+    return tiles  # type: ignore[return-value]
 
 
 def device_capability() -> int:
@@ -85,7 +99,8 @@ def candidates(key: Key) -> Iterator[Tile]:
 
 def filter_tiles(key: Key, tiles: list[Tile], arch: int, jobs: int) -> Iterator[tuple[Tile, list[Any]]]:
     """The tiles that break no bar in any case of an entry, with the audit's rows."""
-    with ProcessPoolExecutor(jobs, initializer=audit.end_with_parent) as pool:
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit this process's CUDA
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=audit.end_with_parent) as pool:
         for tile, rows in zip(tiles, pool.map(audited, [key] * len(tiles), tiles, [arch] * len(tiles)), strict=True):
             if not any(row.breaches for _, row in rows):
                 yield tile, rows
@@ -161,9 +176,11 @@ def render(entries: dict[Key, dict[str, Tile]]) -> str:
     text = Path(configurations.__file__).read_text()
     lines = [text[: text.index("{\n", text.index("ENTRIES")) + 2]]
     for key, tiles in sorted(entries.items()):
+        lines.append(f"    {key!r}: {{\n".replace("'", '"'))
         own = {name: tile for name, tile in sorted(tiles.items()) if not name or tile != tiles[""]}
-        lines.append(f"    {key!r}:\n        {own!r},\n".replace("'", '"'))
-    return "".join([*lines, "}\n# fmt: on\n"])
+        lines += [f'        "{name}": {tile},\n' for name, tile in own.items()]
+        lines.append("    },\n")
+    return "".join([*lines, "}\n"])
 
 
 if __name__ == "__main__":
