@@ -43,6 +43,10 @@ def test_finds_the_innermost_loop():
     assert [loop.instructions for loop in loops] == [
         ("LDGSTS.E.BYPASS.128", "HGMMA.64x64x16.F32.BF16", "MUFU.TANH", "MUFU.TANH", "BRA")
     ]
+    annotated = [line.replace(" ;", "          &req={4}  ?WAIT15_END_GROUP;") for line in listing(TANH, TANH)]
+    assert sass.parse(annotated)[1] == loops  # as Triton 3.6 prints it for sm_120
+    other = [line.replace("BRA 0x510", "BRA.U !UP0, 0x510") for line in listing(TANH, TANH)]
+    assert len(sass.parse(other)[1][0].instructions) == 5
     outer = [*listing(TANH)[:-1], f"        /*{0x500 + 16 * 7:04x}*/     @P2 BRA 0x500 ;"]
     assert [len(loop.instructions) for loop in sass.parse(outer)[1]] == [4]
 

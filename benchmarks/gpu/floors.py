@@ -53,7 +53,7 @@ def launches(call: Call, architecture: str) -> list[Launch]:
                 sizes[tensor.data_ptr()] = max(size, sizes.get(tensor.data_ptr(), 0))
         found.append(Launch(name, meta, sum(sizes.values())))
         with record_function(name):
-            kernel[grid](*args, enable_fp_fusion=True, **meta)
+            kernel[grid](*args, **meta)
 
     launch.TARGETS.append(launch.Target(architecture, take))
     try:

@@ -58,7 +58,7 @@ def compiling_for(capability: int, only: Collection[str] = ()) -> Iterator[list[
     def take(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
         if only and kernel.__name__.removesuffix("_kernel") not in only:
             return
-        binary = kernel.warmup(*args, grid=grid, enable_fp_fusion=True, **meta)
+        binary = kernel.warmup(*args, grid=grid, **meta)
         dtype = str(next(x.dtype for x in launch.leaves(args) if isinstance(x, torch.Tensor)))
         asm = binary.asm
         compiled.append(

@@ -106,7 +106,7 @@ def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
         if i == 0:
             first = int(code[1], 16)
         opcodes.append(code[2])
-        target = re.search(r"\b0x([0-9a-f]+)\s*;", code[3]) if code[2].startswith("BRA") else None
+        target = re.match(r"\s*(?:!?U?P\w+,\s*)?0x([0-9a-f]+)", code[3]) if code[2].startswith("BRA") else None
         start = (int(target[1], 16) - first) // INSTRUCTION if target else len(opcodes)
         if 0 <= start < i:  # a branch to itself is the padding behind a kernel
             spans.append((start, i + 1))

@@ -18,8 +18,9 @@ from .tiles import operand
 GROUPS = 16
 """Groups of samples that a gradient shared by the batch is first summed over: fixed, so that its bits do not depend on
 the chip."""
-SUM = {"ROWS": 32, "BLOCK": 64}
-"""Partial results, and elements of each, that a program of a sum reads at a time: 16 numbers a thread."""
+SUM = {"ROWS": 32, "BLOCK": 64, "maxnreg": 64}
+"""Partial results, and elements of each, that a program of a sum reads at a time: 16 numbers a thread, and registers to
+wait for all of them at once."""
 
 
 def dropout(seed: Tensor | None, firsts: Iterable[int] = (0,)) -> int:

@@ -167,5 +167,6 @@ def _finish(
         dj = () if joints else tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
         tiles = core.dq[i].shape[0] // m.q.shape[0]
         finishes.append(Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale))
-    _over_rows(finish_kernel, finishes, **tile)
+    # Without a limit ptxas takes 80 or 96 registers to fit one program more on an SM, and spills a few others.
+    _over_rows(finish_kernel, finishes, maxnreg=128, **tile)
     return sums

@@ -20,6 +20,8 @@ class Target(NamedTuple):
     take: Callable[..., Any]
 
 
+OPTIONS = {"enable_fp_fusion": True}
+"""Of every launch: newer Triton would not fuse products and sums by itself."""
 TARGETS: list[Target] = []
 """The last entry, if any, takes every launch: so the audit compiles for other chips, without a device."""
 
@@ -28,6 +30,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     """Start ``kernel`` on the device of its first tensor, which comes first; an empty grid starts nothing."""
     if 0 in grid:
         return
+    meta = OPTIONS | meta
     if TARGETS:
         TARGETS[-1].take(kernel, grid, *args, **meta)
         return
@@ -37,9 +40,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     device = first.device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            kernel[grid](*args, enable_fp_fusion=True, **meta)
+            kernel[grid](*args, **meta)
     else:
-        kernel[grid](*args, enable_fp_fusion=True, **meta)
+        kernel[grid](*args, **meta)
 
 
 def leaves(value: Any) -> Any:
