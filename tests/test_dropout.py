@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from jca_fast.ops.checks import dropout_seed
 from jca_fast.ops.dropout import draw_seed, fold_seed, keep_mask, keep_scale, threshold
 
 WORD = 2**32 - 1
@@ -32,6 +33,12 @@ def test_mask_is_the_documented_function(seed):
         for i in range(5):
             for j in range(70):
                 assert mask[b, i, j].item() == (bits(seed, b, i, j) >= round(0.3 * 65536))
+
+
+@pytest.mark.parametrize("seed", [7, -1, 2**62 + 12345])
+def test_a_seed_may_be_an_integer_or_a_tensor(seed):
+    found = [dropout_seed(0.5, given, None, torch.device("cpu")) for given in (seed, torch.tensor(seed))]
+    assert [(t.item(), t.dtype, t.shape) for t in found] == [(seed, torch.int64, ())] * 2
 
 
 def test_mask_does_not_depend_on_the_size_of_the_matrix():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from triton_device import DEVICE, Memory, kernels, on_device, table  # noqa: F401
+from triton_device import DEVICE, Memory, attention, kernels, launch, on_device, table  # noqa: F401
 
-from jca_fast.gpu.check import Case, run_checks
+from jca_fast.gpu.check import Case, precision, run_checks
 from jca_fast.ops import reference
 
 ATTENTION = [
@@ -25,6 +25,7 @@ LAYER = [
     Case("joint_coattention", (2, 10, 20, 33, 9, 0)),  # (B, N, d_a, d_v, k, joints)
     Case("joint_coattention", (2, 7, 30, 20, 5, 0), 0.3),
     Case("joint_coattention", (2, 7, 1, 20, 5, 0), 0.3),  # modalities that are compiled differently
+    Case("joint_coattention", (2, 13, 20, 33, 9, 0)),  # more segments than one exact launch chooses problems with
     Case("joint_coattention", (2, 7, 30, 20, 5, 1), 0.3),
     Case("joint_coattention", (2, 7, 30, 20, 5, 2)),
     Case("joint_coattention", (1, 70, 9, 12, 5, 0), 0.3),  # too many segments for one program
@@ -147,3 +148,39 @@ def test_any_size_is_no_worse_than_plain_torch(op, data):
     case, tier = Case(op, data.draw(ANY[op]), dropout), data.draw(st.sampled_from(("exact", "float16", "bfloat16")))
     for result in run_checks([case], tier, DEVICE):
         assert result.passed, result
+
+
+def test_partial_results_of_any_number_and_size_are_summed_in_one_launch():
+    partials = [torch.randn(shape) for shape in ((100, 70), (1, 3), (33, 1), (5, 2, 130))]
+    sums = [attention.partial_sum(p, p.new_full(p.shape[1:], float("nan"))) for p in partials]
+    attention.launch_sums(sums)
+    for x, p in zip(sums, partials, strict=True):
+        torch.testing.assert_close(x.out, p.sum(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Kernels start nothing; the list of their names and constants."""
+    found: list[tuple[str, dict]] = []
+
+    def take(kernel, grid, *args, **meta):
+        found.append((kernel.fn.__name__.removesuffix("_kernel"), meta))
+
+    monkeypatch.setattr(launch, "TARGETS", [launch.Target("sm90", take)])
+    return found
+
+
+@pytest.mark.parametrize(("tier", "cores"), [("exact", 2), ("tf32", 1), ("bfloat16", 1)])
+@pytest.mark.parametrize("dims", [(512, 512), (128, 40, 64)])
+def test_a_layer_is_one_launch_forward_and_four_or_five_backward(launches, tier, cores, dims):
+    with precision(tier) as dtype:
+        inputs, weights = layer_arguments(dims, segments=10, widths=(32,) * len(dims))
+        inputs, weights = ([t.to(dtype) for t in inputs], [[w.to(dtype) for w in group] for group in weights])
+        options = ([1.0] * len(dims), 0.0, None)
+        maps = kernels.joint_coattention(inputs, [], *weights, *options, True)[len(dims) :]
+        assert [name for name, _ in launches] == ["layer"]
+        kernels.joint_coattention_backward(inputs, maps, inputs, [], *weights, *options)
+    assert [name for name, _ in launches[1:]] == ["prepare", *["backward"] * cores, "finish", "sum"]
+    sizes = {"BO": 16, "BD": 32, "BK": 32 if tier == "exact" else 16, "ALIKE": True}
+    for _, meta in launches:
+        assert {k: meta[k] for k in sizes if k in meta} == {k: v for k, v in sizes.items() if k in meta}
