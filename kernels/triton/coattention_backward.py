@@ -168,5 +168,5 @@ def _finish(
         tiles = core.dq[i].shape[0] // m.q.shape[0]
         finishes.append(Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale))
     # Without a limit ptxas takes 80 or 96 registers to fit one program more on an SM, and spills a few others.
-    _over_rows(finish_kernel, finishes, maxnreg=128, **tile)
+    _over_rows(finish_kernel, finishes, maxnreg=128 if alike(finishes) else 168, **tile)
     return sums

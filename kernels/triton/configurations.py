@@ -19,7 +19,7 @@ ENTRIES: dict[tuple[str, str, str], dict[str, tuple[int, int, int, int]]] = {
         "": (32, 32, 8, 1),
     },
     ("backward", "exact", "wide"): {
-        "": (16, 64, 8, 1),
+        "": (16, 32, 8, 1),
         "sm100": (16, 128, 8, 1),
         "sm80": (16, 128, 8, 1),
         "sm86": (16, 128, 8, 1),
