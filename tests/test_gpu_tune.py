@@ -66,7 +66,7 @@ def test_the_model_prefers_less_work_and_more_programs():
 
 def test_times_every_case_of_an_entry_with_every_tile(entries, monkeypatch):
     """On a device that is not there: what is captured is the tile in force, and its cost the sum over the cases."""
-    cases = [SimpleNamespace(tier="half", start=lambda device: entries[NARROW]["sm90"][0])] * 2
+    cases = [SimpleNamespace(precision="exact", start=lambda device: entries[NARROW]["sm90"][0])] * 2
     monkeypatch.setattr(tune, "cases_of", lambda key: cases)
     monkeypatch.setattr(tune, "device_capability", lambda: 90)
     monkeypatch.setattr(timing, "replayed", lambda call: call())

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from benchmarks.gpu import timing
+from jca_fast.gpu.check import precision
 
 
 @triton.jit
@@ -42,10 +43,8 @@ def _product(dtype: torch.dtype) -> timing.Call:
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
 
     def product() -> torch.Tensor:
-        torch.set_float32_matmul_precision("high")
-        result = a @ b
-        torch.set_float32_matmul_precision("highest")
-        return result
+        with precision("tf32"):
+            return a @ b
 
     return product
 

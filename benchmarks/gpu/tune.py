@@ -153,7 +153,7 @@ def timed(key: Key, tiles: Sequence[Tile]) -> dict[Tile, float]:
     architecture, total = architecture_class(device_capability()), dict.fromkeys(tiles, 0.0)
     for case in cases_of(key):
         calls = {}
-        with precision("tf32" if case.tier == "tf32" else "exact"):
+        with precision(case.precision):
             for tile in tiles:
                 with_tile(key, architecture, tile)
                 calls[tile] = timing.replayed(partial(case.start, device="cuda"))

@@ -124,6 +124,6 @@ def compiled(case: Any, arch: int) -> list[Any]:
     from .check import precision
     from .compile import compiling_for
 
-    with precision("tf32" if case.tier == "tf32" else "exact"), compiling_for(arch, case.kernels) as items:
+    with precision(case.precision), compiling_for(arch, case.kernels) as items:
         case.start(device="cpu")
     return items

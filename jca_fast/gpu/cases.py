@@ -40,6 +40,11 @@ class Case(NamedTuple):
     elements: int
     start: Callable[[str], Any]
 
+    @property
+    def precision(self) -> str:
+        """The tier of :func:`check.precision` to call it in."""
+        return "tf32" if self.tier == "tf32" else "exact"
+
 
 def cases() -> list[Case]:
     """All cases, tier by tier."""

@@ -46,10 +46,9 @@ def doubt(index: int, tier: str) -> str:
 
 def architecture(index: int) -> str:
     """The architecture class of CUDA device ``index`` in the kernels' table."""
-    from ..kernels.triton.launch import architecture_class
+    from ..kernels.triton import launch
 
-    major, minor = torch.cuda.get_device_capability(index)
-    return architecture_class(major * 10 + minor)
+    return launch.architecture(torch.device("cuda", index))  # which asks the driver once: this is on every call's way
 
 
 def report(index: int) -> dict[str, str]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .attention import launch_sums, partial_sum
 from .launch import cdiv, launch, pad, tier
+from .table import contraction_blocks
 from .tiles import (
     Operand,
     at,
@@ -45,8 +46,6 @@ SINGLE_PASS = 16
 """Most segments that the backward takes in one pass: both products over more of them spill in tier "exact"."""
 SEGMENTS = 32
 """Segments that a program of two passes sums over at most: twice as many spill in tier "exact"."""
-SLOTS = 64
-"""Slots of one block of the forward's contraction at most, see :func:`~.tiles.contraction`: twice as many spill."""
 PROGRAMS = 1024
 """Programs that the forward is cut into, where it has as many tiles: two for each place on the largest chips."""
 
@@ -119,15 +118,13 @@ def joint_affinity(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """q (B, M, N), k (B, L, N) -> C (B, M, L)."""
     c = q.new_empty((*q.shape[:2], k.shape[1]))
     exact = tier(q.dtype) == "exact"
-    slots = 3 * q.shape[2] if exact else q.shape[2]
-    block = min(pad(slots), SLOTS)
     row_tiles = c.shape[0] * cdiv(c.shape[1], ROWS)
     spans = min(cdiv(c.shape[2], COLUMNS), cdiv(PROGRAMS, max(row_tiles, 1)))
     launch(
         affinity_kernel,
         (row_tiles, spans),
-        *(operand(x) for x in (q, k, c)), scale, EXACT=exact, CHUNKS=cdiv(slots, block),
-        BM=ROWS, BN=COLUMNS, BK=block, num_warps=4, num_stages=1,
+        *(operand(x) for x in (q, k, c)), scale, EXACT=exact,
+        **contraction_blocks(q.shape[2], exact), BM=ROWS, BN=COLUMNS, num_warps=4, num_stages=1,
     )  # fmt: skip
     return c
 

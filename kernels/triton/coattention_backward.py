@@ -67,7 +67,7 @@ def joint_coattention_backward(
     return [g for group in grads for g in group]
 
 
-def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: int) -> None:
+def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: Any) -> None:
     """Launch the prepare or the finish kernel over row tiles, groups of samples and modalities."""
     x, batch = modalities[0].x, modalities[0].x.p.shape[0]
     per_group, groups = group_sizes(batch)
@@ -75,7 +75,7 @@ def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: int)
         kernel,
         (cdiv(max(m.x.rows for m in modalities), meta["BM"]), groups, len(modalities)),
         tuple(modalities), batch, per_group,
-        ALIKE=alike(modalities), EXACT=tier(x.p.dtype) == "exact", BO=pad(x.columns), num_stages=1, **meta,
+        EXACT=tier(x.p.dtype) == "exact", BO=pad(x.columns), num_stages=1, **meta,
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _prepare(
         dx = x.new_empty(x.shape, dtype=torch.float32)
         read = (channels, transposed(grad_outs[i]), maps[i], w_j[i], w_x[i], w_h[i])
         prepared.append(Prepare(*read, q, dh, dx, *partials, w_h[i].shape[0], scales[i]))
-    _over_rows(prepare_kernel, prepared, BD=pad(widest(w_h)), **tile)
+    _over_rows(prepare_kernel, prepared, ALIKE=alike(prepared), BD=pad(widest(w_h)), **tile)
     return prepared, sums
 
 
@@ -167,6 +167,7 @@ def _finish(
         dj = () if joints else tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
         tiles = core.dq[i].shape[0] // m.q.shape[0]
         finishes.append(Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale))
+    same = alike(finishes)
     # Without a limit ptxas takes 80 or 96 registers to fit one program more on an SM, and spills a few others.
-    _over_rows(finish_kernel, finishes, maxnreg=128 if alike(finishes) else 168, **tile)
+    _over_rows(finish_kernel, finishes, ALIKE=same, maxnreg=128 if same else 168, **tile)
     return sums
