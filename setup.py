@@ -37,7 +37,10 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         """Build, and say so in one line where that is not possible."""
         if problem := self.build_library():
-            print(f"jca_fast: native CPU kernels not built ({problem}); the package runs on plain PyTorch", flush=True)
+            print(
+                f"jca_fast: native CPU kernels not built ({problem}); the package runs on plain PyTorch",
+                flush=True,
+            )
             shutil.rmtree(ROOT / LIBRARY, ignore_errors=True)
         elif not self.inplace:
             shutil.copytree(ROOT / LIBRARY, Path(self.build_lib) / LIBRARY, dirs_exist_ok=True)
@@ -53,8 +56,13 @@ class CMakeBuild(build_ext):
         shutil.rmtree(folder, ignore_errors=True)
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         jobs = str(os.cpu_count() or 1)
-        for command in (["-S", str(ROOT), "-B", str(folder), *generator], ["--build", str(folder), "--parallel", jobs]):
-            result = subprocess.run(["cmake", *command], capture_output=True, text=True, check=False)
+        for command in (
+            ["-S", str(ROOT), "-B", str(folder), *generator],
+            ["--build", str(folder), "--parallel", jobs],
+        ):
+            result = subprocess.run(
+                ["cmake", *command], capture_output=True, text=True, check=False
+            )
             if result.returncode:
                 print(result.stdout + result.stderr, flush=True)
                 return f"cmake {command[0]} failed, see above"

@@ -25,6 +25,8 @@ def test_drop_in_memory(benchmark, report, quick, name):
     """Growth of the peak, forward and backward, over weights and inputs; each provider in a process of its own."""
     if quick and name != IN_MEMORY[0]:
         pytest.skip("one module is enough for a smoke run")
-    peaks = {who: in_process("benchmarks.memory", name, who)["mib"] for who in ("published", "jca_fast")}
+    peaks = {
+        who: in_process("benchmarks.memory", name, who)["mib"] for who in ("published", "jca_fast")
+    }
     benchmark.pedantic(lambda: None, rounds=1)
     report("  ".join(f"{who} {mib} MiB" for who, mib in peaks.items()), peak_mib=peaks)

@@ -32,7 +32,9 @@ def report_process(benchmark, report, result):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_layer(paired, quick, form, mode):
-    paired(providers(form, QUICK if quick else STANDARD, 0.0, mode == "backward", compiled=not quick))
+    paired(
+        providers(form, QUICK if quick else STANDARD, 0.0, mode == "backward", compiled=not quick)
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -44,14 +46,27 @@ def test_layer_tuned_allocator(benchmark, report, quick, form, mode):
     report_process(
         benchmark,
         report,
-        in_process("benchmarks.layers", form, name(QUICK if quick else STANDARD), "0", mode, *compiled, **TUNED),
+        in_process(
+            "benchmarks.layers",
+            form,
+            name(QUICK if quick else STANDARD),
+            "0",
+            mode,
+            *compiled,
+            **TUNED,
+        ),
     )
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_released_layer_with_dropout(paired, quick, mode):
     """The published training recipe: 0.3 on C and on the update. Masks differ, so there is no parity to check."""
-    paired(providers("released", QUICK if quick else STANDARD, 0.3, mode == "backward", compiled=False), parity=False)
+    paired(
+        providers(
+            "released", QUICK if quick else STANDARD, 0.3, mode == "backward", compiled=False
+        ),
+        parity=False,
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -67,6 +82,13 @@ def test_layer_on_avx2(benchmark, report, quick, form, mode):
         pytest.skip("one process is enough for a smoke run")
     rounds = "3" if quick else "10"
     result = in_process(
-        "benchmarks.layers", form, name(QUICK if quick else STANDARD), "0", mode, rounds, "plain", JCA_FAST_ISA="v3"
+        "benchmarks.layers",
+        form,
+        name(QUICK if quick else STANDARD),
+        "0",
+        mode,
+        rounds,
+        "plain",
+        JCA_FAST_ISA="v3",
     )
     report_process(benchmark, report, result)

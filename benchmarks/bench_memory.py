@@ -11,6 +11,8 @@ from benchmarks.pairs import in_process
 def test_peak_memory(benchmark, report, quick, form):
     if quick and form == "released":
         pytest.skip("one form is enough for a smoke run")
-    peaks = {name: in_process("benchmarks.memory", form, name)["mib"] for name in ("eager", "jca_fast")}
+    peaks = {
+        name: in_process("benchmarks.memory", form, name)["mib"] for name in ("eager", "jca_fast")
+    }
     benchmark.pedantic(lambda: None, rounds=1)
     report("  ".join(f"{name} {mib} MiB" for name, mib in peaks.items()), peak_mib=peaks)

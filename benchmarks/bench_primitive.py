@@ -15,7 +15,12 @@ from jca_fast.kernels.cpu import native
 from benchmarks.pairs import best_seconds
 from benchmarks.shapes import PAPER, RELEASED, THIRD_PARTY, Shape
 
-SHAPES = {"paper": PAPER, "released": RELEASED, "n8": THIRD_PARTY["emotion_n8"], "paper_k128": PAPER._replace(D=128)}
+SHAPES = {
+    "paper": PAPER,
+    "released": RELEASED,
+    "n8": THIRD_PARTY["emotion_n8"],
+    "paper_k128": PAPER._replace(D=128),
+}
 
 
 def inputs(shape: Shape, batch: int):
@@ -27,7 +32,9 @@ def inputs(shape: Shape, batch: int):
 def multiply_add_rate() -> float:
     """Multiply-adds of single float32 numbers in a second, one thread."""
     library, steps = native.library(), 20_000
-    return library.jca_fma_yardstick(steps) / best_seconds(lambda: library.jca_fma_yardstick(steps), 30)
+    return library.jca_fma_yardstick(steps) / best_seconds(
+        lambda: library.jca_fma_yardstick(steps), 30
+    )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

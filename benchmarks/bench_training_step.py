@@ -25,7 +25,9 @@ def test_training_step(paired, quick, form, dropout):
 
     def ours():
         optimizer.zero_grad()
-        loss = F.multilabel_soft_margin_loss(model(audio, visual).flatten(0, 1), labels.flatten(0, 1))
+        loss = F.multilabel_soft_margin_loss(
+            model(audio, visual).flatten(0, 1), labels.flatten(0, 1)
+        )
         loss.backward()
         optimizer.step()
 

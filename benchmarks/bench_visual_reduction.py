@@ -15,7 +15,9 @@ SEGMENTS, REGIONS, CHANNELS = 640, 49, 512
 @pytest.mark.parametrize("mode", ["forward", "backward", "backward_with_regions"])
 def test_visual_reduction(paired, report, quick, mode):
     query = torch.randn(SEGMENTS, CHANNELS, requires_grad=True)
-    regions = torch.randn(SEGMENTS, REGIONS, CHANNELS, requires_grad=mode == "backward_with_regions")
+    regions = torch.randn(
+        SEGMENTS, REGIONS, CHANNELS, requires_grad=mode == "backward_with_regions"
+    )
     grad, scale = torch.randn(SEGMENTS, CHANNELS), CHANNELS**-0.5
     leaves = [t for t in (query, regions) if t.requires_grad]
 
@@ -25,10 +27,18 @@ def test_visual_reduction(paired, report, quick, mode):
         return lambda: torch.autograd.grad(function(), leaves, grad)
 
     ours = timed(lambda: visual_reduction(query, regions))
-    paired({"eager": timed(lambda: reference.visual_reduction(query, regions, scale)[0]), "jca_fast": ours})
+    paired(
+        {
+            "eager": timed(lambda: reference.visual_reduction(query, regions, scale)[0]),
+            "jca_fast": ours,
+        }
+    )
     passes = {"forward": 1, "backward": 2}.get(mode)
     if passes:
         times = interleave({"read": regions.sum, "jca_fast": ours}, 5 if quick else 60)
         read = summarise(times)["read"]
         bandwidth, share = regions.nbytes / read["ms"] / 1e6, passes * read["ratio"]
-        report(f"{bandwidth:.1f} GB/s read by torch.sum, {100 * share:.0f} % of it used", share_of_bandwidth=share)
+        report(
+            f"{bandwidth:.1f} GB/s read by torch.sum, {100 * share:.0f} % of it used",
+            share_of_bandwidth=share,
+        )

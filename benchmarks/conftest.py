@@ -52,7 +52,9 @@ def report(request, benchmark):
 def paired(benchmark, report, rounds):
     """``paired(providers)``: parity, then interleaved rounds; the provider called "jca_fast" is the benchmark's own."""
 
-    def run(providers: dict[str, Provider], parity: bool = True, **facts: object) -> dict[str, dict[str, float]]:
+    def run(
+        providers: dict[str, Provider], parity: bool = True, **facts: object
+    ) -> dict[str, dict[str, float]]:
         if parity:
             check_parity(providers)
         count = rounds(sum(seconds(provider) for provider in providers.values()))
@@ -66,7 +68,9 @@ def paired(benchmark, report, rounds):
         interleave(providers, 1)
         benchmark.pedantic(providers["jca_fast"], setup=others_first, rounds=count)
         result = summarise({**times, "jca_fast": list(benchmark.stats.stats.data)})
-        text = "  ".join(f"{name} {r['ms']:.3g} ms ({r['ratio']:.2f}x)" for name, r in result.items())
+        text = "  ".join(
+            f"{name} {r['ms']:.3g} ms ({r['ratio']:.2f}x)" for name, r in result.items()
+        )
         report(text, providers=result, rounds=count, **facts)
         return result
 

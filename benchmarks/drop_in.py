@@ -37,11 +37,15 @@ CASES = {
     "dcn_n10_512_512": Case(lambda: released.DCNLayer(512, 512, 4, 0.3), ((10, 512),) * 2),
     "dcn_n16_512_512": Case(lambda: released.DCNLayer(512, 512, 1, 0.6, 16), ((16, 512),) * 2),
     "dcn_n8_512_192": Case(lambda: released.DCNLayer(512, 192, 2, 0.6, 8), ((8, 512), (8, 192))),
-    "dcn_n300_256_128": Case(lambda: released.DCNLayer(256, 128, 2, 0.6, 300), ((300, 256), (300, 128)), 12),
+    "dcn_n300_256_128": Case(
+        lambda: released.DCNLayer(256, 128, 2, 0.6, 300), ((300, 256), (300, 128)), 12
+    ),
     "dcn_n300_256_128_128": Case(
         lambda: rjcma.DCNLayer(256, 128, 128, 2, 0.6), ((300, 256), (300, 128), (300, 128)), 12
     ),
-    "released_model": Case(lambda: released.DCNWithRCNN(SimpleNamespace()), ((10, 128), (10, *REGIONS))),
+    "released_model": Case(
+        lambda: released.DCNWithRCNN(SimpleNamespace()), ((10, 128), (10, *REGIONS))
+    ),
     "emotion_model": Case(orig_cam.CAM, ((16, 512), (16, *REGIONS))),
     "speaker_model": Case(speaker.CAM, ((8, 192), (8, 512))),
 }
@@ -51,14 +55,19 @@ def providers(name: str, batch: int | None = None) -> dict[str, Provider]:
     """Forward and backward to all weights and to the inputs (but not to regions), without dropout."""
     case = CASES[name]
     model = case.build().eval()
-    inputs = [torch.randn(batch or case.batch, *shape, requires_grad=len(shape) == 2) for shape in case.shapes]
+    inputs = [
+        torch.randn(batch or case.batch, *shape, requires_grad=len(shape) == 2)
+        for shape in case.shapes
+    ]
     leaves = [x for x in (*inputs, *model.parameters()) if x.requires_grad]
     with torch.no_grad():
         cotangents = [torch.randn_like(y) for y in flatten(model(*inputs))]
 
     def as_published() -> list[Tensor]:
         if isinstance(model, cam.CAM):
-            return looped(model, *inputs)[: len(cotangents)]  # the heads, or without heads the attended features
+            return looped(model, *inputs)[
+                : len(cotangents)
+            ]  # the heads, or without heads the attended features
         with plain_model(model):
             return flatten(model(*inputs))
 

@@ -24,7 +24,9 @@ def providers(
 ) -> dict[str, Provider]:  # fmt: skip
     """Plain PyTorch, also compiled and as the loop over the batch, and ours, on one layer's weights and inputs."""
     batch, n, audio, visual, k = shape
-    fusion = JointCoAttention(audio, visual, n, attention_dim=k, num_layers=1, form=form, dropout=dropout)
+    fusion = JointCoAttention(
+        audio, visual, n, attention_dim=k, num_layers=1, form=form, dropout=dropout
+    )
     layer = fusion.layers[0].train(dropout > 0)
     inputs = [torch.randn(batch, n, d, requires_grad=True) for d in (audio, visual)]
     grads = [torch.randn_like(x) for x in inputs]

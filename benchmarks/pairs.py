@@ -42,7 +42,9 @@ def check_parity(providers: dict[str, Provider], tolerance: float = 2e-2) -> Non
         for i, (a, b) in enumerate(zip(tensors, first, strict=True)):
             worst = ((a - b).norm() / b.norm().clamp_min(1e-30)).item()
             if not worst <= tolerance:
-                raise AssertionError(f"result {i} of {name} differs from {reference} by {worst:.1e} of its size")
+                raise AssertionError(
+                    f"result {i} of {name} differs from {reference} by {worst:.1e} of its size"
+                )
 
 
 def seconds(run: Provider) -> float:
@@ -85,8 +87,17 @@ def machine() -> dict[str, object]:
     from jca_fast.kernels.cpu import describe
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return {
         "processor": model,
         "cores": os.cpu_count(),

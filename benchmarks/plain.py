@@ -38,22 +38,34 @@ def paper_loop(layer: PaperLayer, inputs: Sequence[Tensor]) -> tuple[Tensor, ...
     return tuple(torch.cat(parts) for parts in zip(*clips, strict=True))
 
 
-def released_layer(layer: ReleasedLayer, inputs: Sequence[Tensor], p: float = 0.0) -> tuple[Tensor, ...]:
+def released_layer(
+    layer: ReleasedLayer, inputs: Sequence[Tensor], p: float = 0.0
+) -> tuple[Tensor, ...]:
     """The released code's layer; X (B, N, d_x)."""
     query: nn.Linear = layer.joint.fc[0]  # type: ignore[index, assignment]
     return _released(inputs, query, layer.key, layer.value, layer.output, p)
 
 
-def published_layer(layer: PublishedLayer, inputs: Sequence[Tensor], p: float = 0.0) -> tuple[Tensor, ...]:
+def published_layer(
+    layer: PublishedLayer, inputs: Sequence[Tensor], p: float = 0.0
+) -> tuple[Tensor, ...]:
     """The same with the weights under their published names, for two modalities or more."""
     dense = layer.dense_coattn
-    kinds = ([getattr(dense, f"{kind}{i}_linear") for i in range(1, len(inputs) + 1)] for kind in ("key", "value"))
+    kinds = (
+        [getattr(dense, f"{kind}{i}_linear") for i in range(1, len(inputs) + 1)]
+        for kind in ("key", "value")
+    )
     outputs = [linear[0] for linear in layer.linears]  # type: ignore[index]
     return _released(inputs, dense.query_linear if dense.use_query else None, *kinds, outputs, p)
 
 
 def _released(
-    inputs: Sequence[Tensor], query_linear: nn.Linear | None, keys: Any, values: Any, outputs: Any, p: float
+    inputs: Sequence[Tensor],
+    query_linear: nn.Linear | None,
+    keys: Any,
+    values: Any,
+    outputs: Any,
+    p: float,
 ) -> tuple[Tensor, ...]:
     """A released layer with its Linears on ``F.linear``; without a query Linear Q is the joint feature itself."""
     joint = torch.cat(list(inputs), dim=-1)  # (B, N, d)
@@ -87,7 +99,9 @@ def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
 @contextmanager
 def plain_model(model: nn.Module) -> Iterator[nn.Module]:
     """Inside, every Joint Co-Attention layer and every Linear of ``model`` runs the published arithmetic."""
-    formulas = [(module, formula) for module in model.modules() if (formula := plain_forward(module))]
+    formulas = [
+        (module, formula) for module in model.modules() if (formula := plain_forward(module))
+    ]
     for module, formula in formulas:
         module.forward = formula  # type: ignore[method-assign]
     try:

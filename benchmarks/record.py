@@ -21,7 +21,9 @@ def slim(raw: dict, processor: str, command: str) -> dict:
         "system": f"{machine['system']} {machine['machine']}",
         "cpu": processor,
         "command": command,
-        "benchmarks": {benchmark["name"]: benchmark["extra_info"] for benchmark in raw["benchmarks"]},
+        "benchmarks": {
+            benchmark["name"]: benchmark["extra_info"] for benchmark in raw["benchmarks"]
+        },
     }
 
 

@@ -27,7 +27,15 @@ def make_clips(speakers: Tensor, voices: Tensor, faces: Tensor) -> tuple[Tensor,
 def main() -> None:
     torch.manual_seed(0)
     voices, faces = torch.randn(SPEAKERS, VOICE), torch.randn(SPEAKERS, FACE)
-    inner = CAM(SEGMENTS, VOICE, FACE, num_layers=2, num_speakers=KNOWN, unused_dims=(VOICE, VOICE), dropout=0.2)
+    inner = CAM(
+        SEGMENTS,
+        VOICE,
+        FACE,
+        num_layers=2,
+        num_speakers=KNOWN,
+        unused_dims=(VOICE, VOICE),
+        dropout=0.2,
+    )
     model, loss_of = FusionModel(inner, 32, hidden_dim=32), AdditiveAngularMargin(32, KNOWN)
     optimizer = torch.optim.Adam([*model.parameters(), *loss_of.parameters()], lr=3e-3)
 
@@ -38,7 +46,10 @@ def main() -> None:
         with torch.no_grad():
             embedding = F.normalize(model(*make_clips(unknown, voices, faces)))
         first, second = torch.triu_indices(len(unknown), len(unknown), offset=1)
-        scores, same = (embedding[first] * embedding[second]).sum(-1), unknown[first] == unknown[second]
+        scores, same = (
+            (embedding[first] * embedding[second]).sum(-1),
+            unknown[first] == unknown[second],
+        )
         return equal_error_rate(scores, same), min_dcf(scores, same)
 
     print("untrained: EER {:.3f}, minDCF {:.3f}".format(*trials()))

@@ -50,7 +50,9 @@ def main() -> None:
             loss.backward()
             optimizer.step()
         print(f"epoch {epoch}: loss {loss.item():.3f}")
-    published = rjcma.DCNLayer(*DIMS, 2, 0.6, num_segments=SEGMENTS).eval()  # the published layers, weights and names
+    published = rjcma.DCNLayer(
+        *DIMS, 2, 0.6, num_segments=SEGMENTS
+    ).eval()  # the published layers, weights and names
     same = zip(published(*test), to_native(published)(*test), strict=True)
     difference = max((a - b).abs().max() for a, b in same)
     print(f"published layers as JointCoAttention, largest difference: {difference:.1e}")

@@ -29,7 +29,9 @@ def make_clips(count: int, prototypes: Tensor) -> tuple[Tensor, ...]:
 class UtteranceModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.fusion = JointCoAttention(WIDTH, WIDTH, SEGMENTS, num_layers=2, form="released", dropout=0.3)
+        self.fusion = JointCoAttention(
+            WIDTH, WIDTH, SEGMENTS, num_layers=2, form="released", dropout=0.3
+        )
         self.classifier = UtteranceClassifier(2 * WIDTH, CLASSES)
 
     def forward(self, audio: Tensor, visual: Tensor, lengths: Tensor) -> Tensor:

@@ -32,12 +32,16 @@ def background_clips(count: int, noisy: Path | None) -> tuple[Tensor, Tensor]:
     return audio[torch.randint(0, len(audio), (count,))], visual
 
 
-def event_clips(count: int, prototypes: tuple[Tensor, Tensor], noisy: Path | None) -> tuple[Tensor, ...]:
+def event_clips(
+    count: int, prototypes: tuple[Tensor, Tensor], noisy: Path | None
+) -> tuple[Tensor, ...]:
     """Background into which each clip's event is laid, 3 to 6 segments in a row; classes (count,) and (count, 10)."""
     audio, visual = background_clips(count, noisy)
     event = torch.randint(0, BACKGROUND, (count,))
     start, length = torch.randint(0, 5, (count, 1)), torch.randint(3, 7, (count, 1))
-    inside = (torch.arange(SEGMENTS) >= start) & (torch.arange(SEGMENTS) < start + length)  # (count, 10)
+    inside = (torch.arange(SEGMENTS) >= start) & (
+        torch.arange(SEGMENTS) < start + length
+    )  # (count, 10)
     audio = audio + inside[..., None] * prototypes[0][event, None]
     visual = visual + inside[..., None] * prototypes[1][event, None]
     return audio, visual, event, torch.where(inside, event[:, None], BACKGROUND)
@@ -68,7 +72,9 @@ def main() -> None:
     audio, visual, event, _ = event_clips(400, prototypes, args.noisy)
     quiet = background_clips(178, args.noisy)
     audio, visual = torch.cat((audio, quiet[0])), torch.cat((visual, quiet[1]))
-    videos = torch.cat((event, torch.full((178,), BACKGROUND)))  # one class for each video, background included
+    videos = torch.cat(
+        (event, torch.full((178,), BACKGROUND))
+    )  # one class for each video, background included
     model = WeakModel()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for epoch in range(10):
@@ -81,9 +87,13 @@ def main() -> None:
     audio, visual, event, segments = event_clips(200, prototypes, args.noisy)
     with torch.no_grad():
         logits = model(audio, visual)  # (200, 10, 5)
-    strongest = logits.gather(-1, event[:, None, None].expand(-1, SEGMENTS, 1)).argmax(1)  # (200, 1)
+    strongest = logits.gather(-1, event[:, None, None].expand(-1, SEGMENTS, 1)).argmax(
+        1
+    )  # (200, 1)
     found = segments.gather(1, strongest) != BACKGROUND
-    print(f"video accuracy: {(video_scores(logits, args.pooling).argmax(-1) == event).float().mean():.3f}")
+    print(
+        f"video accuracy: {(video_scores(logits, args.pooling).argmax(-1) == event).float().mean():.3f}"
+    )
     print(f"a random segment lies in the event: {(segments != BACKGROUND).float().mean():.3f}")
     print(f"strongest segment lies in the event: {found.float().mean():.3f}")
 

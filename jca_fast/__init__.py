@@ -24,7 +24,13 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
-    from .functional import explain, joint_affinity, joint_coattention, tanh_attention, visual_reduction
+    from .functional import (
+        explain,
+        joint_affinity,
+        joint_coattention,
+        tanh_attention,
+        visual_reduction,
+    )
     from .models import AVELocalizer
     from .modules import AudioGuidedReduction, JointCoAttention
 

@@ -11,12 +11,21 @@ from collections.abc import Sequence
 from ._version import __version__
 
 COMMANDS = {
-    "demo": ("jca_fast.demo", "make a small planted data set, train on it, score it and draw pictures"),
-    "doctor": ("jca_fast.doctor", "report versions, devices and which backend serves what, and why not"),
+    "demo": (
+        "jca_fast.demo",
+        "make a small planted data set, train on it, score it and draw pictures",
+    ),
+    "doctor": (
+        "jca_fast.doctor",
+        "report versions, devices and which backend serves what, and why not",
+    ),
     "data": ("jca_fast.data.cli", "AVE data: labels, check, prepare, synth"),
     "train": ("jca_fast.training.train", "train the localizer"),
     "evaluate": ("jca_fast.training.evaluate", "score a checkpoint on a split"),
-    "predict": ("jca_fast.training.predict", "write the predicted event of every segment as JSON or CSV"),
+    "predict": (
+        "jca_fast.training.predict",
+        "write the predicted event of every segment as JSON or CSV",
+    ),
     "visualize": ("jca_fast.visualize", "draw attention maps and time lines as PNG"),
     "verify": ("jca_fast.gpu.verify", "check the GPU kernels on this device against float64"),
     "gpu-audit": (
@@ -30,11 +39,15 @@ COMMANDS = {
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of ``jca-fast``; only the module of ``command`` is imported, the others show their summary."""
-    parser = argparse.ArgumentParser(prog="jca-fast", description="Joint Co-Attention for audio-visual fusion.")
+    parser = argparse.ArgumentParser(
+        prog="jca-fast", description="Joint Co-Attention for audio-visual fusion."
+    )
     parser.add_argument("--version", action="version", version=f"jca-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, (module, summary) in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        sub = subparsers.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + "."
+        )
         if name == command:
             importlib.import_module(module).add_arguments(sub)
     return parser

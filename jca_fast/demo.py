@@ -41,15 +41,34 @@ TRAINING: dict[str, Any] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `jca-fast demo`."""
-    parser.add_argument("-o", "--out", default="runs/demo", metavar="DIR", help="folder to write (default: runs/demo)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and order of clips (default: 0)")
-    parser.add_argument("--clips", type=int, default=1200, help="clips of the planted set, 28 or more (default: 1200)")
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the training clips (default: 15)")
+    parser.add_argument(
+        "-o",
+        "--out",
+        default="runs/demo",
+        metavar="DIR",
+        help="folder to write (default: runs/demo)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of data, weights and order of clips (default: 0)"
+    )
+    parser.add_argument(
+        "--clips",
+        type=int,
+        default=1200,
+        help="clips of the planted set, 28 or more (default: 1200)",
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=15, help="passes over the training clips (default: 15)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Plants, trains three models, scores, draws; prints a table and writes demo.json."""
-    for name, value, low in (("seed", args.seed, 0), ("clips", args.clips, 28), ("epochs", args.epochs, 1)):
+    for name, value, low in (
+        ("seed", args.seed, 0),
+        ("clips", args.clips, 28),
+        ("epochs", args.epochs, 1),
+    ):
         if value < low:
             raise ValueError(f"--{name} must be at least {low}, got {value}")
     out = Path(args.out)
@@ -74,7 +93,9 @@ def demonstrate(args: argparse.Namespace, out: Path) -> None:
     summary = summarize(results, args, backends(out), time.perf_counter() - start)
     print(table(summary))
     print(f"{len(pictures)} pictures in {out / 'pictures'}, all numbers in {out / SUMMARY}")
-    write_summary(out, {"status": "finished", **summary, "pictures": [str(path) for path in pictures]})
+    write_summary(
+        out, {"status": "finished", **summary, "pictures": [str(path) for path in pictures]}
+    )
 
 
 def claim(out: Path) -> None:
@@ -82,7 +103,9 @@ def claim(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"--out {out}: is a file; needed: a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / SUMMARY).is_file():
-        raise FileExistsError(f"--out {out}: holds other files; needed: a new or empty folder, or that of a demo")
+        raise FileExistsError(
+            f"--out {out}: holds other files; needed: a new or empty folder, or that of a demo"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_summary(out, {"status": "running"})
 
@@ -137,7 +160,13 @@ def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, A
     folder.mkdir(exist_ok=True)
     model = {**MODEL, "modalities": modalities}
     config = Config(
-        data=str(out / "data"), out=str(folder), model=model, epochs=epochs, seed=seed, resume=False, **TRAINING
+        data=str(out / "data"),
+        out=str(folder),
+        model=model,
+        epochs=epochs,
+        seed=seed,
+        resume=False,
+        **TRAINING,
     )
     with (folder / "train.log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         run_training(config)
@@ -176,7 +205,9 @@ def summarize(
         "clips": args.clips,
         "epochs": args.epochs,
         "test_clips": joint["num_clips"],
-        "accuracy": {name: results[modalities]["accuracy"] for modalities, name in MODALITIES.items()},
+        "accuracy": {
+            name: results[modalities]["accuracy"] for modalities, name in MODALITIES.items()
+        },
         "majority": joint["majority_baseline"],
         "pointing_game": joint["pointing_game"],
         "backends": used,

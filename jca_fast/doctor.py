@@ -13,7 +13,17 @@ from typing import Any
 
 from ._version import __version__
 
-PACKAGES = ("torch", "triton", "numpy", "h5py", "matplotlib", "safetensors", "tensorboard", "pytest-benchmark", "ninja")
+PACKAGES = (
+    "torch",
+    "triton",
+    "numpy",
+    "h5py",
+    "matplotlib",
+    "safetensors",
+    "tensorboard",
+    "pytest-benchmark",
+    "ninja",
+)
 OPS = ("tanh_attention", "joint_coattention", "joint_affinity", "visual_reduction")
 
 
@@ -30,9 +40,17 @@ def run(args: argparse.Namespace) -> int:
 def collect() -> dict[str, Any]:
     """The report; a part that cannot be had is its error message."""
     return {
-        "jca_fast": {"version": __version__, "python": sys.version.split()[0], "platform": platform.platform()},
+        "jca_fast": {
+            "version": __version__,
+            "python": sys.version.split()[0],
+            "platform": platform.platform(),
+        },
         "packages": {name: _version(name) for name in PACKAGES},
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("JCA_FAST_", "TRITON_", "OMP_"))},
+        "environment": {
+            k: v
+            for k, v in sorted(os.environ.items())
+            if k.startswith(("JCA_FAST_", "TRITON_", "OMP_"))
+        },
         "devices": _attempt(_devices),
         "backends": _attempt(_backends),
         "gpu kernels": _attempt(_gpu_kernels),
@@ -56,10 +74,14 @@ def _attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _devices() -> dict[str, Any]:
     import torch
 
-    devices: dict[str, Any] = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
+    devices: dict[str, Any] = {
+        "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    }
     for i in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(i)
-        devices[f"cuda:{i}"] = f"{torch.cuda.get_device_name(i)}, compute capability {major}.{minor}"
+        devices[f"cuda:{i}"] = (
+            f"{torch.cuda.get_device_name(i)}, compute capability {major}.{minor}"
+        )
     return devices
 
 
@@ -82,7 +104,9 @@ def _backends() -> dict[str, Any]:
             elif len(set(refused.values())) == 1 and len(refused) == len(OPS):
                 verdicts[device] = "serves none: " + next(iter(refused.values()))
             else:
-                verdicts[device] = "cannot serve " + ", ".join(f"{op} ({why})" for op, why in refused.items())
+                verdicts[device] = "cannot serve " + ", ".join(
+                    f"{op} ({why})" for op, why in refused.items()
+                )
         report[backend.name] = {"is": backend.summary, **verdicts}
     return report
 

@@ -53,7 +53,10 @@ def backend(request) -> str:
 
 
 def pytest_report_header() -> list[str]:
-    return [f"backend {name} not tested on CPU tensors: {'; '.join(why)}" for name, why in NOT_HERE.items()]
+    return [
+        f"backend {name} not tested on CPU tensors: {'; '.join(why)}"
+        for name, why in NOT_HERE.items()
+    ]
 
 
 def pytest_collection_modifyitems(items):
@@ -65,7 +68,10 @@ def pytest_collection_modifyitems(items):
 def pytest_terminal_summary(terminalreporter):
     """How many tests compared with the reference data, so that a log shows whether they ran."""
     count = {
-        outcome: sum("shared" in getattr(report, "keywords", ()) for report in terminalreporter.stats.get(outcome, []))
+        outcome: sum(
+            "shared" in getattr(report, "keywords", ())
+            for report in terminalreporter.stats.get(outcome, [])
+        )
         for outcome in ("passed", "failed", "skipped")
     }
     text = ", ".join(f"{n} {outcome}" for outcome, n in count.items())

@@ -13,7 +13,9 @@ def module(kind: str, meta: dict) -> torch.nn.Module:
     """The compat module of one case, from the sizes in its metadata."""
     m = SimpleNamespace(**meta)
     if kind in ("dense", "sublayer"):
-        return {"dense": released.DenseCoAttn, "sublayer": released.NormalSubLayer}[kind](m.dim1, m.dim2, 0.3, m.N)
+        return {"dense": released.DenseCoAttn, "sublayer": released.NormalSubLayer}[kind](
+            m.dim1, m.dim2, 0.3, m.N
+        )
     if kind in ("dcn", "fork"):
         return released.DCNLayer(m.dim1, m.dim2, m.layers, 0.3, m.N)
     if kind == "position":
@@ -31,14 +33,25 @@ def module(kind: str, meta: dict) -> torch.nn.Module:
 def camtiny(meta: dict, weights: dict) -> torch.nn.Module:
     in_dims = tuple(weights[f"encoder{i}.weight"].shape[1] for i in (1, 2))
     hidden = weights["regressor.0.weight"].shape[0]
-    return cam.CAM(meta["N"], in_dims, (meta["da"], meta["dv"]), meta["k"], hidden_dim=hidden, heads=("regressor",))
+    return cam.CAM(
+        meta["N"],
+        in_dims,
+        (meta["da"], meta["dv"]),
+        meta["k"],
+        hidden_dim=hidden,
+        heads=("regressor",),
+    )
 
 
 def call(kind: str, model: torch.nn.Module, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     """The outputs of one case under the names of the reference files, inner maps included."""
     if kind == "camtiny":
         attended = dict(zip(("att_audio", "att_visual"), model.attend(**inputs), strict=True))
-        maps = {f"map/{s}_{n}": x for s, pair in model.maps(**inputs).items() for n, x in zip("av", pair, strict=True)}
+        maps = {
+            f"map/{s}_{n}": x
+            for s, pair in model.maps(**inputs).items()
+            for n, x in zip("av", pair, strict=True)
+        }
         return {**attended, "reg": model(**inputs), **maps}
     if kind == "position":
         y, alpha = model.attend(**inputs)
@@ -49,12 +62,18 @@ def call(kind: str, model: torch.nn.Module, **inputs: torch.Tensor) -> dict[str,
     if kind == "dense":
         c1, c2 = model.maps(*inputs.values())["C"]
         return {"weighted1": out[0], "weighted2": out[1], "map/C1": c1, "map/C2": c2}
-    return {"y1": out[0], "y2": out[1]} if isinstance(out, tuple) else {"score" if kind == "predict" else "y": out}
+    return (
+        {"y1": out[0], "y2": out[1]}
+        if isinstance(out, tuple)
+        else {"score" if kind == "predict" else "y": out}
+    )
 
 
 def build(kind, meta, weights, dtype):
     """A callable from the inputs of a case to its outputs, and the parameters under their published names."""
     model = camtiny(meta, weights) if kind == "camtiny" else module(kind, meta)
     model.to(dtype).eval()
-    model.load_state_dict({key: torch.from_numpy(value).to(dtype) for key, value in weights.items()}, strict=True)
+    model.load_state_dict(
+        {key: torch.from_numpy(value).to(dtype) for key, value in weights.items()}, strict=True
+    )
     return lambda **inputs: call(kind, model, **inputs), dict(model.named_parameters())

@@ -15,36 +15,63 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("c++") and shutil.which("nm")), reason="no build tools")
+@pytest.mark.skipif(
+    not (shutil.which("cmake") and shutil.which("c++") and shutil.which("nm")),
+    reason="no build tools",
+)
 def test_no_symbol_of_an_instruction_set_can_be_merged(tmp_path):
     """A weak symbol may be merged with another object's: AVX-512 code would then run on a processor without it."""
-    level = "v4" if platform.machine() in ("x86_64", "AMD64") else "baseline"  # all levels are one source
+    level = (
+        "v4" if platform.machine() in ("x86_64", "AMD64") else "baseline"
+    )  # all levels are one source
     configure = ["-S", str(ROOT), "-B", str(tmp_path), "-DCMAKE_CXX_FLAGS_RELEASE=-O0"]
     for command in (configure, ["--build", str(tmp_path), "--target", f"jca_cpu_{level}"]):
         subprocess.run(["cmake", *command], check=True, capture_output=True)
     (built,) = tmp_path.rglob("isa.cpp.o")
-    symbols = subprocess.run(["nm", "-C", str(built)], check=True, capture_output=True, text=True).stdout.splitlines()
+    symbols = subprocess.run(
+        ["nm", "-C", str(built)], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     assert any("score_tile" in line for line in symbols)
     assert not [line for line in symbols if line[17:18] in ("W", "V", "u")]
 
 
 @pytest.mark.skipif(
-    not importlib.util.find_spec("setuptools") or not importlib.util.find_spec("setuptools.command.bdist_wheel"),
+    not importlib.util.find_spec("setuptools")
+    or not importlib.util.find_spec("setuptools.command.bdist_wheel"),
     reason="needs the setuptools of a build environment",
 )
 def test_without_a_compiler_the_package_installs_and_says_so(tmp_path):
     tree = tmp_path / "tree"
-    kept = ("setup.py", "pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "jca_fast", "kernels")
+    kept = (
+        "setup.py",
+        "pyproject.toml",
+        "CMakeLists.txt",
+        "README.md",
+        "LICENSE",
+        "jca_fast",
+        "kernels",
+    )
     tree.mkdir()
     for name in kept:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("lib", "__pycache__"))
+            shutil.copytree(
+                source, tree / name, ignore=shutil.ignore_patterns("lib", "__pycache__")
+            )
         elif source.is_file():
             shutil.copy(source, tree / name)
     environment = {**os.environ, "PATH": str(tmp_path / "nothing"), "CXX": ""}
-    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(tmp_path / "dist")]
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "bdist_wheel",
+        "--dist-dir",
+        str(tmp_path / "dist"),
+    ]
+    done = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     notices = [line for line in done.stdout.splitlines() if line.startswith("jca_fast:")]
     assert notices == [

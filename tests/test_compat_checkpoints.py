@@ -39,7 +39,9 @@ from jca_fast.compat.recognize import recognize
 
 
 def tiny_released(**options) -> released.DCNWithRCNN:
-    return released.DCNWithRCNN(SimpleNamespace(**{"audio_size": 6, "video_size": 8, "num_seq": 2, **options}))
+    return released.DCNWithRCNN(
+        SimpleNamespace(**{"audio_size": 6, "video_size": 8, "num_seq": 2, **options})
+    )
 
 
 def tiny_speaker() -> speaker.CAM:
@@ -48,7 +50,9 @@ def tiny_speaker() -> speaker.CAM:
 
 MODELS = {
     "DCNWithRCNN": tiny_released,
-    "DCNWithRCNN GRU": lambda: tiny_released(rnn="GRU", num_segments=4, num_classes=5, num_layers=1, num_seq=1),
+    "DCNWithRCNN GRU": lambda: tiny_released(
+        rnn="GRU", num_segments=4, num_classes=5, num_layers=1, num_seq=1
+    ),
     "orig_cam": lambda: orig_cam.CAM(4, 6, 8, 2, hidden_dim=5),
     "orig_cam without LSTM": lambda: orig_cam.CAM(4, 6, 8, 1, unimodal_rnn=False),
     "speaker": tiny_speaker,
@@ -127,7 +131,9 @@ def test_own_copy_of_the_weights():
 
 
 def test_co_attention_inside_an_unknown_model():
-    weights = {f"coattn.{key}": value for key, value in MODELS["DCNLayer of three"]().state_dict().items()}
+    weights = {
+        f"coattn.{key}": value for key, value in MODELS["DCNLayer of three"]().state_dict().items()
+    }
     weights |= {"temporal.video.weight": torch.randn(3, 3), "bn1.running_mean": torch.randn(4)}
     found = recognize({f"module.{key}": value for key, value in weights.items()})
     assert found.prefix == "module.coattn."
@@ -151,12 +157,37 @@ def break_key(weights, key, value=None):
             "almost DCNWithRCNN.*bias_hh_l1 is missing",
         ),
         ("DCNWithRCNN", "predict.predict.3.weight", None, "almost a published model"),
-        ("DCNWithRCNN", "coattn.dcn_layers.1.linears.0.0.bias", torch.zeros(5), r"is \(5,\), expected \(8,\)"),
-        ("DCNWithRCNN", "audio_extract.linear.weight", torch.zeros(7, 135), "almost DCNWithRCNN.*even"),
-        ("CAM N = 8", "affine_v.weight", torch.zeros(49, 8), r"affine_v.weight is \(49, 8\), expected \(8, 8\)"),
-        ("PositionAttn", "affine_v.weight", torch.zeros(8, 8), r"affine_v.weight is \(8, 8\), expected \(49, 4\)"),
+        (
+            "DCNWithRCNN",
+            "coattn.dcn_layers.1.linears.0.0.bias",
+            torch.zeros(5),
+            r"is \(5,\), expected \(8,\)",
+        ),
+        (
+            "DCNWithRCNN",
+            "audio_extract.linear.weight",
+            torch.zeros(7, 135),
+            "almost DCNWithRCNN.*even",
+        ),
+        (
+            "CAM N = 8",
+            "affine_v.weight",
+            torch.zeros(49, 8),
+            r"affine_v.weight is \(49, 8\), expected \(8, 8\)",
+        ),
+        (
+            "PositionAttn",
+            "affine_v.weight",
+            torch.zeros(8, 8),
+            r"affine_v.weight is \(8, 8\), expected \(49, 4\)",
+        ),
         ("DCNLayer", "dcn_layers.0.dense_coattn.value2_linear.weight", None, "almost DCNLayer"),
-        ("CAM N = 8", "W_ca.weight", None, "none of the published modules; found 15 keys: encoder1.weight"),
+        (
+            "CAM N = 8",
+            "W_ca.weight",
+            None,
+            "none of the published modules; found 15 keys: encoder1.weight",
+        ),
     ],
 )
 def test_almost_is_refused_with_what_was_expected(name, key, value, message):
@@ -182,7 +213,11 @@ def pickled_elsewhere(model: nn.Module, path: Path, **options) -> None:
             super().__init__()
             for name, child in model.named_children():
                 self.add_module(name, child)
-            self.activation, self.device, self.names = nn.functional.relu, torch.device("cpu"), {"a", "v"}
+            self.activation, self.device, self.names = (
+                nn.functional.relu,
+                torch.device("cpu"),
+                {"a", "v"},
+            )
 
     Published.__module__, Published.__qualname__ = "models", "DCNWithRCNN"
     module.DCNWithRCNN = Published
@@ -195,7 +230,9 @@ def pickled_elsewhere(model: nn.Module, path: Path, **options) -> None:
 
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 @pytest.mark.parametrize(
-    "options", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}], ids=["zip", "old", "protocol 4"]
+    "options",
+    [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}],
+    ids=["zip", "old", "protocol 4"],
 )
 def test_a_pickled_module_without_its_classes(tmp_path, options):
     model = tiny_released()
@@ -227,10 +264,20 @@ def test_a_pickled_module_with_buffers_and_views(tmp_path):
 CONTAINERS = {
     "state_dict": lambda weights: weights,
     "net": lambda weights: {"net": weights, "best_Val_accV": 0.5, "best_Val_acc_epoch": 3},
-    "net, numpy numbers": lambda weights: {"net": weights, "EER": np.float64(0.25), "epoch": np.int64(7)},
-    "net, number in a tensor": lambda weights: {"net": weights, "EER": torch.tensor(0.25), "epoch": 7},
+    "net, numpy numbers": lambda weights: {
+        "net": weights,
+        "EER": np.float64(0.25),
+        "epoch": np.int64(7),
+    },
+    "net, number in a tensor": lambda weights: {
+        "net": weights,
+        "EER": torch.tensor(0.25),
+        "epoch": 7,
+    },
     "DataParallel": lambda weights: {f"module.{key}": value for key, value in weights.items()},
-    "under a prefix": lambda weights: {"net": {f"JCA_model.{key}": value for key, value in weights.items()}},
+    "under a prefix": lambda weights: {
+        "net": {f"JCA_model.{key}": value for key, value in weights.items()}
+    },
 }
 
 
@@ -242,7 +289,10 @@ def test_there_and_back_keeps_every_bit(tmp_path, capsys, container, old):
     content = CONTAINERS[container](weights)
     torch.save(content, tmp_path / "in.pt", _use_new_zipfile_serialization=not old)
     assert main(["convert", str(tmp_path / "in.pt"), str(tmp_path / "out.safetensors")]) == 0
-    assert "CAM of RJCAforSpeakerVerification: voice 4, face 6, 2 layers, N = 3" in capsys.readouterr().out
+    assert (
+        "CAM of RJCAforSpeakerVerification: voice 4, face 6, 2 layers, N = 3"
+        in capsys.readouterr().out
+    )
     assert same_bits(load_file(tmp_path / "out.safetensors"), weights)
     tiny_speaker().load_state_dict(load_file(tmp_path / "out.safetensors"), strict=True)
 
@@ -317,12 +367,15 @@ def attacks(marker: Path) -> dict[str, bytes]:
         b"cbuiltins\nset\n(lR}(S'__setstate__'\ncposix\nsystem\nu" + f"bS'{command}'\nb.".encode()
     )  # gives an object a __setstate__ and calls it
     class_state = (
-        b"cmodels\nNet\n}(S'__setstate__'\ncposix\nsystem\nubcmodels\nNet\n)\x81" + f"S'{command}'\nb.".encode()
+        b"cmodels\nNet\n}(S'__setstate__'\ncposix\nsystem\nubcmodels\nNet\n)\x81"
+        + f"S'{command}'\nb.".encode()
     )
     return {
         "reduce": pickle.dumps({**weights, "x": Attack(os.system, command)}, 2),
         "eval": pickle.dumps(Attack(eval, f"open({str(marker)!r}, 'w')"), 2),
-        "exec in a module": pickle.dumps({"_modules": Attack(exec, f"open({str(marker)!r}, 'w')")}, 2),
+        "exec in a module": pickle.dumps(
+            {"_modules": Attack(exec, f"open({str(marker)!r}, 'w')")}, 2
+        ),
         "popen": pickle.dumps(Attack(subprocess.Popen, ["touch", str(marker)]), 2),
         "protocol 4": pickle.dumps(Attack(os.system, command), 4),
         "forged": forged,
@@ -347,11 +400,15 @@ def as_zip(program: bytes, path: Path) -> None:
 
 
 def as_old(program: bytes, path: Path) -> None:
-    start = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    start = b"".join(
+        pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    )
     path.write_bytes(start + program + pickle.dumps([], 2))
 
 
-@pytest.mark.parametrize("layout", [as_zip, as_old, lambda program, path: path.write_bytes(program)])
+@pytest.mark.parametrize(
+    "layout", [as_zip, as_old, lambda program, path: path.write_bytes(program)]
+)
 @pytest.mark.parametrize("name", attacks(Path("x")))
 def test_a_hostile_pickle_runs_nothing(tmp_path, capsys, name, layout):
     marker = tmp_path / RAN.replace(" ", "_")
@@ -368,7 +425,15 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, capsys, name, layout):
 
 def test_the_attacks_are_real(tmp_path):
     """Read the usual way, the same programs do run: the test above is not passing on broken attacks."""
-    for name in ("reduce", "eval", "forged", "inst opcode", "popen", "protocol 4", "hidden torch.load"):
+    for name in (
+        "reduce",
+        "eval",
+        "forged",
+        "inst opcode",
+        "popen",
+        "protocol 4",
+        "hidden torch.load",
+    ):
         marker = tmp_path / name.replace(" ", "_")
         try:
             result = pickle.loads(attacks(marker)[name])
@@ -380,9 +445,15 @@ def test_the_attacks_are_real(tmp_path):
 
 
 def test_an_attack_beside_good_weights_is_refused(tmp_path, capsys):
-    content = {**MODELS["CAM N = 8"]().state_dict(), "x": Attack(os.system, f"touch {tmp_path / 'ran'}")}
+    content = {
+        **MODELS["CAM N = 8"]().state_dict(),
+        "x": Attack(os.system, f"touch {tmp_path / 'ran'}"),
+    }
     torch.save(content, tmp_path / "bad.pt")
-    with pytest.raises(ValueError, match=r"bad\.pt: expected .*it calls posix\.system, which is not a part of a model"):
+    with pytest.raises(
+        ValueError,
+        match=r"bad\.pt: expected .*it calls posix\.system, which is not a part of a model",
+    ):
         load_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -432,17 +503,26 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path):
     ):
         for name in good.namelist():
             bomb.writestr(name, good.read(name) if not name.endswith("data/0") else bytes(20 << 20))
-    with pytest.raises(ValueError, match=r"its \d+ bytes would unpack to \d+; expected a file that is not compressed"):
+    with pytest.raises(
+        ValueError,
+        match=r"its \d+ bytes would unpack to \d+; expected a file that is not compressed",
+    ):
         load_checkpoint(tmp_path / "bomb.pt")
     huge = {"affine_a.weight": torch.zeros(1).expand(10**6, 10**6)}
     for old in (False, True):
         torch.save(huge, tmp_path / "huge.pt", _use_new_zipfile_serialization=not old)
-        with pytest.raises(ValueError, match=r"affine_a\.weight \(1000000, 1000000\) has fewer numbers in the file"):
+        with pytest.raises(
+            ValueError, match=r"affine_a\.weight \(1000000, 1000000\) has fewer numbers in the file"
+        ):
             load_checkpoint(tmp_path / "huge.pt")
         storage = torch.zeros(4)._typed_storage()
-        lying = Attack(torch._utils._rebuild_tensor_v2, storage, 0, (10**10,), (1,), False, OrderedDict())
+        lying = Attack(
+            torch._utils._rebuild_tensor_v2, storage, 0, (10**10,), (1,), False, OrderedDict()
+        )
         torch.save({"x": lying}, tmp_path / "lying.pt", _use_new_zipfile_serialization=not old)
-        with pytest.raises(ValueError, match=r"a tensor \(10000000000,\) needs 40000000000 bytes, its storage of 4"):
+        with pytest.raises(
+            ValueError, match=r"a tensor \(10000000000,\) needs 40000000000 bytes, its storage of 4"
+        ):
             load_checkpoint(tmp_path / "lying.pt")
 
 
@@ -459,21 +539,36 @@ def test_a_zip_file_said_to_span_disks_is_refused(tmp_path):
 def test_damaged_metadata_is_refused(tmp_path, published):
     metadata = {"format": "jca_fast published 1"} | ({"published": published} if published else {})
     save_file(MODELS["CAM N = 8"]().state_dict(), tmp_path / "x.safetensors", metadata)
-    with pytest.raises(ValueError, match="its metadata 'published' is not what jca-fast convert writes"):
+    with pytest.raises(
+        ValueError, match="its metadata 'published' is not what jca-fast convert writes"
+    ):
         load_checkpoint(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_config": None}, "expected 'model_config' and 'model' in a checkpoint of jca-fast train"),
+        (
+            {"model_config": None},
+            "expected 'model_config' and 'model' in a checkpoint of jca-fast train",
+        ),
         ({"model": None}, "expected 'model_config' and 'model' in a checkpoint of jca-fast train"),
-        ({"model_config": {"colour": 1}}, "almost AVELocalizer, but its sizes do not fit.*'colour'"),
-        ({"model_config": {"audio_dim": 10**7, "visual_dim": 10**7}}, "almost AVELocalizer .* is missing"),
+        (
+            {"model_config": {"colour": 1}},
+            "almost AVELocalizer, but its sizes do not fit.*'colour'",
+        ),
+        (
+            {"model_config": {"audio_dim": 10**7, "visual_dim": 10**7}},
+            "almost AVELocalizer .* is missing",
+        ),
     ],
 )
 def test_damaged_checkpoints_of_our_own_are_refused(tmp_path, change, message):
-    content = {"format": "jca_fast checkpoint 1", "model_config": {}, "model": MODELS["CAM N = 8"]().state_dict()}
+    content = {
+        "format": "jca_fast checkpoint 1",
+        "model_config": {},
+        "model": MODELS["CAM N = 8"]().state_dict(),
+    }
     torch.save(content | change, tmp_path / "own.pt")
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path / "own.pt")
@@ -482,10 +577,19 @@ def test_damaged_checkpoints_of_our_own_are_refused(tmp_path, change, message):
 def test_tensors_that_are_no_weights_are_refused(tmp_path):
     weights = MODELS["CAM N = 8"]().state_dict()
     for change, message in (
-        (weights["W_a.weight"].long(), "W_a.weight holds torch.int64, expected numbers like torch.float32"),
+        (
+            weights["W_a.weight"].long(),
+            "W_a.weight holds torch.int64, expected numbers like torch.float32",
+        ),
         (weights["W_a.weight"].cfloat(), "W_a.weight holds torch.complex64"),
-        (weights["W_a.weight"].to_sparse(), "W_a.weight is torch.sparse_coo on cpu; expected plain numbers"),
-        (weights["W_a.weight"].to("meta"), "W_a.weight is torch.strided on meta; expected plain numbers"),
+        (
+            weights["W_a.weight"].to_sparse(),
+            "W_a.weight is torch.sparse_coo on cpu; expected plain numbers",
+        ),
+        (
+            weights["W_a.weight"].to("meta"),
+            "W_a.weight is torch.strided on meta; expected plain numbers",
+        ),
     ):
         torch.save({**weights, "W_a.weight": change}, tmp_path / "in.pt")
         with pytest.raises(ValueError, match=message):
@@ -509,7 +613,10 @@ def read_bytes_of_a_storage(data: bytes) -> bytes:
     [
         ([1, 2, 3], "expected a state_dict, a dict with one, or a module; found list"),
         ({"epoch": 3}, "found 'epoch': int"),
-        ({"net": {"conv.weight": torch.zeros(3)}}, r"none of the published modules; found 1 keys: conv.weight \(3,\)"),
+        (
+            {"net": {"conv.weight": torch.zeros(3)}},
+            r"none of the published modules; found 1 keys: conv.weight \(3,\)",
+        ),
         (nn.Linear(3, 4), "none of the published modules"),
         ({"net": nn.GELU()}, "found 0 keys"),
     ],
@@ -522,7 +629,9 @@ def test_files_of_other_things_are_refused(tmp_path, content, message):
 
 def test_files_that_are_no_checkpoints(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.pt: expected a checkpoint written by torch\.save or"):
+    with pytest.raises(
+        ValueError, match=r"text\.pt: expected a checkpoint written by torch\.save or"
+    ):
         load_checkpoint(tmp_path / "text.pt")
     with zipfile.ZipFile(tmp_path / "some.pt", "w") as archive:
         archive.writestr("a.txt", "hello")
@@ -560,7 +669,9 @@ def test_native_modules_compute_the_same_and_come_back():
         attend = model if not isinstance(model, cam.CAM) else cam_attention(model)
         torch.testing.assert_close(own(*inputs), attend(*inputs), rtol=1e-12, atol=1e-12)
         if isinstance(model, released.DCNLayer) and not model.dcn_layers[0].dense_coattn.use_query:
-            with pytest.raises(ValueError, match="no published module has form 'released', joint 'concat', 2 mod"):
+            with pytest.raises(
+                ValueError, match="no published module has form 'released', joint 'concat', 2 mod"
+            ):
                 to_published(own)
             continue
         torch.testing.assert_close(to_published(own)(*inputs), own(*inputs), rtol=1e-12, atol=1e-12)
@@ -568,8 +679,14 @@ def test_native_modules_compute_the_same_and_come_back():
 
 def cam_attention(model: cam.CAM) -> cam.CAM:
     """The attention of a CAM alone, between its encoders and its heads."""
-    bare = cam.CAM(model.num_segments, model.dims, None, model.W_a.out_features, heads=()).double().eval()
-    bare.load_state_dict({key: value for key, value in model.state_dict().items() if key[:2] in ("W_", "af")})
+    bare = (
+        cam.CAM(model.num_segments, model.dims, None, model.W_a.out_features, heads=())
+        .double()
+        .eval()
+    )
+    bare.load_state_dict(
+        {key: value for key, value in model.state_dict().items() if key[:2] in ("W_", "af")}
+    )
     return bare
 
 

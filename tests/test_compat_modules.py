@@ -55,7 +55,9 @@ def test_whole_models_have_the_published_names_shapes_and_order(shared, name):
     """The order too: the state of an optimizer goes by it."""
     with torch.device("meta"):
         model = WHOLE[name][0]()
-    published = json.loads((shared / "golden" / "keys" / "state_dicts_published.json").read_text())[name]
+    published = json.loads((shared / "golden" / "keys" / "state_dicts_published.json").read_text())[
+        name
+    ]
     assert list(shapes(model).items()) == list(published.items())
     assert {key for key, _ in model.named_parameters()} == set(published)
 
@@ -63,7 +65,13 @@ def test_whole_models_have_the_published_names_shapes_and_order(shared, name):
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize(
     ("dims", "n", "use_query"),
-    [((6, 4), 10, True), ((32, 48), 1, True), ((5, 9), 300, True), ((7, 3), 8, False), ((8, 4, 5), 12, False)],
+    [
+        ((6, 4), 10, True),
+        ((32, 48), 1, True),
+        ((5, 9), 300, True),
+        ((7, 3), 8, False),
+        ((8, 4, 5), 12, False),
+    ],
 )
 def test_layers_compute_the_published_formula(dims, n, batch, use_query):
     if len(dims) == 3:
@@ -84,9 +92,13 @@ def test_layers_compute_the_published_formula(dims, n, batch, use_query):
 
 def test_unused_query_gets_no_gradient():
     stack = rjcma.DCNLayer(4, 3, 2, 1, 0.6, num_segments=5)
-    sum(y.sum() for y in stack(torch.randn(2, 5, 4), torch.randn(2, 5, 3), torch.randn(2, 5, 2))).backward()
+    sum(
+        y.sum() for y in stack(torch.randn(2, 5, 4), torch.randn(2, 5, 3), torch.randn(2, 5, 2))
+    ).backward()
     without = {name for name, p in stack.named_parameters() if p.grad is None}
-    assert without == {f"dcn_layers.0.dense_coattn.query_linear.{part}" for part in ("weight", "bias")}
+    assert without == {
+        f"dcn_layers.0.dense_coattn.query_linear.{part}" for part in ("weight", "bias")
+    }
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,8 @@ def test_unused_query_gets_no_gradient():
 def test_cam_is_the_loop_over_the_clips(arguments):
     model = cam.CAM(**arguments).double().eval()
     inputs = [
-        torch.randn(4, model.num_segments, width, dtype=torch.double, requires_grad=True) for width in model.in_dims
+        torch.randn(4, model.num_segments, width, dtype=torch.double, requires_grad=True)
+        for width in model.in_dims
     ]
     out = model(*inputs)
     heads = out if isinstance(out, tuple) else (out,)
@@ -124,7 +137,9 @@ def test_cam_trains_like_the_loop():
     start = copy.deepcopy(first.state_dict())
     optimizers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in (first, second)]
     for _ in range(5):
-        audio, visual, target = (torch.randn(6, 8, width, dtype=torch.double) for width in (12, 12, 1))
+        audio, visual, target = (
+            torch.randn(6, 8, width, dtype=torch.double) for width in (12, 12, 1)
+        )
         outputs = first(audio, visual), looped(second, audio, visual)[0]
         for optimizer, output in zip(optimizers, outputs, strict=True):
             optimizer.zero_grad()
@@ -176,7 +191,10 @@ def test_released_model_takes_both_layouts_of_the_regions_and_any_batch():
 def test_batch_of_one_keeps_its_axis_unless_asked_otherwise():
     audio, video = torch.rand(1, 10, 128), torch.rand(1, 10, 49, 512)
     options = SimpleNamespace(audio_size=6, video_size=8, num_seq=1)
-    ours, published = released.DCNWithRCNN(options).eval(), released.DCNWithRCNN(options, squeeze=True).eval()
+    ours, published = (
+        released.DCNWithRCNN(options).eval(),
+        released.DCNWithRCNN(options, squeeze=True).eval(),
+    )
     published.load_state_dict(ours.state_dict())
     assert ours(audio, video).shape == (1, 10, 29)
     torch.testing.assert_close(published(audio, video), ours(audio, video)[0])
@@ -233,7 +251,9 @@ def test_emotion_model():
     audio, visual = torch.rand(2, 4, 6), torch.rand(2, 4, 7, 7, 512)
     valence, arousal = model(audio, visual)
     assert valence.shape == arousal.shape == (2, 4)
-    torch.testing.assert_close(model(audio * 3, visual * 2), (valence, arousal), rtol=1e-4, atol=1e-5)  # normalised
+    torch.testing.assert_close(
+        model(audio * 3, visual * 2), (valence, arousal), rtol=1e-4, atol=1e-5
+    )  # normalised
     bare = orig_cam.CAM(4, 6, 8, 2, unimodal_rnn=False).eval()
     assert bare(audio, visual)[0].shape == (2, 4)
 
@@ -252,7 +272,9 @@ def test_speaker_model():
 
 
 def test_errors_name_what_is_wrong():
-    with pytest.raises(ValueError, match=r"modality 2 must have shape \(B, 10, 4\), got \(2, 8, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"modality 2 must have shape \(B, 10, 4\), got \(2, 8, 4\)"
+    ):
         released.DCNLayer(6, 4, 1, 0.3)(torch.zeros(2, 10, 6), torch.zeros(2, 8, 4))
     with pytest.raises(ValueError, match="each of the 2 modalities, got 1"):
         released.DCNLayer(6, 4, 1, 0.3)(torch.zeros(2, 10, 6))

@@ -52,14 +52,19 @@ def block(w: Weights, x: Tensor, layers: int = 2) -> Tensor:
     for i in range(layers):
         cells = start[2 * layers :] if len(start) > 2 * layers else [None] * 2 * layers
         names = (f"l{i}", f"l{i}_reverse")
-        y = torch.cat([steps(w, name, y, start[2 * i + j], cells[2 * i + j]) for j, name in enumerate(names)], dim=-1)
+        y = torch.cat(
+            [steps(w, name, y, start[2 * i + j], cells[2 * i + j]) for j, name in enumerate(names)],
+            dim=-1,
+        )
     return normalise(linear(w, "linear", torch.cat((x, y), dim=-1)))
 
 
 def position(w: Weights, video: Tensor, audio: Tensor) -> Tensor:
     of_video = linear(w, "affine_v", torch.relu(linear(w, "affine_video", video)))  # (B, N, 49, 49)
     of_audio = linear(w, "affine_g", torch.relu(linear(w, "affine_audio", audio)))  # (B, N, 49)
-    alpha = torch.softmax(linear(w, "affine_h", torch.tanh(of_video + of_audio[..., None])), dim=2)  # (B, N, 49, 1)
+    alpha = torch.softmax(
+        linear(w, "affine_h", torch.tanh(of_video + of_audio[..., None])), dim=2
+    )  # (B, N, 49, 1)
     return linear(w, "affine_feat", (alpha * video).sum(2))
 
 
@@ -74,11 +79,15 @@ def head(w: Weights, name: str, x: Tensor) -> Tensor:
     return linear(w, f"{name}.3", torch.relu(linear(w, f"{name}.0", x)))
 
 
-def released_model(model: released.DCNWithRCNN, w: Weights, audio: Tensor, video: Tensor) -> list[Tensor]:
+def released_model(
+    model: released.DCNWithRCNN, w: Weights, audio: Tensor, video: Tensor
+) -> list[Tensor]:
     layers = model.audio_extract.rnn.num_layers
     audio, video = normalise(audio), normalise(video)
     audio = block(within(w, "audio_extract."), audio, layers)
-    video = block(within(w, "video_extract."), position(within(w, "video_attn.attn."), video, audio), layers)
+    video = block(
+        within(w, "video_extract."), position(within(w, "video_attn.attn."), video, audio), layers
+    )
     joint = block(within(w, "predict.Joint."), fused(model, video, audio))
     return [torch.softmax(head(w, "predict.predict", joint), dim=-1)]
 
@@ -135,5 +144,7 @@ def test_whole_models_compute_the_published_formulas(name, batch):
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
     cotangents = [torch.randn_like(y) for y in ours]
     leaves = [*inputs, *weights.values()]
-    grads = [torch.autograd.grad(out, leaves, cotangents, allow_unused=True) for out in (ours, theirs)]
+    grads = [
+        torch.autograd.grad(out, leaves, cotangents, allow_unused=True) for out in (ours, theirs)
+    ]
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)

@@ -46,12 +46,18 @@ def cases(dtype=torch.float64):
         "tanh_attention_shared_v": (partial(tanh_attention, scale=0.4), shared),
         "tanh_attention_dropout": (partial(tanh_attention, scale=0.4, dropout_p=0.3, seed=9), qkv),
         "released_attention": (partial(released_attention, scale=0.4), released),
-        "released_attention_dropout": (partial(released_attention, scale=0.4, dropout_p=0.3, seed=9), released),
+        "released_attention_dropout": (
+            partial(released_attention, scale=0.4, dropout_p=0.3, seed=9),
+            released,
+        ),
         "joint_affinity": (joint_affinity, affinity),
         "joint_coattention": (layer, layer_inputs(dtype=dtype)),
         "joint_coattention_given": (partial(layer, joints=1), layer_inputs(1, dtype)),
         "joint_coattention_cross": (partial(layer, joints=2), layer_inputs(2, dtype)),
-        "joint_coattention_dropout": (partial(layer, dropout_p=0.3, seed=9), layer_inputs(dtype=dtype)),
+        "joint_coattention_dropout": (
+            partial(layer, dropout_p=0.3, seed=9),
+            layer_inputs(dtype=dtype),
+        ),
         "visual_reduction": (partial(visual_reduction, return_weights=True), regions),
     }
 
@@ -95,7 +101,9 @@ def test_vmap_of_values_and_gradients(backend, name):
     torch.testing.assert_close(mapped, torch.stack([total(function(x, *rest)) for x in batch]))
     gradient = torch.func.grad(lambda x, w: total(function(x, w, *rest[1:])), argnums=(0, 1))
     mapped = torch.func.vmap(gradient, in_dims=(0, None))(batch, rest[0])
-    for got, expected in zip(mapped, zip(*(gradient(x, rest[0]) for x in batch), strict=True), strict=True):
+    for got, expected in zip(
+        mapped, zip(*(gradient(x, rest[0]) for x in batch), strict=True), strict=True
+    ):
         torch.testing.assert_close(got, torch.stack(expected))
 
 
@@ -107,7 +115,9 @@ def test_compiles_without_graph_breaks(backend, name):
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
     eager, traced = total(function(*inputs)), total(compiled(*inputs))
     torch.testing.assert_close(traced, eager)
-    for got, expected in zip(torch.autograd.grad(traced, inputs), torch.autograd.grad(eager, inputs), strict=True):
+    for got, expected in zip(
+        torch.autograd.grad(traced, inputs), torch.autograd.grad(eager, inputs), strict=True
+    ):
         torch.testing.assert_close(got, expected)
 
 
@@ -141,7 +151,9 @@ def registered(backend):
     seed, grad = torch.tensor(4), torch.randn(1, 5, 4).expand(B, 5, 4)
     flat = [t.detach() for t in layer_inputs(dtype=torch.float32)]
     groups = [flat[:2], [], flat[2:4], flat[4:6], flat[6:8], flat[8:10]]
-    maps = getattr(torch.ops.jca_fast.joint_coattention, backend)(*groups, [0.4, 0.4], 0.0, None, True)[2:]
+    maps = getattr(torch.ops.jca_fast.joint_coattention, backend)(
+        *groups, [0.4, 0.4], 0.0, None, True
+    )[2:]
     query, regions = torch.randn(6, 4), torch.randn(6, 5, 4)
     _, weights = getattr(torch.ops.jca_fast.visual_reduction, backend)(query, regions, 0.5)
     c = getattr(torch.ops.jca_fast.joint_affinity, backend)(q, k, 0.4)
@@ -150,7 +162,10 @@ def registered(backend):
     reduction = (torch.ones(1).expand(6, 4), torch.randn(6, 5), query, regions, weights, 0.5)
     return {
         "tanh_attention": [(q, k, v, 0.4, 0.0, None), (q, k, v[:1], 0.4, 0.3, seed)],
-        "tanh_attention_backward": [(grad, q, k, v, 0.4, 0.0, None), (grad, q, k, v[:1], 0.4, 0.3, seed)],
+        "tanh_attention_backward": [
+            (grad, q, k, v, 0.4, 0.0, None),
+            (grad, q, k, v[:1], 0.4, 0.3, seed),
+        ],
         "released_attention": [(*released, 0.4, 0.0, None), (*released, 0.4, 0.3, seed)],
         "released_attention_backward": [(torch.ones(1).expand_as(t), t, *released, 0.4, 0.0, None)],
         "joint_affinity": [(q, k, 0.4)],
@@ -180,7 +195,10 @@ def test_autocast_gives_its_dtype_and_full_precision_gradients(backend, name, dt
     assert first.dtype == dtype
     total(result).backward()
     assert all(t.grad.dtype == torch.float32 for t in inputs)
-    function, exact = cases(torch.float32)[name][0], [t.detach().double().requires_grad_() for t in inputs]
+    function, exact = (
+        cases(torch.float32)[name][0],
+        [t.detach().double().requires_grad_() for t in inputs],
+    )
     total(function(*exact)).backward()
     for got, expected in zip(inputs, exact, strict=True):
         torch.testing.assert_close(
@@ -195,7 +213,9 @@ def test_activation_checkpointing_keeps_masks_and_gradients(form):
     torch.manual_seed(1)
     plain = torch.autograd.grad(total(module(audio, visual)), (audio, visual))
     torch.manual_seed(1)
-    again = torch.autograd.grad(total(checkpoint(module, audio, visual, use_reentrant=False)), (audio, visual))
+    again = torch.autograd.grad(
+        total(checkpoint(module, audio, visual, use_reentrant=False)), (audio, visual)
+    )
     for a, b in zip(plain, again, strict=True):
         torch.testing.assert_close(a, b)
 

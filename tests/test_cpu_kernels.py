@@ -74,7 +74,9 @@ def every_op(dtype, dropout_p, seed):
 
     def whole_layer(*t, backend):
         groups = [t[i : i + 2] for i in range(0, 10, 2)]
-        return torch.cat(joint_coattention(*groups, dropout_p=dropout_p, seed=seed, backend=backend), dim=-1)
+        return torch.cat(
+            joint_coattention(*groups, dropout_p=dropout_p, seed=seed, backend=backend), dim=-1
+        )
 
     def attention(q, k, v, backend):
         return tanh_attention(q, k, v, 0.3, dropout_p=dropout_p, seed=seed, backend=backend)
@@ -88,7 +90,10 @@ def every_op(dtype, dropout_p, seed):
         "released_attention": (released, [torch.randn(2, 7, w).to(dtype) for w in (70, 45, 45)]),
         "joint_affinity": (joint_affinity, [torch.randn(2, 7, w).to(dtype) for w in (70, 45)]),
         "joint_coattention": (whole_layer, flat),
-        "visual_reduction": (visual_reduction, [torch.randn(6, 45).to(dtype), torch.randn(6, 9, 45).to(dtype)]),
+        "visual_reduction": (
+            visual_reduction,
+            [torch.randn(6, 45).to(dtype), torch.randn(6, 9, 45).to(dtype)],
+        ),
     }
 
 
@@ -121,7 +126,12 @@ def tanh_of(y: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("isa", LEVELS)
 def test_tanh_is_relatively_accurate_everywhere(isa):
-    y = torch.cat([torch.logspace(-30, 1.2, 200_001, dtype=torch.float64), torch.linspace(0.2, 12, 100_001).double()])
+    y = torch.cat(
+        [
+            torch.logspace(-30, 1.2, 200_001, dtype=torch.float64),
+            torch.linspace(0.2, 12, 100_001).double(),
+        ]
+    )
     y = torch.cat([y, -y]).float()
     exact = torch.tanh(y.double())
     with level(isa):
@@ -165,7 +175,10 @@ def test_nan_and_infinity_stay_in_their_rows(isa):
 def test_the_mask_is_the_reference_mask_bit_for_bit(isa, dtype):
     """v is the identity and every score saturates, so the output is the mask itself."""
     batch, m, length = 3, 70, 101
-    q, k = torch.full((batch, m, 1), 9.0, dtype=dtype), torch.full((batch, length, 1), 9.0, dtype=dtype)
+    q, k = (
+        torch.full((batch, m, 1), 9.0, dtype=dtype),
+        torch.full((batch, length, 1), 9.0, dtype=dtype),
+    )
     v = torch.eye(length, dtype=dtype)[None]
     for seed, p in ((0, 0.3), (-1, 0.5), (2**63 - 1, 0.999), (123456789012345, 1e-4)):
         with level(isa):
@@ -199,11 +212,17 @@ def test_any_size(sizes, shared, transposed, dropout_p, isa):
     grad = torch.randn(sizes[0], sizes[1], sizes[4])
     seed = torch.tensor(3) if dropout_p else None
     with level(isa):
-        ours = value_and_grads(lambda *t: tanh_attention(*t, 0.3, dropout_p=dropout_p, seed=seed), (q, k, v), grad)
+        ours = value_and_grads(
+            lambda *t: tanh_attention(*t, 0.3, dropout_p=dropout_p, seed=seed), (q, k, v), grad
+        )
     exact = [t.double() for t in (q, k, v)]
-    oracle = value_and_grads(lambda *t: reference.tanh_attention(*t, 0.3, dropout_p, seed), exact, grad)
+    oracle = value_and_grads(
+        lambda *t: reference.tanh_attention(*t, 0.3, dropout_p, seed), exact, grad
+    )
     for mine, theirs in zip(ours, oracle, strict=True):
-        torch.testing.assert_close(mine.double(), theirs, rtol=2e-5, atol=2e-5 * theirs.abs().max().item())
+        torch.testing.assert_close(
+            mine.double(), theirs, rtol=2e-5, atol=2e-5 * theirs.abs().max().item()
+        )
 
 
 @settings(max_examples=20, deadline=None)
@@ -223,7 +242,9 @@ def test_any_layer(batch, n, dims, k):
     grads = [torch.randn_like(x) for x in inputs]
     maps = expected[len(dims) :]
     ours = cpu.joint_coattention_backward(grads, maps, *args)
-    for mine, theirs in zip(ours, reference.joint_coattention_backward(grads, maps, *args), strict=True):
+    for mine, theirs in zip(
+        ours, reference.joint_coattention_backward(grads, maps, *args), strict=True
+    ):
         torch.testing.assert_close(mine, theirs)
 
 
@@ -232,17 +253,25 @@ def test_any_layer(batch, n, dims, k):
 def test_visual_reduction_reads_any_strides(shape, regions_need_grad):
     samples, regions, width = shape
     count = 2 if regions_need_grad else 1
-    for stored in (torch.randn(samples, width, regions).mT, torch.randn(samples, regions, width + 3)[..., 1:-2]):
+    for stored in (
+        torch.randn(samples, width, regions).mT,
+        torch.randn(samples, regions, width + 3)[..., 1:-2],
+    ):
         inputs, grad = (torch.randn(width, samples).mT, stored), stored[:, 0]
         exact = [t.double() for t in inputs]
         oracle = value_and_grads(lambda q, r: reference.visual_reduction(q, r, 0.2)[0], exact, grad)
         plain = value_and_grads(lambda q, r: reference.visual_reduction(q, r, 0.2)[0], inputs, grad)
-        leaves = [inputs[0].clone().requires_grad_(), stored.detach().requires_grad_(regions_need_grad)]
+        leaves = [
+            inputs[0].clone().requires_grad_(),
+            stored.detach().requires_grad_(regions_need_grad),
+        ]
         out = visual_reduction(*leaves, 0.2, backend="cpu")
         grads = torch.autograd.grad(out, leaves[:count], grad)
         torch.testing.assert_close(out.double(), oracle[0], rtol=1e-5, atol=1e-5)
         assert_as_good_as_torch(("out",), [out.detach()], plain[:1], oracle[:1], 2)
-        assert_as_good_as_torch(("dq", "dk")[:count], grads, plain[1 : count + 1], oracle[1 : count + 1], 3)
+        assert_as_good_as_torch(
+            ("dq", "dk")[:count], grads, plain[1 : count + 1], oracle[1 : count + 1], 3
+        )
         if regions_need_grad:
             torch.testing.assert_close(grads[1].double(), oracle[2], rtol=1e-4, atol=1e-5)
 
@@ -250,7 +279,9 @@ def test_visual_reduction_reads_any_strides(shape, regions_need_grad):
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize("op", OPS)
 def test_any_number_of_threads_gives_the_same_bits(op, dropout_p):
-    function, inputs = every_op(torch.float32, dropout_p, torch.tensor(5) if dropout_p else None)[op]
+    function, inputs = every_op(torch.float32, dropout_p, torch.tensor(5) if dropout_p else None)[
+        op
+    ]
     grad = torch.randn_like(function(*inputs, backend="cpu"))
     results = []
     for count in (1, 2, 8):
@@ -263,10 +294,14 @@ def test_any_number_of_threads_gives_the_same_bits(op, dropout_p):
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize("op", OPS)
 def test_every_element_of_every_result_is_written(op, dropout_p, monkeypatch):
-    function, inputs = every_op(torch.float32, dropout_p, torch.tensor(5) if dropout_p else None)[op]
+    function, inputs = every_op(torch.float32, dropout_p, torch.tensor(5) if dropout_p else None)[
+        op
+    ]
     grad = torch.randn_like(function(*inputs, backend="cpu"))
     poisoned = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda t, *a, **k: poisoned(t, *a, **k).fill_(float("nan")))
+    monkeypatch.setattr(
+        torch.Tensor, "new_empty", lambda t, *a, **k: poisoned(t, *a, **k).fill_(float("nan"))
+    )
     for value in value_and_grads(lambda *t: function(*t, backend="cpu"), inputs, grad):
         assert value.isfinite().all()
 
@@ -309,7 +344,11 @@ def test_status_codes_become_words():
 def test_the_environment_variable_selects_the_instruction_set(isa):
     code = "import jca_fast.kernels.cpu as c; print(c.describe())"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(JCA_FAST_ISA=isa)
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(JCA_FAST_ISA=isa),
     )
     assert done.stdout.startswith(isa + " ")
 
@@ -320,7 +359,11 @@ def test_an_unknown_instruction_set_is_a_reason_in_words():
         "print(explain(t, t, t)); from jca_fast.functional import tanh_attention; tanh_attention(t, t, t, 1.0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment(JCA_FAST_ISA="v9")
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(JCA_FAST_ISA="v9"),
     )
     assert "JCA_FAST_ISA='v9' is not among" in done.stdout
     assert "reference  chosen" in done.stdout

@@ -31,7 +31,9 @@ def _small_blocks(monkeypatch):
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     root = tmp_path_factory.mktemp("planted")
-    return synthesize(root, num_clips=301, num_noisy=3, audio_dim=8, visual_dim=6, grid=(4, 4), seed=1)
+    return synthesize(
+        root, num_clips=301, num_noisy=3, audio_dim=8, visual_dim=6, grid=(4, 4), seed=1
+    )
 
 
 @pytest.fixture
@@ -42,7 +44,9 @@ def root(planted, tmp_path):
 
 def contents(folder):
     """The bytes of every file but the manifest, which holds times and a path."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "prepared.json"}
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "prepared.json"
+    }
 
 
 def edit(root, row=7, value=1.5):
@@ -54,7 +58,10 @@ def edit(root, row=7, value=1.5):
 def test_dataset_reads_the_cache_by_itself(root, planted, split):
     before = AVEDataset(planted, split)
     reports = prepare(root)
-    after, alone = AVEDataset(root, split), AVEDataset(root / "prepared", split, weak=split == "train")
+    after, alone = (
+        AVEDataset(root, split),
+        AVEDataset(root / "prepared", split, weak=split == "train"),
+    )
     assert after.root == alone.root == root / "prepared"
     assert torch.equal(after.labels, before.labels)
     for i in range(len(before)):
@@ -75,12 +82,17 @@ def test_float16_says_what_was_rounded(root, planted):
     assert report.inexact == (cast.astype(np.float64) != exact).sum() > 0
     assert report.largest_error == np.abs(cast.astype(np.float64) - exact).max()
     assert "of the values rounded, by at most" in str(report)
-    assert torch.equal(AVEDataset(root)[0][1], torch.from_numpy(cast[AVEDataset(root).indices[0]]).float())
+    assert torch.equal(
+        AVEDataset(root)[0][1], torch.from_numpy(cast[AVEDataset(root).indices[0]]).float()
+    )
 
 
 def test_float16_overflow_is_an_error_and_leaves_nothing(root):
     edit(root, value=70000.0)
-    with pytest.raises(ValueError, match=r"rows 6 to 7: found the value 70000; needed: at most 65504, .*use float32"):
+    with pytest.raises(
+        ValueError,
+        match=r"rows 6 to 7: found the value 70000; needed: at most 65504, .*use float32",
+    ):
         prepare(root, dtype="float16")
     assert not list(root.glob("prepared*"))
     prepare(root)
@@ -114,7 +126,9 @@ def kill_while_preparing(root, blocks=20):
 
 
 @pytest.mark.parametrize("harm", ["none", "last block lost", "journal lost"])
-def test_killed_run_goes_on_and_ends_with_the_same_bytes(root, planted, tmp_path, monkeypatch, harm):
+def test_killed_run_goes_on_and_ends_with_the_same_bytes(
+    root, planted, tmp_path, monkeypatch, harm
+):
     prepare(planted, tmp_path / "whole")
     kill_while_preparing(root)
     with pytest.raises((FileNotFoundError, ValueError)):  # half a cache is never taken for one
@@ -126,7 +140,9 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(root, planted, tmp_path
     if harm == "journal lost":
         journal.write_text("")
     cast = []
-    monkeypatch.setattr(casting, "cast_block", lambda *a, real=casting.cast_block: cast.append(a[2]) or real(*a))
+    monkeypatch.setattr(
+        casting, "cast_block", lambda *a, real=casting.cast_block: cast.append(a[2]) or real(*a)
+    )
     prepare(root)
     assert contents(root / "prepared") == contents(tmp_path / "whole")
     total = (root / "prepared" / "prepared.json").read_text().count('"cache"')
@@ -141,7 +157,8 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(root, planted, tmp_path
 def test_half_made_cache_of_another_dtype_or_source(root):
     kill_while_preparing(root)
     with pytest.raises(
-        ValueError, match="half-made cache of another source or dtype; needed: delete it, or --overwrite"
+        ValueError,
+        match="half-made cache of another source or dtype; needed: delete it, or --overwrite",
     ):
         prepare(root, dtype="float16")
     edit(root)
@@ -156,7 +173,9 @@ def test_finished_cache_is_left_alone(root):
     stamp = (root / "prepared" / "visual_feature.npy").stat().st_mtime_ns
     assert prepare(root) == first
     assert (root / "prepared" / "visual_feature.npy").stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match="holds a float32 cache; needed: another --out for float16, or --overwrite"):
+    with pytest.raises(
+        ValueError, match="holds a float32 cache; needed: another --out for float16, or --overwrite"
+    ):
         prepare(root, dtype="float16")
     prepare(root, dtype="float16", overwrite=True)
     assert np.load(root / "prepared" / "visual_feature.npy").dtype == np.float16
@@ -166,9 +185,13 @@ def test_finished_cache_is_left_alone(root):
 def test_stale_cache_is_refused_until_made_anew(root):
     prepare(root)
     edit(root)
-    with pytest.raises(ValueError, match=r"stale: .*visual_feature.h5 was written to since.*data prepare"):
+    with pytest.raises(
+        ValueError, match=r"stale: .*visual_feature.h5 was written to since.*data prepare"
+    ):
         AVEDataset(root)
-    with pytest.raises(ValueError, match=r"stale: .*visual_feature.h5 was written to since. Needed: --overwrite"):
+    with pytest.raises(
+        ValueError, match=r"stale: .*visual_feature.h5 was written to since. Needed: --overwrite"
+    ):
         prepare(root)
     prepare(root, overwrite=True)
     assert AVEDataset(root).root == root / "prepared"

@@ -19,7 +19,9 @@ from jca_fast.data.files import write_h5
 def planted(tmp_path_factory):
     """A small set, with noisy clips; never written to."""
     root = tmp_path_factory.mktemp("planted")
-    return synthesize(root, num_clips=80, num_noisy=3, audio_dim=8, visual_dim=6, grid=(2, 2), seed=5)
+    return synthesize(
+        root, num_clips=80, num_noisy=3, audio_dim=8, visual_dim=6, grid=(2, 2), seed=5
+    )
 
 
 @pytest.fixture
@@ -29,7 +31,11 @@ def root(planted, tmp_path):
 
 
 def found(root, level, **options):
-    return [f"{finding.file}: {finding.text}" for finding in check(root, **options) if finding.level == level]
+    return [
+        f"{finding.file}: {finding.text}"
+        for finding in check(root, **options)
+        if finding.level == level
+    ]
 
 
 def stored(root, stem):
@@ -74,20 +80,38 @@ DAMAGE = {
         lambda r: (r / "visual_feature.h5").unlink(),
         "visual_feature.h5: missing; needed: dataset 'avadataset'",
     ),
-    "truncated": (lambda r: os.truncate(r / "audio_feature.h5", 3000), "audio_feature.h5: not a whole HDF5 file"),
-    "dataset": (lambda r: rewrite(r, "labels", [1.0], "x"), "labels.h5: found datasets ['x']; needed: dataset 'avada"),
-    "clips": (lambda r: rewrite(r, "audio_feature", np.ones((79, 10, 8))), "clips: their number differs: 79 in audio"),
-    "segments": (lambda r: rewrite(r, "audio_feature", np.ones((80, 9, 8))), "segments: their number differs: 9 in a"),
+    "truncated": (
+        lambda r: os.truncate(r / "audio_feature.h5", 3000),
+        "audio_feature.h5: not a whole HDF5 file",
+    ),
+    "dataset": (
+        lambda r: rewrite(r, "labels", [1.0], "x"),
+        "labels.h5: found datasets ['x']; needed: dataset 'avada",
+    ),
+    "clips": (
+        lambda r: rewrite(r, "audio_feature", np.ones((79, 10, 8))),
+        "clips: their number differs: 79 in audio",
+    ),
+    "segments": (
+        lambda r: rewrite(r, "audio_feature", np.ones((80, 9, 8))),
+        "segments: their number differs: 9 in a",
+    ),
     "noisy": (
         lambda r: rewrite(r, "labels_noisy", np.ones((4, 29))),
         "clips: their number differs: 3 in audio_feature",
     ),
-    "NaN": (lambda r: edit(r, "visual_feature", (0, 1, 1, 1, 1), np.nan), "visual_feature.h5: NaN in row 0;"),
+    "NaN": (
+        lambda r: edit(r, "visual_feature", (0, 1, 1, 1, 1), np.nan),
+        "visual_feature.h5: NaN in row 0;",
+    ),
     "infinite": (
         lambda r: edit(r, "audio_feature", (79, 1, 1), -np.inf),
         "audio_feature.h5: infinite values in row 79",
     ),
-    "labels": (lambda r: edit(r, "labels", (4, 2), 1.0), "labels.h5: not one class per segment in row 4"),
+    "labels": (
+        lambda r: edit(r, "labels", (4, 2), 1.0),
+        "labels.h5: not one class per segment in row 4",
+    ),
     "labels shape": (
         lambda r: rewrite(r, "labels", np.eye(7)[np.zeros((80, 10), int)]),
         "found shape (80, 10, 7); nee",
@@ -95,10 +119,19 @@ DAMAGE = {
     "annotations": (lambda r: lines(r, shift), "labels.h5: not as Annotations.txt says in row 1"),
     "annotation row": (lambda r: lines(r, lambda x: [*x[:3], "?"]), "Annotations.txt: "),
     "annotation rows": (lambda r: lines(r, lambda x: x[:-1]), "79 in Annotations.txt"),
-    "late": (lambda r: lines(r, lambda x: ["Bark&x&good&0&12", *x[1:]]), "events that end after segment 10 in row 0"),
+    "late": (
+        lambda r: lines(r, lambda x: ["Bark&x&good&0&12", *x[1:]]),
+        "events that end after segment 10 in row 0",
+    ),
     "range": (lambda r: edit(r, "val_order", 0, 80, "order"), "val_order.h5: "),
-    "repeat": (lambda r: rewrite(r, "val_order", [3, 3, 4], "order"), "val_order.h5: 3 clips, 1 of them repeated"),
-    "planted": (lambda r: edit(r, "planted", (6, slice(None)), 0, "audible"), "planted.h5: not as the labels say in r"),
+    "repeat": (
+        lambda r: rewrite(r, "val_order", [3, 3, 4], "order"),
+        "val_order.h5: 3 clips, 1 of them repeated",
+    ),
+    "planted": (
+        lambda r: edit(r, "planted", (6, slice(None)), 0, "audible"),
+        "planted.h5: not as the labels say in r",
+    ),
     "manifest": (lambda r: (r / "prepared.json").write_text("[]"), "prepared cache: "),
 }
 
@@ -120,13 +153,19 @@ def test_overlap_of_splits(root):
 def test_peculiarities_are_notes(root):
     def change(rows):
         bark, other = (row.split("&") for row in (rows[0], rows[-1]))
-        return ["&".join([bark[0], "twin", "good", "4", "4"]), *rows[1:-1], "&".join([other[0], "twin", *other[2:]])]
+        return [
+            "&".join([bark[0], "twin", "good", "4", "4"]),
+            *rows[1:-1],
+            "&".join([other[0], "twin", *other[2:]]),
+        ]
 
     lines(root, change)
     edit(root, "visual_feature", (0, 0, 0, 0, 0), -1.0)
     edit(root, "audio_feature", 79, 0.0)
     rewrite(root, "test_order", stored(root, "test_order")[:-1], "order")
-    rewrite(root, "visual_feature_noisy", np.ones((3, 10, 2, 2, 6)), chunks=True, compression="gzip")
+    rewrite(
+        root, "visual_feature_noisy", np.ones((3, 10, 2, 2, 6)), chunks=True, compression="gzip"
+    )
     (root / "labels_closs.h5").unlink()
     notes = "\n".join(found(root, "note"))
     for words in (

@@ -24,7 +24,9 @@ from jca_fast.data.files import write_h5
 def planted(tmp_path_factory):
     """A small set, with noisy clips; never written to."""
     root = tmp_path_factory.mktemp("planted")
-    return synthesize(root, num_clips=24, num_noisy=5, audio_dim=8, visual_dim=6, grid=(3, 2), seed=3)
+    return synthesize(
+        root, num_clips=24, num_noisy=5, audio_dim=8, visual_dim=6, grid=(3, 2), seed=3
+    )
 
 
 @pytest.fixture
@@ -45,7 +47,9 @@ def test_items_are_the_stored_clips_in_split_order(planted, split):
     assert not np.array_equal(order, np.sort(order))  # as in the published splits
     assert len(dataset) == len(order) == len(list(dataset))
     assert dataset.indices.tolist() == order.tolist()
-    audio, visual, labels = (stored(planted, stem) for stem in ("audio_feature", "visual_feature", "labels"))
+    audio, visual, labels = (
+        stored(planted, stem) for stem in ("audio_feature", "visual_feature", "labels")
+    )
     assert audio.dtype == visual.dtype == np.float64
     assert torch.equal(dataset.labels, torch.from_numpy(labels[order]))
     for i, row in enumerate(order):
@@ -81,9 +85,13 @@ def test_weak_labels_and_noisy_clips(planted):
     assert len(dataset) == n + 5
     assert dataset[0][2].shape == (29,)
     assert dataset.indices[n:].tolist() == [24, 25, 26, 27, 28]
-    assert torch.equal(dataset.labels[:n], torch.from_numpy(stored(planted, "mil_labels"))[dataset.indices[:n]])
+    assert torch.equal(
+        dataset.labels[:n], torch.from_numpy(stored(planted, "mil_labels"))[dataset.indices[:n]]
+    )
     assert (dataset.labels[n:].argmax(dim=1) == 28).all()
-    assert np.array_equal(dataset[n + 1][1].numpy(), stored(planted, "visual_feature_noisy")[1].astype(np.float32))
+    assert np.array_equal(
+        dataset[n + 1][1].numpy(), stored(planted, "visual_feature_noisy")[1].astype(np.float32)
+    )
     assert len(AVEDataset(planted, "train", weak=True, noisy=False)) == n
     assert len(AVEDataset(planted, "val", weak=True)) == len(AVEDataset(planted, "val"))
 
@@ -100,7 +108,11 @@ def test_real_labels_and_splits(shared, tmp_path):
         shutil.copyfile(ave / name, tmp_path / name)
     virtual_features(tmp_path, 4143)
     labels = segment_labels(read_annotations(ave / "Annotations.txt"))
-    for split, size, background in (("train", 3339, 0.169), ("val", 402, 0.182), ("test", 402, 0.178)):
+    for split, size, background in (
+        ("train", 3339, 0.169),
+        ("val", 402, 0.182),
+        ("test", 402, 0.178),
+    ):
         dataset = AVEDataset(tmp_path, split)
         assert len(dataset) == size
         assert np.array_equal(dataset.labels.numpy(), labels[dataset.indices.numpy()])
@@ -169,14 +181,26 @@ def truncate(path):
 
 
 DAMAGE = {
-    "missing": (lambda r: (r / "visual_feature.h5").unlink(), FileNotFoundError, ["visual_feature.h5", "'avadataset'"]),
-    "no order": (lambda r: (r / "train_order.h5").unlink(), FileNotFoundError, ["train_order.h5", "dataset 'order'"]),
+    "missing": (
+        lambda r: (r / "visual_feature.h5").unlink(),
+        FileNotFoundError,
+        ["visual_feature.h5", "'avadataset'"],
+    ),
+    "no order": (
+        lambda r: (r / "train_order.h5").unlink(),
+        FileNotFoundError,
+        ["train_order.h5", "dataset 'order'"],
+    ),
     "truncated": (
         lambda r: truncate(r / "visual_feature.h5"),
         ValueError,
         ["visual_feature.h5: not a whole HDF5 file"],
     ),
-    "not h5": (lambda r: (r / "labels.h5").write_bytes(b"<html>"), ValueError, ["labels.h5: not a whole HDF5 file, 6"]),
+    "not h5": (
+        lambda r: (r / "labels.h5").write_bytes(b"<html>"),
+        ValueError,
+        ["labels.h5: not a whole HDF5 file, 6"],
+    ),
     "dataset": (
         lambda r: rewrite(r, "audio_feature", np.zeros((24, 10, 8)), "features"),
         ValueError,
@@ -185,9 +209,16 @@ DAMAGE = {
     "axes": (
         lambda r: rewrite(r, "visual_feature", np.zeros((24, 10, 512))),
         ValueError,
-        ["visual_feature.h5, dataset 'avadataset': found shape (24, 10, 512), float64", "(clips, segments, 7, 7, d_v)"],
+        [
+            "visual_feature.h5, dataset 'avadataset': found shape (24, 10, 512), float64",
+            "(clips, segments, 7, 7, d_v)",
+        ],
     ),
-    "empty": (lambda r: rewrite(r, "audio_feature", np.zeros((0, 10, 8))), ValueError, ["found shape (0, 10, 8)"]),
+    "empty": (
+        lambda r: rewrite(r, "audio_feature", np.zeros((0, 10, 8))),
+        ValueError,
+        ["found shape (0, 10, 8)"],
+    ),
     "text": (
         lambda r: rewrite(r, "audio_feature", np.full((24, 10, 8), b"x")),
         ValueError,
@@ -196,7 +227,11 @@ DAMAGE = {
     "clips differ": (
         lambda r: rewrite(r, "audio_feature", np.zeros((23, 10, 8))),
         ValueError,
-        ["visual_feature.h5", "found (24, 10) (clips, segments); needed: (23, 10), as in", "audio_feature.h5"],
+        [
+            "visual_feature.h5",
+            "found (24, 10) (clips, segments); needed: (23, 10), as in",
+            "audio_feature.h5",
+        ],
     ),
     "labels differ": (
         lambda r: rewrite(r, "labels", np.zeros((24, 9, 29), np.float32)),
@@ -208,7 +243,11 @@ DAMAGE = {
         ValueError,
         ["train_order.h5, dataset 'order': found row 24 at position 1; needed: rows from 0 to 23"],
     ),
-    "row negative": (lambda r: rewrite(r, "train_order", np.array([-1]), "order"), ValueError, ["found row -1"]),
+    "row negative": (
+        lambda r: rewrite(r, "train_order", np.array([-1]), "order"),
+        ValueError,
+        ["found row -1"],
+    ),
     "order of floats": (
         lambda r: rewrite(r, "train_order", np.zeros(3), "order"),
         ValueError,
@@ -238,7 +277,9 @@ def test_truncated_npy(root, planted):
 def test_npy_in_fortran_order(root, planted):
     (root / "audio_feature.h5").unlink()
     np.save(root / "audio_feature.npy", np.asfortranarray(stored(planted, "audio_feature")))
-    with pytest.raises(ValueError, match=r"audio_feature.npy: found an array in Fortran order; needed: C order"):
+    with pytest.raises(
+        ValueError, match=r"audio_feature.npy: found an array in Fortran order; needed: C order"
+    ):
         AVEDataset(root, "train")
 
 
@@ -255,7 +296,11 @@ def test_import_is_lean():
     code = "import sys, jca_fast.data, jca_fast.data.cli; print(sorted({'h5py', 'tqdm'} & set(sys.modules)))"
     path = os.pathsep.join([str(Path.cwd()), *sys.path])
     result = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout.strip() == "[]"
 

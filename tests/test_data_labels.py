@@ -58,16 +58,30 @@ def test_command_writes_the_published_values_and_always_the_same_file(shared, tm
     for run in ("a", "b"):
         (tmp_path / run).mkdir()
         out, mil, foreground = (str(tmp_path / run / name) for name in names)
-        args = ["data", "labels", str(ave / "Annotations.txt"), "-o", out, "--mil", mil, "--foreground", foreground]
+        args = [
+            "data",
+            "labels",
+            str(ave / "Annotations.txt"),
+            "-o",
+            out,
+            "--mil",
+            mil,
+            "--foreground",
+            foreground,
+        ]
         assert main(args) == 0
-        hashes.append([hashlib.sha256((tmp_path / run / name).read_bytes()).hexdigest() for name in names])
+        hashes.append(
+            [hashlib.sha256((tmp_path / run / name).read_bytes()).hexdigest() for name in names]
+        )
     assert hashes[0] == hashes[1]
     for name in names:
         assert same_bits(values(tmp_path / "a" / name), values(ave / name))
     with h5py.File(tmp_path / "a" / "labels.h5") as file:
         assert file["avadataset"].chunks is None
     assert "(4143, 10, 29) float32" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(names)  # no temporary file stays
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(
+        names
+    )  # no temporary file stays
 
 
 events_of_ten = st.builds(
@@ -92,7 +106,9 @@ def test_label_rule_segment_by_segment(events):
 
 @given(st.lists(events_of_ten, min_size=1, max_size=5))
 def test_lines_read_back_as_written(tmp_path_factory, events):
-    path = write(tmp_path_factory.mktemp("lines") / "A.txt", "\n".join(event.line() for event in events))
+    path = write(
+        tmp_path_factory.mktemp("lines") / "A.txt", "\n".join(event.line() for event in events)
+    )
     assert read_annotations(path) == events
 
 
@@ -100,7 +116,10 @@ def test_lines_read_back_as_written(tmp_path_factory, events):
 @pytest.mark.parametrize("head", ["", "Category&VideoID&Quality&StartTime&EndTime\n", "\ufeff"])
 def test_harmless_variants_of_the_file(tmp_path, head, end):
     path = write(tmp_path / "A.txt", f"{head}Bark&a_-1&good&0&10\nTruck&b&good&0&0{end}")
-    assert read_annotations(path) == [Event("Bark", "a_-1", "good", 0, 10), Event("Truck", "b", "good", 0, 0)]
+    assert read_annotations(path) == [
+        Event("Bark", "a_-1", "good", 0, 10),
+        Event("Truck", "b", "good", 0, 0),
+    ]
 
 
 def test_event_without_length_is_background_but_named_by_clip():

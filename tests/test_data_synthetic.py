@@ -53,12 +53,18 @@ def test_published_layout(tmp_path):
             assert (file["avadataset"].shape, file["avadataset"].dtype) == (shape, np.float64)
             assert file["avadataset"].chunks is None
             values = file["avadataset"][:]
-        assert np.array_equal(values.astype(np.float32), values)  # as the real ones, exact in float32
+        assert np.array_equal(
+            values.astype(np.float32), values
+        )  # as the real ones, exact in float32
         assert values.min() == 0
-    assert sorted(np.concatenate([stored(tmp_path, f"{s}_order", "order") for s in ("train", "val", "test")])) == [
-        *range(40)
+    assert sorted(
+        np.concatenate([stored(tmp_path, f"{s}_order", "order") for s in ("train", "val", "test")])
+    ) == [*range(40)]
+    assert [len(stored(tmp_path, f"{s}_order", "order")) for s in ("train", "val", "test")] == [
+        28,
+        6,
+        6,
     ]
-    assert [len(stored(tmp_path, f"{s}_order", "order")) for s in ("train", "val", "test")] == [28, 6, 6]
     events = read_annotations(tmp_path / "Annotations.txt")
     assert np.array_equal(stored(tmp_path, "labels"), segment_labels(events))
     assert {event.category for event in events} == set(CATEGORIES[:28])
@@ -70,36 +76,59 @@ def test_equal_arguments_give_equal_files(tmp_path):
         synthesize(tmp_path / name, num_clips=12, num_noisy=2, seed=seed, **TINY)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     a, c = contents(tmp_path / "a"), contents(tmp_path / "c")
-    assert all(a[name] != c[name] for name in ("visual_feature.h5", "audio_feature.h5", "train_order.h5"))
+    assert all(
+        a[name] != c[name] for name in ("visual_feature.h5", "audio_feature.h5", "train_order.h5")
+    )
 
 
 def test_a_clip_does_not_depend_on_the_others(tmp_path):
     rows = [f"{CATEGORIES[i]}&{i}&good&{i % 3}&{9 - i % 4}\n" for i in range(20)]
     (tmp_path / "A.txt").write_text("".join(rows))
-    (tmp_path / "B.txt").write_text("".join([*rows[5::-1], *rows[6:12]]))  # rows 6..11 stay where they are
+    (tmp_path / "B.txt").write_text(
+        "".join([*rows[5::-1], *rows[6:12]])
+    )  # rows 6..11 stay where they are
     for name in "AB":
         synthesize(tmp_path / name, annotations=tmp_path / f"{name}.txt", **TINY)
-    assert np.array_equal(stored(tmp_path / "A", "visual_feature")[6:12], stored(tmp_path / "B", "visual_feature")[6:])
+    assert np.array_equal(
+        stored(tmp_path / "A", "visual_feature")[6:12], stored(tmp_path / "B", "visual_feature")[6:]
+    )
     world = World(28, 10, 8, 6, (3, 2))
-    assert np.array_equal(stored(tmp_path / "A", "audio_feature")[7], draw_clip(world, 7, 7, 1, 6).audio.astype(float))
+    assert np.array_equal(
+        stored(tmp_path / "A", "audio_feature")[7], draw_clip(world, 7, 7, 1, 6).audio.astype(float)
+    )
 
 
 def test_float32_has_the_same_values(tmp_path):
     for dtype in ("float64", "float32"):
         synthesize(tmp_path / dtype, num_clips=9, dtype=dtype, **TINY)
-    small, large = stored(tmp_path / "float32", "visual_feature"), stored(tmp_path / "float64", "visual_feature")
+    small, large = (
+        stored(tmp_path / "float32", "visual_feature"),
+        stored(tmp_path / "float64", "visual_feature"),
+    )
     assert small.dtype == np.float32
     assert np.array_equal(small, large)
 
 
 def test_real_annotations_and_splits(shared, tmp_path):
     ave = shared / "data" / "ave"
-    synthesize(tmp_path, annotations=ave / "Annotations.txt", orders=ave, audio_dim=2, visual_dim=2, grid=(2, 2))
+    synthesize(
+        tmp_path,
+        annotations=ave / "Annotations.txt",
+        orders=ave,
+        audio_dim=2,
+        visual_dim=2,
+        grid=(2, 2),
+    )
     for stem in ("labels", "mil_labels", "labels_closs"):
         assert np.array_equal(stored(tmp_path, stem), stored(ave, stem))
     for split in ("train", "val", "test"):
-        assert np.array_equal(stored(tmp_path, f"{split}_order", "order"), stored(ave, f"{split}_order", "order"))
-    audible, visible = stored(tmp_path, "planted", "audible"), stored(tmp_path, "planted", "visible")
+        assert np.array_equal(
+            stored(tmp_path, f"{split}_order", "order"), stored(ave, f"{split}_order", "order")
+        )
+    audible, visible = (
+        stored(tmp_path, "planted", "audible"),
+        stored(tmp_path, "planted", "visible"),
+    )
     background = stored(tmp_path, "labels")[:, :, 28]
     assert np.array_equal(audible & visible, 1 - background)
     for kind in (audible > visible, audible < visible, (audible | visible) == 0):
@@ -114,7 +143,9 @@ def test_event_is_heard_and_seen(clips):
         assert np.array_equal(clip.position.any(axis=1), clip.visible.astype(bool))
         for place in clip.position[clip.visible == 1].reshape(-1, 7, 7):
             rows, columns = np.flatnonzero(place.any(axis=1)), np.flatnonzero(place.any(axis=0))
-            assert place.sum() == len(rows) * len(columns)  # one block, two or three regions each way
+            assert place.sum() == len(rows) * len(
+                columns
+            )  # one block, two or three regions each way
             assert (np.ptp(rows), np.ptp(columns)) in [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
@@ -143,7 +174,9 @@ def test_features_show_what_was_planted(clips):
 
 def test_distractors_are_other_classes(clips):
     for i, clip in enumerate(clips[1]):
-        present = [i % 28, *clip.silent_objects] + [clip.offscreen_sound] * (clip.offscreen_sound >= 0)
+        present = [i % 28, *clip.silent_objects] + [clip.offscreen_sound] * (
+            clip.offscreen_sound >= 0
+        )
         assert len(set(present)) == len(present)
     assert 0.35 < np.mean([clip.offscreen_sound >= 0 for clip in clips[1]]) < 0.65
 
@@ -175,26 +208,35 @@ def test_scale_and_sparsity_of_pictures(clips):
 
 
 def test_settings_are_stored(tmp_path):
-    synthesize(tmp_path, num_clips=8, seed=2**64 - 1, noise=1.5, distractors=0, offscreen=0.0, **TINY)
+    synthesize(
+        tmp_path, num_clips=8, seed=2**64 - 1, noise=1.5, distractors=0, offscreen=0.0, **TINY
+    )
     with h5py.File(tmp_path / "planted.h5") as file:
         settings = json.loads(file.attrs["settings"])
         assert file["silent_objects"].shape == (8, 0)
         assert (file["offscreen_sound"][:] == -1).all()
         assert file["position"].shape == (8, 10, 6)
-    assert settings.items() >= {"seed": 2**64 - 1, "noise": 1.5, "distractors": 0, "grid": [3, 2]}.items()
+    assert (
+        settings.items()
+        >= {"seed": 2**64 - 1, "noise": 1.5, "distractors": 0, "grid": [3, 2]}.items()
+    )
 
 
 def test_noise_makes_it_harder():
     def separation(noise):
         world = World(noise=noise)
         clip = draw_clip(world, 0, 0, 0, 10)
-        return cosine(clip.visual.reshape(10, 49, -1), world.visual_prototypes[0])[clip.position == 1].mean()
+        return cosine(clip.visual.reshape(10, 49, -1), world.visual_prototypes[0])[
+            clip.position == 1
+        ].mean()
 
     assert separation(0.5) > separation(1.0) + 0.1 > separation(2.0) + 0.2
 
 
 def test_other_sizes(tmp_path):
-    synthesize(tmp_path, num_clips=8, num_segments=1, audio_dim=1, visual_dim=1, grid=(2, 2), distractors=3)
+    synthesize(
+        tmp_path, num_clips=8, num_segments=1, audio_dim=1, visual_dim=1, grid=(2, 2), distractors=3
+    )
     assert stored(tmp_path, "visual_feature").shape == (8, 1, 2, 2, 1)
     assert stored(tmp_path, "labels").shape == (8, 1, 29)
 
@@ -286,6 +328,14 @@ def test_command_takes_every_option(tmp_path, capsys):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert main([*args, *options.split()]) == 2
     assert "already holds" in capsys.readouterr().err
-    rows = ["data", "synth", str(tmp_path / "c"), "--annotations", str(tmp_path / "a" / "Annotations.txt")]
+    rows = [
+        "data",
+        "synth",
+        str(tmp_path / "c"),
+        "--annotations",
+        str(tmp_path / "a" / "Annotations.txt"),
+    ]
     assert main([*rows, "--orders", str(tmp_path / "a"), "--visual-dim", "2"]) == 0
-    assert np.array_equal(stored(tmp_path / "c", "val_order", "order"), stored(tmp_path / "a", "val_order", "order"))
+    assert np.array_equal(
+        stored(tmp_path / "c", "val_order", "order"), stored(tmp_path / "a", "val_order", "order")
+    )

@@ -21,7 +21,19 @@ def ran(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "nested" / "out"
     threads = torch.get_num_threads()
     with contextlib.redirect_stdout(io.StringIO()) as text:
-        status = main(["demo", "--clips", str(CLIPS), "--epochs", str(EPOCHS), "--seed", str(SEED), "--out", str(out)])
+        status = main(
+            [
+                "demo",
+                "--clips",
+                str(CLIPS),
+                "--epochs",
+                str(EPOCHS),
+                "--seed",
+                str(SEED),
+                "--out",
+                str(out),
+            ]
+        )
     assert status == 0
     assert torch.get_num_threads() == threads
     return out, text.getvalue().rstrip("\n")
@@ -53,10 +65,16 @@ def test_numbers_pictures_and_logs_are_written(ran):
     assert summary["status"] == "finished"
     assert sorted(summary["accuracy"]) == ["audio only", "joint", "visual only"]
     assert 0 < summary["pointing_game"]["chance"] < 0.5
-    assert {entry.split(":")[0] for entry in summary["backends"]} == {"visual_reduction", "joint_coattention"}
+    assert {entry.split(":")[0] for entry in summary["backends"]} == {
+        "visual_reduction",
+        "joint_coattention",
+    }
     assert len(summary["pictures"]) == 9
     assert sorted(map(str, (out / "pictures").iterdir())) == sorted(summary["pictures"])
-    assert all("epoch 1/1" in (out / kind / "train.log").read_text() for kind in ("both", "audio", "visual"))
+    assert all(
+        "epoch 1/1" in (out / kind / "train.log").read_text()
+        for kind in ("both", "audio", "visual")
+    )
 
 
 def test_seed_fixes_data_weights_and_scores(ran, tmp_path):
@@ -65,7 +83,10 @@ def test_seed_fixes_data_weights_and_scores(ran, tmp_path):
     with demo.one_thread():
         result = demo.train_one(tmp_path, "both", EPOCHS, SEED)
     assert result["accuracy"] == json.loads((out / "demo.json").read_text())["accuracy"]["joint"]
-    first, second = (torch.load(folder / "both" / "best.pt", weights_only=True)["model"] for folder in (out, tmp_path))
+    first, second = (
+        torch.load(folder / "both" / "best.pt", weights_only=True)["model"]
+        for folder in (out, tmp_path)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -37,12 +37,17 @@ def test_mask_is_the_documented_function(seed):
 
 @pytest.mark.parametrize("seed", [7, -1, 2**62 + 12345])
 def test_a_seed_may_be_an_integer_or_a_tensor(seed):
-    found = [dropout_seed(0.5, given, None, torch.device("cpu")) for given in (seed, torch.tensor(seed))]
+    found = [
+        dropout_seed(0.5, given, None, torch.device("cpu")) for given in (seed, torch.tensor(seed))
+    ]
     assert [(t.item(), t.dtype, t.shape) for t in found] == [(seed, torch.int64, ())] * 2
 
 
 def test_mask_does_not_depend_on_the_size_of_the_matrix():
-    big, small = keep_mask(torch.tensor(5), 0.4, 4, 9, 100), keep_mask(torch.tensor(5), 0.4, 2, 6, 33)
+    big, small = (
+        keep_mask(torch.tensor(5), 0.4, 4, 9, 100),
+        keep_mask(torch.tensor(5), 0.4, 2, 6, 33),
+    )
     assert torch.equal(big[:2, :6, :33], small)
 
 
@@ -84,7 +89,9 @@ def test_fold_seed_wraps_and_keeps_index_zero():
 
 
 def test_drawn_seeds_follow_the_generator():
-    first, second = (draw_seed(torch.device("cpu"), torch.Generator().manual_seed(1)) for _ in range(2))
+    first, second = (
+        draw_seed(torch.device("cpu"), torch.Generator().manual_seed(1)) for _ in range(2)
+    )
     assert first == second
     assert first.dtype == torch.int64
     assert draw_seed(torch.device("cpu")) != draw_seed(torch.device("cpu"))

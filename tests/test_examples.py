@@ -15,10 +15,16 @@ LINES = {
     "drop_in": {"largest difference": (0, 1e-6)},
     "segment_events": {"segment accuracy": (0.8, 1)},
     "speaker_verification": {"EER": (0, 0.12), "minDCF": (0, 0.7)},
-    "three_modalities": {"CCC": (0.8, 1), "published layers as JointCoAttention, largest difference": (0, 1e-5)},
+    "three_modalities": {
+        "CCC": (0.8, 1),
+        "published layers as JointCoAttention, largest difference": (0, 1e-5),
+    },
     "utterance_classification": {"utterance accuracy": (0.7, 1)},
     "valence_arousal": {"valence CCC": (0.7, 1), "arousal CCC": (0.7, 1)},
-    "weak_supervision": {"video accuracy": (0.9, 1), "strongest segment lies in the event": (0.9, 1)},
+    "weak_supervision": {
+        "video accuracy": (0.9, 1),
+        "strongest segment lies in the event": (0.9, 1),
+    },
 }
 """What each program must print, and the range of the number behind it."""
 

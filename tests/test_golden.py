@@ -40,13 +40,18 @@ def load(folder: Path, name: str) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def weights_of(arrays: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    return {key[2:]: torch.from_numpy(value).to(dtype) for key, value in arrays.items() if key.startswith("w/")}
+    return {
+        key[2:]: torch.from_numpy(value).to(dtype)
+        for key, value in arrays.items()
+        if key.startswith("w/")
+    }
 
 
 def worst(pairs) -> float:
     """Largest error over all (ours, golden), each relative to the largest golden number of its tensor."""
     return max(
-        float(np.abs(ours.detach().numpy() - theirs).max() / max(np.abs(theirs).max(), 1e-30)) for ours, theirs in pairs
+        float(np.abs(ours.detach().numpy() - theirs).max() / max(np.abs(theirs).max(), 1e-30))
+        for ours, theirs in pairs
     )
 
 
@@ -59,7 +64,17 @@ def test_case(golden, backend, case, dtype, monkeypatch):
 
 def verify(golden: Path, case: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference folder's own comparison of one case: outputs, and gradients of inputs and weights."""
-    argv = ["verify.py", "--adapter", golden_adapter.__file__, "--set", "open", "--only", case, "--dtype", dtype]
+    argv = [
+        "verify.py",
+        "--adapter",
+        golden_adapter.__file__,
+        "--set",
+        "open",
+        "--only",
+        case,
+        "--dtype",
+        dtype,
+    ]
     monkeypatch.setattr(sys, "argv", argv)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
@@ -78,8 +93,14 @@ def test_dropout_sits_where_published(golden, dtype, bound, monkeypatch):
     exact, meta = load(golden, "R_dropmask_a.f64")
     arrays, _ = load(golden, f"R_dropmask_a.{dtype}")
     p = 0.3
-    masks = {key[5:].partition("#")[0]: torch.from_numpy(value) for key, value in exact.items() if key[:5] == "mask/"}
-    of_affinity = [masks.pop(f"dcn_layers.{i}.dense_coattn.dropouts.{j}") for i in range(2) for j in range(2)]
+    masks = {
+        key[5:].partition("#")[0]: torch.from_numpy(value)
+        for key, value in exact.items()
+        if key[:5] == "mask/"
+    }
+    of_affinity = [
+        masks.pop(f"dcn_layers.{i}.dense_coattn.dropouts.{j}") for i in range(2) for j in range(2)
+    ]
     drawn = iter(range(len(of_affinity)))
 
     def keep_mask(seed, rate, batch, rows, columns):
@@ -90,8 +111,12 @@ def test_dropout_sits_where_published(golden, dtype, bound, monkeypatch):
     monkeypatch.setenv("JCA_FAST_BACKEND", "reference")
     monkeypatch.setattr(checks, "draw_seed", lambda device, generator: torch.tensor(next(drawn)))
     monkeypatch.setattr(reference, "keep_mask", keep_mask)
-    monkeypatch.setattr(reference, "keep_scale", lambda rate: 1 / (1 - rate))  # ours is 4e-6 off: p is quantised
-    model = released.DCNLayer(meta["dim1"], meta["dim2"], meta["layers"], p).to(DTYPES[dtype]).train()
+    monkeypatch.setattr(
+        reference, "keep_scale", lambda rate: 1 / (1 - rate)
+    )  # ours is 4e-6 off: p is quantised
+    model = (
+        released.DCNLayer(meta["dim1"], meta["dim2"], meta["layers"], p).to(DTYPES[dtype]).train()
+    )
     model.load_state_dict(weights_of(exact, DTYPES[dtype]), strict=True)
     assert {name for name, m in model.named_modules() if name in masks} == set(masks)
     for name, mask in masks.items():
@@ -100,12 +125,19 @@ def test_dropout_sits_where_published(golden, dtype, bound, monkeypatch):
         assert dropout.p == p
         monkeypatch.setattr(dropout, "forward", lambda x, mask=mask: x * mask / (1 - p))
 
-    inputs = [torch.from_numpy(exact[f"in/{k}"]).to(DTYPES[dtype]).requires_grad_() for k in ("x1", "x2")]
+    inputs = [
+        torch.from_numpy(exact[f"in/{k}"]).to(DTYPES[dtype]).requires_grad_() for k in ("x1", "x2")
+    ]
     outputs = model(*inputs)
     cotangents = [torch.from_numpy(exact[f"gout/{k}"]).to(DTYPES[dtype]) for k in ("y1", "y2")]
     torch.autograd.backward(outputs, cotangents)
-    assert worst((y, arrays[f"out/{k}"]) for y, k in zip(outputs, ("y1", "y2"), strict=True)) < bound
-    assert worst((x.grad, arrays[f"gin/{k}"]) for x, k in zip(inputs, ("x1", "x2"), strict=True)) < bound
+    assert (
+        worst((y, arrays[f"out/{k}"]) for y, k in zip(outputs, ("y1", "y2"), strict=True)) < bound
+    )
+    assert (
+        worst((x.grad, arrays[f"gin/{k}"]) for x, k in zip(inputs, ("x1", "x2"), strict=True))
+        < bound
+    )
     assert worst((w.grad, arrays[f"gw/{k}"]) for k, w in model.named_parameters()) < bound
 
 
@@ -115,10 +147,16 @@ def test_training_goes_as_published(golden, backend, dtype, bound, monkeypatch):
     monkeypatch.setenv("JCA_FAST_BACKEND", backend)
     fill = load_module(golden, "fill")
     arrays, _ = load(golden, f"R_traj_a.{dtype}")
-    shapes = json.loads((golden / "keys" / "state_dicts_open.json").read_text())["DCNWithRCNN(da=8,dv=12,l=2)"]
-    options = golden_adapter.SimpleNamespace(audio_size=8, video_size=12, num_seq=2, dropout=0.0, droprnn=0.0)
+    shapes = json.loads((golden / "keys" / "state_dicts_open.json").read_text())[
+        "DCNWithRCNN(da=8,dv=12,l=2)"
+    ]
+    options = golden_adapter.SimpleNamespace(
+        audio_size=8, video_size=12, num_seq=2, dropout=0.0, droprnn=0.0
+    )
     model = released.DCNWithRCNN(options).to(DTYPES[dtype])
-    start = {key: torch.from_numpy(fill.weight(11, key, tuple(shape))) for key, shape in shapes.items()}
+    start = {
+        key: torch.from_numpy(fill.weight(11, key, tuple(shape))) for key, shape in shapes.items()
+    }
     model.load_state_dict(start, strict=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
@@ -136,4 +174,6 @@ def test_training_goes_as_published(golden, backend, dtype, bound, monkeypatch):
     assert worst([(torch.stack(losses), arrays["loss"]), (scores, arrays["last_score"])]) < bound
     assert worst((w, arrays[f"wend/{key}"]) for key, w in model.state_dict().items()) < bound
     moved = {key: (start[key] - w).abs().max() for key, w in model.state_dict().items()}
-    assert min(moved.values()) > 1e-4  # every weight was trained, so agreeing at the end says something
+    assert (
+        min(moved.values()) > 1e-4
+    )  # every weight was trained, so agreeing at the end says something

@@ -28,13 +28,20 @@ COMPUTE = '%2 = tt.elementwise_inline_asm "tanh.approx.f32 $0, $1;" {pure = true
 COMPUTE += "tensor<8x8xf32, #m>"
 
 
-def listing(*body: str, matrix: str = "HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR8]", begin: int = 0x500) -> list[str]:
+def listing(
+    *body: str, matrix: str = "HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR8]", begin: int = 0x500
+) -> list[str]:
     """A kernel with one loop around ``body``, as the disassembler prints it in the middle of others."""
     inside = ["LDGSTS.E.BYPASS.128 [R1], desc[UR4][R2.64]", matrix, *body]
     back = begin + 16
     code = ["MOV R1, R2", *inside, f"@!P0 BRA 0x{back:x}", "STG.E desc[UR4][R2.64], R5", "@P1 EXIT"]
-    code.append(f"BRA 0x{begin + 16 * len(code):x}")  # the padding behind a kernel: a branch to itself
-    return [f"        /*{begin + 16 * i:04x}*/                   {line} ;" for i, line in enumerate(code)]
+    code.append(
+        f"BRA 0x{begin + 16 * len(code):x}"
+    )  # the padding behind a kernel: a branch to itself
+    return [
+        f"        /*{begin + 16 * i:04x}*/                   {line} ;"
+        for i, line in enumerate(code)
+    ]
 
 
 def test_finds_the_innermost_loop():
@@ -43,7 +50,9 @@ def test_finds_the_innermost_loop():
     assert [loop.instructions for loop in loops] == [
         ("LDGSTS.E.BYPASS.128", "HGMMA.64x64x16.F32.BF16", "MUFU.TANH", "MUFU.TANH", "BRA")
     ]
-    annotated = [line.replace(" ;", "          &req={4}  ?WAIT15_END_GROUP;") for line in listing(TANH, TANH)]
+    annotated = [
+        line.replace(" ;", "          &req={4}  ?WAIT15_END_GROUP;") for line in listing(TANH, TANH)
+    ]
     assert sass.parse(annotated)[1] == loops  # as Triton 3.6 prints it for sm_120
     other = [line.replace("BRA 0x510", "BRA.U !UP0, 0x510") for line in listing(TANH, TANH)]
     assert len(sass.parse(other)[1][0].instructions) == 5
@@ -51,11 +60,22 @@ def test_finds_the_innermost_loop():
     assert [len(loop.instructions) for loop in sass.parse(outer)[1]] == [4]
 
 
-def judge(*body: str, tier="half", stack=0, shared=0, arch=90, case="half layer forward, paper", computed=1, **lines):
+def judge(
+    *body: str,
+    tier="half",
+    stack=0,
+    shared=0,
+    arch=90,
+    case="half layer forward, paper",
+    computed=1,
+    **lines,
+):
     """The breaches of a kernel of one warp whose tile has two elements for each thread."""
     code = TILE_CODE.format(body="\n        ".join([COMPUTE] * computed))
     meta = {"BM": 8, "BN": 8, "BD": 16, "num_warps": 1}
-    item = SimpleNamespace(kernel="layer_kernel", dtype="torch.bfloat16", meta=meta, shared=shared, ttgir=code)
+    item = SimpleNamespace(
+        kernel="layer_kernel", dtype="torch.bfloat16", meta=meta, shared=shared, ttgir=code
+    )
     binary = sass.Binary(100, stack, 0, *sass.parse(listing(*body, **lines)))
     return " ".join(bars.judge(arch, case, tier, item, binary).breaches)
 
@@ -94,15 +114,21 @@ def test_an_unrolled_loop_computes_each_element_once():
 @pytest.mark.parametrize(("dtype", "needed"), [("torch.float32", 4), ("torch.bfloat16", 2)])
 def test_visual_kernels_move_regions_by_128_bits(dtype, needed):
     meta = {"BR": 4, "BD": 128, "num_warps": 1, "WANT_REGIONS": True}
-    item = SimpleNamespace(kernel="visual_backward_kernel", dtype=dtype, meta=meta, shared=0, ttgir="")
+    item = SimpleNamespace(
+        kernel="visual_backward_kernel", dtype=dtype, meta=meta, shared=0, ttgir=""
+    )
 
     def breaches(*opcodes: str) -> tuple[str, ...]:
         return bars.judge(80, "visual", "half", item, sass.Binary(100, 0, 0, opcodes, ())).breaches
 
     loads, stores = ["LDG.E.128.CONSTANT"] * needed, ["STG.E.128"] * needed
     assert breaches(*loads, *stores) == ()
-    assert breaches(*loads[1:], "LDG.E.64", *stores) == (f"{needed - 1} 128-bit loads of K, {needed} are needed",)
-    assert breaches(*loads, *stores[1:]) == (f"{needed - 1} 128-bit stores of dK, {needed} are needed",)
+    assert breaches(*loads[1:], "LDG.E.64", *stores) == (
+        f"{needed - 1} 128-bit loads of K, {needed} are needed",
+    )
+    assert breaches(*loads, *stores[1:]) == (
+        f"{needed - 1} 128-bit stores of dK, {needed} are needed",
+    )
     meta["WANT_REGIONS"] = False
     assert breaches(*loads) == ()
 
@@ -129,7 +155,9 @@ def test_shipped_kernels_keep_every_bar():
     pytest.importorskip("triton", reason="triton is not installed")
     done = run_audit("--arch", "90", "--jobs", "1", "--case", "half layer forward", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (done.returncode, [row["breaches"] for row in rows]) == (0, [[]] * 5), done.stdout + done.stderr
+    assert (done.returncode, [row["breaches"] for row in rows]) == (0, [[]] * 5), (
+        done.stdout + done.stderr
+    )
     assert all(row["mufu"] == 1 and row["stack"] == 0 and row["instructions"] > 500 for row in rows)
     assert 2 < rows[0]["per_element"] <= 3.6
 
@@ -144,7 +172,9 @@ def test_a_breach_is_printed_and_fails():
         "'half layer forward, paper']))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1, done.stderr
     assert "BREACH:" in done.stdout
     assert "1 kernels on 1 architectures, 1 break a bar" in done.stdout
@@ -152,7 +182,11 @@ def test_a_breach_is_printed_and_fails():
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [(["--arch", "75"], "--arch must be among"), (["--arch", "x"], "--arch"), (["--case", "x?"], "is in none of")],
+    [
+        (["--arch", "75"], "--arch must be among"),
+        (["--arch", "x"], "--arch"),
+        (["--case", "x?"], "is in none of"),
+    ],
 )
 def test_refuses_what_it_cannot_compile_for(args, message):
     if "--case" in args:

@@ -39,7 +39,9 @@ def device(monkeypatch, tmp_path):
     monkeypatch.setattr(check, "run_checks", run_checks)
     monkeypatch.setattr(trust, "architecture", lambda index: "sm90")
     monkeypatch.setattr(trust, "_key", lambda index: "one device")
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state.get("capturing", False))
+    monkeypatch.setattr(
+        torch.cuda, "is_current_stream_capturing", lambda: state.get("capturing", False)
+    )
     monkeypatch.setattr(trust, "_DECIDED", {})
     return state
 
@@ -49,14 +51,18 @@ def test_a_device_is_checked_once_and_the_verdict_kept(device, tmp_path):
     trust._DECIDED.clear()  # as in another process
     assert trust.doubt(0, "exact") == ""
     assert device["runs"] == ["exact"]
-    assert json.loads((tmp_path / "jca_fast" / "gpu_checks.json").read_text()) == {"one device": {"exact": ""}}
+    assert json.loads((tmp_path / "jca_fast" / "gpu_checks.json").read_text()) == {
+        "one device": {"exact": ""}
+    }
     assert trust.doubt(0, "tf32") == ""
     assert device["runs"] == ["exact", "tf32"]
 
 
 def test_a_failed_check_warns_once_and_says_where(device):
     device["errors"] = [1e-7, float("nan")]
-    with pytest.warns(UserWarning, match="self-check on cuda:0 .*tanh_attention out.*jca-fast verify"):
+    with pytest.warns(
+        UserWarning, match="self-check on cuda:0 .*tanh_attention out.*jca-fast verify"
+    ):
         assert "error nan" in trust.doubt(0, "exact")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -76,7 +82,9 @@ def test_doctor_says_what_was_decided_and_starts_no_check(device, monkeypatch):
     assert verdicts["tf32"].startswith("not used: tanh_attention out in tier tf32: error 1.0e+00")
     assert device["runs"] == ["tf32"]
     monkeypatch.setattr(support, "problem", lambda index: "it is not offered on ROCm")
-    assert doctor.collect()["gpu kernels"] == {"cuda:0": {"all tiers": "not used: it is not offered on ROCm"}}
+    assert doctor.collect()["gpu kernels"] == {
+        "cuda:0": {"all tiers": "not used: it is not offered on ROCm"}
+    }
 
 
 def test_a_check_that_raises_is_a_failed_check(device, monkeypatch):
@@ -101,7 +109,9 @@ def test_no_check_inside_a_graph_capture(device):
     assert device["runs"] == []
 
 
-def test_what_was_decided_holds_inside_a_graph_capture_even_where_nothing_can_be_written(device, monkeypatch):
+def test_what_was_decided_holds_inside_a_graph_capture_even_where_nothing_can_be_written(
+    device, monkeypatch
+):
     monkeypatch.setattr(trust, "_path", lambda: Path("/dev/null/jca_fast/gpu_checks.json"))
     assert trust.doubt(0, "exact") == ""
     device["capturing"] = True
@@ -109,7 +119,9 @@ def test_what_was_decided_holds_inside_a_graph_capture_even_where_nothing_can_be
     assert device["runs"] == ["exact"]
 
 
-@pytest.mark.parametrize("text", ["{broken", "[]", '{"one device": 3}', '{"one device": {"exact": null}}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["{broken", "[]", '{"one device": 3}', '{"one device": {"exact": null}}', "\xff"]
+)
 def test_an_unreadable_cache_is_no_verdict_and_is_replaced(device, tmp_path, text):
     (tmp_path / "jca_fast").mkdir()
     file = tmp_path / "jca_fast" / "gpu_checks.json"
@@ -132,9 +144,14 @@ def test_a_user_without_a_home_has_no_cache(device, monkeypatch):
 def test_processes_add_to_the_verdicts_of_each_other(device, tmp_path):
     file = tmp_path / "jca_fast" / "gpu_checks.json"
     assert trust.doubt(0, "exact") == ""
-    file.write_text(json.dumps({"one device": {"exact": "", "tf32": "wrong"}, "another": {"exact": "wrong"}}))
+    file.write_text(
+        json.dumps({"one device": {"exact": "", "tf32": "wrong"}, "another": {"exact": "wrong"}})
+    )
     assert trust.doubt(0, "bfloat16") == ""
-    kept = {"one device": {"exact": "", "tf32": "wrong", "bfloat16": ""}, "another": {"exact": "wrong"}}
+    kept = {
+        "one device": {"exact": "", "tf32": "wrong", "bfloat16": ""},
+        "another": {"exact": "wrong"},
+    }
     assert json.loads(file.read_text()) == kept
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
@@ -183,7 +200,11 @@ SURROUNDINGS = {
 
 
 def settings() -> list:
-    modes = [torch.are_deterministic_algorithms_enabled(), torch.is_grad_enabled(), torch.get_default_dtype()]
+    modes = [
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+    ]
     return [torch.backends.cuda.matmul.fp32_precision, *modes, *torch.get_rng_state().tolist()]
 
 
@@ -202,7 +223,9 @@ def real_check(device, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SURROUNDINGS)
-def test_the_check_finds_the_same_in_all_surroundings_and_leaves_them_as_they_were(real_check, name):
+def test_the_check_finds_the_same_in_all_surroundings_and_leaves_them_as_they_were(
+    real_check, name
+):
     assert trust.doubt(0, "exact") == ""
     trust._DECIDED.clear()
     trust._path().unlink()
@@ -215,7 +238,11 @@ def test_the_check_finds_the_same_in_all_surroundings_and_leaves_them_as_they_we
 
 
 def test_the_check_runs_while_vmap_forbids_random_numbers(real_check):
-    assert torch.func.vmap(lambda x: x + len(trust.doubt(0, "exact")))(torch.zeros(3)).tolist() == [0, 0, 0]
+    assert torch.func.vmap(lambda x: x + len(trust.doubt(0, "exact")))(torch.zeros(3)).tolist() == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_doubts_move_auto_to_the_next_backend_but_not_who_asks_by_name(monkeypatch):
@@ -232,8 +259,14 @@ def test_doubts_move_auto_to_the_next_backend_but_not_who_asks_by_name(monkeypat
 
 
 def test_reasons_name_what_is_wrong():
-    words = " ".join(support.reasons("softmax_attention", [torch.zeros(1, 1, 1, dtype=torch.float64)]))
-    for part in ("no kernel for softmax_attention", "serves CUDA tensors, got cpu", "got torch.float64"):
+    words = " ".join(
+        support.reasons("softmax_attention", [torch.zeros(1, 1, 1, dtype=torch.float64)])
+    )
+    for part in (
+        "no kernel for softmax_attention",
+        "serves CUDA tensors, got cpu",
+        "got torch.float64",
+    ):
         assert part in words
     assert "8192 channels" in " ".join(support.reasons("visual_reduction", [torch.zeros(1, 9000)]))
     far = torch.zeros(1).expand(1, 1, 1).as_strided((1, 2, 1), (0, 0, 1))
@@ -244,18 +277,28 @@ def test_reasons_name_what_is_wrong():
 
 def test_results_too_large_to_address_are_refused_although_the_inputs_are_small():
     def words(op, *shapes):
-        return " ".join(support.reasons(op, [torch.empty(shape, device="meta") for shape in shapes]))
+        return " ".join(
+            support.reasons(op, [torch.empty(shape, device="meta") for shape in shapes])
+        )
 
     rows = 2**16
     for op in ("tanh_attention", "joint_affinity"):
-        shapes = [(1, rows, 1), (1, 1, 1), (1, 1, rows)] if op == "tanh_attention" else [(1, rows, 1)] * 2
+        shapes = (
+            [(1, rows, 1), (1, 1, 1), (1, 1, rows)]
+            if op == "tanh_attention"
+            else [(1, rows, 1)] * 2
+        )
         assert "2^31" in words(op, *shapes)
         assert "2^31" not in words(op, *((b, m // 8, n // 4 or 1) for b, m, n in shapes))
     expanded = torch.empty(1, 1, 1, device="meta").expand(1, rows, rows)  # its gradient is not
-    assert "2^31" in " ".join(support.reasons("visual_reduction", [torch.empty(1, rows, device="meta"), expanded]))
+    assert "2^31" in " ".join(
+        support.reasons("visual_reduction", [torch.empty(1, rows, device="meta"), expanded])
+    )
 
 
-@pytest.mark.parametrize(("setting", "tier"), [("tf32", "tf32"), ("ieee", "exact"), ("none", "exact")])
+@pytest.mark.parametrize(
+    ("setting", "tier"), [("tf32", "tf32"), ("ieee", "exact"), ("none", "exact")]
+)
 def test_the_tier_follows_the_precision_settings_of_newer_torch(monkeypatch, setting, tier):
     matmul = torch.backends.cuda.matmul
     monkeypatch.setattr(trust, "doubt", lambda index, tier: tier)
@@ -264,7 +307,9 @@ def test_the_tier_follows_the_precision_settings_of_newer_torch(monkeypatch, set
         assert support.doubts("tanh_attention", [torch.zeros(1)]) == [tier]
 
 
-@pytest.mark.parametrize(("name", "tier"), [("highest", "exact"), ("high", "tf32"), ("medium", "tf32")])
+@pytest.mark.parametrize(
+    ("name", "tier"), [("highest", "exact"), ("high", "tf32"), ("medium", "tf32")]
+)
 def test_the_tier_follows_float32_matmul_precision(monkeypatch, name, tier):
     monkeypatch.setattr(trust, "doubt", lambda index, tier: tier)
     with having(torch.set_float32_matmul_precision, name, "highest"):
@@ -274,7 +319,9 @@ def test_the_tier_follows_float32_matmul_precision(monkeypatch, name, tier):
 @pytest.mark.parametrize("op", [tanh_attention, released_attention])
 def test_cpu_tensors_are_refused_by_name_and_served_by_another_backend(op):
     tensors = [torch.ones(1, 3, 3)] * 3
-    with pytest.raises(RuntimeError, match=r"'triton' cannot serve \w+: it serves CUDA tensors, got cpu"):
+    with pytest.raises(
+        RuntimeError, match=r"'triton' cannot serve \w+: it serves CUDA tensors, got cpu"
+    ):
         op(*tensors, 0.5, backend="triton")
     torch.testing.assert_close(op(*tensors, 0.5), op(*tensors, 0.5, backend="reference"))
 

@@ -39,19 +39,29 @@ def test_only_tests_that_all_passed_count(code, output, words):
 
 def test_compile_caches_may_be_cut_off_and_leave_time_for_the_last_tests(monkeypatch, tmp_path):
     site, seen = Site(tmp_path), []
-    monkeypatch.setattr(site, "run", lambda name, command, reserve: seen.append(reserve) or (None, ""))
+    monkeypatch.setattr(
+        site, "run", lambda name, command, reserve: seen.append(reserve) or (None, "")
+    )
     found = [check() for check in checks.fills(site, plan.Options()).values()]
     assert {check["problem"] for check in found} == {""}
     assert set(seen) == {checks.RESERVE}
     monkeypatch.setattr(site, "run", lambda name, command, reserve: (1, "it broke"))
-    assert checks.fills(site, plan.Options())["compile visual all all"]()["problem"] == "exit status 1: it broke"
+    assert (
+        checks.fills(site, plan.Options())["compile visual all all"]()["problem"]
+        == "exit status 1: it broke"
+    )
 
 
 def test_tests_are_dealt_out_and_those_with_a_clock_run_alone(monkeypatch, tmp_path):
     names = [f"tests/test_x.py::test_{i}" for i in range(10, 30)]
-    clock, elsewhere = "tests/test_x.py::test_y_in_two_seconds[exact]", "tests/test_x.py::" + list(checks.ELSEWHERE)[1]
+    clock, elsewhere = (
+        "tests/test_x.py::test_y_in_two_seconds[exact]",
+        "tests/test_x.py::" + list(checks.ELSEWHERE)[1],
+    )
     site = Site(tmp_path)
-    monkeypatch.setattr(site, "run", lambda *_: (0, "\n".join([*names, clock, elsewhere, "10 tests collected"])))
+    monkeypatch.setattr(
+        site, "run", lambda *_: (0, "\n".join([*names, clock, elsewhere, "10 tests collected"]))
+    )
     monkeypatch.setattr(checks, "_shard", lambda site, name, ids: ids)
     dealt, alone = checks.tests(site, plan.Options())
     assert sorted(name for check in dealt.values() for name in check()) == names
@@ -71,13 +81,13 @@ def test_a_missing_sanitizer_is_a_failure(monkeypatch, tmp_path):
 
 def test_what_sanitizers_say(monkeypatch, tmp_path):
     clean = "all checks passed\n========= ERROR SUMMARY: 0 errors"
-    ours = (
-        "========= Uninitialized read of size 4 bytes\n=========     at layer_kernel+0x10\n========= ERROR SUMMARY: 1"
-    )
+    ours = "========= Uninitialized read of size 4 bytes\n=========     at layer_kernel+0x10\n========= ERROR SUMMARY: 1"
     theirs = ours.replace("layer_kernel", "void at::native::vectorized_elementwise_kernel<4>")
     assert checks.sanitizer_problem("memcheck", 0, clean) == ""
     assert "never said" in checks.sanitizer_problem("memcheck", 0, "all checks passed")
-    assert "exit status 9" in checks.sanitizer_problem("memcheck", 9, "========= ERROR SUMMARY: 2 errors")
+    assert "exit status 9" in checks.sanitizer_problem(
+        "memcheck", 9, "========= ERROR SUMMARY: 2 errors"
+    )
     assert "exit status 1" in checks.sanitizer_problem("initcheck", 1, "1 checks failed")
     assert "1 reports, first: at layer_kernel" in checks.sanitizer_problem("initcheck", 0, ours)
     assert checks.sanitizer_problem("initcheck", 0, theirs) == ""
@@ -98,10 +108,19 @@ def measured(monkeypatch, tmp_path):
     def start(budgets, **programs):
         monkeypatch.setattr(plan, "BUDGETS", budgets)
         monkeypatch.setattr(
-            plan, "rows", lambda phase, options: [plan.Row("one", "exact", 1), plan.Row("two", "exact", 1)]
+            plan,
+            "rows",
+            lambda phase, options: [plan.Row("one", "exact", 1), plan.Row("two", "exact", 1)],
         )
         monkeypatch.setattr(
-            Site, "module", lambda self, name, phase, flag, result, *_: [sys.executable, "-c", programs[phase], result]
+            Site,
+            "module",
+            lambda self, name, phase, flag, result, *_: [
+                sys.executable,
+                "-c",
+                programs[phase],
+                result,
+            ],
         )
         code = run.measure(Site(tmp_path / "site"), plan.Options(), list(budgets), tmp_path)
         return code, json.loads((tmp_path / "gpu_sm90_2030-01-02T030405.json").read_text())
@@ -122,7 +141,9 @@ def test_a_run_that_measured_everything_passes(measured, monkeypatch, capsys):
 
 def test_a_deadline_leaves_what_is_missing_not_measured(measured, monkeypatch):
     monkeypatch.setattr(summary, "table", lambda record: "")
-    code, record = measured({"kernels": 2, "training": 0.0}, kernels=ONE + "import time; time.sleep(60)", training=BOTH)
+    code, record = measured(
+        {"kernels": 2, "training": 0.0}, kernels=ONE + "import time; time.sleep(60)", training=BOTH
+    )
     assert code == 1
     assert record["phases"]["kernels"]["rows"] == [{"name": "one"}]
     assert [text for text in record["failures"] if "kernels" in text] == [
@@ -134,7 +155,9 @@ def test_a_deadline_leaves_what_is_missing_not_measured(measured, monkeypatch):
 def test_a_case_that_failed_and_a_crash_make_a_run_fail(measured, monkeypatch):
     monkeypatch.setattr(summary, "table", lambda record: "")
     broken = BOTH.replace("{'name': 'two'}", "{'name': 'two', 'failed': 'it broke'}")
-    code, record = measured({"kernels": 60, "training": 60}, kernels=broken, training=ONE + "sys.exit(3)")
+    code, record = measured(
+        {"kernels": 60, "training": 60}, kernels=broken, training=ONE + "sys.exit(3)"
+    )
     assert (code, record["passed"]) == (1, False)
     assert record["failures"][0] == "kernels: two: it broke"
     assert "training: exit status 3: it printed nothing" in record["failures"]
@@ -158,7 +181,9 @@ def test_each_phase_is_on_disk_before_the_next(monkeypatch, tmp_path, measured):
     assert seen == [[], [["kernels: not measured"]]]
     monkeypatch.undo()
     monkeypatch.setattr(run, "timed", lambda *_: phase("kernels", None, None))
-    assert run.run_phase("kernels", Site(tmp_path), plan.Options()) == {"failures": ["RuntimeError: it broke"]}
+    assert run.run_phase("kernels", Site(tmp_path), plan.Options()) == {
+        "failures": ["RuntimeError: it broke"]
+    }
 
 
 def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -166,7 +191,9 @@ def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     store.write(path, {"first": 1})
     with pytest.raises(TypeError):
         store.write(path, {"second": object()})
-    monkeypatch.setattr(Path, "write_text", lambda self, text: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        Path, "write_text", lambda self, text: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         store.write(path, {"third": 3})
     assert store.read(path) == {"first": 1}
@@ -200,7 +227,9 @@ def test_refuses_without_what_it_needs(monkeypatch, capsys):
     assert "not installed: another_that_is_not_there; this script does without" in captured.out
 
 
-@pytest.mark.parametrize("arguments", [["--only", "layers,lunch"], ["--tiers", "float8", "--dry-run"]])
+@pytest.mark.parametrize(
+    "arguments", [["--only", "layers,lunch"], ["--tiers", "float8", "--dry-run"]]
+)
 def test_refuses_what_it_does_not_know(arguments, capsys):
     with pytest.raises(SystemExit):
         run.main(arguments)
@@ -209,14 +238,24 @@ def test_refuses_what_it_does_not_know(arguments, capsys):
 
 def test_dry_run_of_one_tier(tmp_path):
     pytest.importorskip("triton", reason="triton is not installed")
-    command = [sys.executable, "benchmarks/gpu/run.py", "--dry-run", "--tiers", "float16", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "benchmarks/gpu/run.py",
+        "--dry-run",
+        "--tiers",
+        "float16",
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run(
         [*command, "--only", "kernels,layers,counters"], cwd=store.ROOT, env=dict(os.environ), capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     (path,) = tmp_path.glob("gpu_dry-run_*.json")
     record = json.loads(path.read_text())
-    assert (done.returncode, record["failures"]) == (0, []), done.stdout + path.with_suffix(".log").read_text()
+    assert (done.returncode, record["failures"]) == (0, []), (
+        done.stdout + path.with_suffix(".log").read_text()
+    )
     assert record["passed"]
     assert not record["complete"]
     (row,) = record["phases"]["layers"]["rows"]

@@ -13,7 +13,14 @@ from benchmarks.gpu.bars import BARS, IMPOSSIBLE, MISSES, Bar, verdict
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(36, MISSES), (35, "good"), (25.1, "good"), (25, "excellent"), (20, "excellent"), (19.9, IMPOSSIBLE)],
+    [
+        (36, MISSES),
+        (35, "good"),
+        (25.1, "good"),
+        (25, "excellent"),
+        (20, "excellent"),
+        (19.9, IMPOSSIBLE),
+    ],
 )
 def test_verdict_on_a_time(value, words):
     assert verdict(value, Bar(35, 25, 20)) == words
@@ -21,7 +28,14 @@ def test_verdict_on_a_time(value, words):
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(4.9, MISSES), (5, "good"), (7.9, "good"), (8, "excellent"), (12, "excellent"), (12.1, IMPOSSIBLE)],
+    [
+        (4.9, MISSES),
+        (5, "good"),
+        (7.9, "good"),
+        (8, "excellent"),
+        (12, "excellent"),
+        (12.1, IMPOSSIBLE),
+    ],
 )
 def test_verdict_on_a_ratio(value, words):
     assert verdict(value, Bar(5, 8, 12)) == words
@@ -32,14 +46,28 @@ def test_every_bar_has_a_measured_case_and_the_plan_fits():
     options = plan.Options()
     layers, visual = plan.rows("layers", options), plan.rows("visual", options)
     sizes = {(row.tier, row.layers, row.batch) for row in layers}
-    assert {(t, n, b) for t in ("exact", "tf32", "bfloat16") for n in (1, 4) for b in (1, 8, 64, 256)} <= sizes
-    assert all(set(row.modes) == set(plan.MODES) for row in layers if row.batch == 64 and row.tier != "float16")
-    assert {(row.tier, row.batch) for row in visual} == {(t, s) for t in ("exact", "bfloat16") for s in (640, 10240)}
-    assert [row.batch == 64 for row in layers] == sorted((row.batch == 64 for row in layers), reverse=True)
+    assert {
+        (t, n, b) for t in ("exact", "tf32", "bfloat16") for n in (1, 4) for b in (1, 8, 64, 256)
+    } <= sizes
+    assert all(
+        set(row.modes) == set(plan.MODES)
+        for row in layers
+        if row.batch == 64 and row.tier != "float16"
+    )
+    assert {(row.tier, row.batch) for row in visual} == {
+        (t, s) for t in ("exact", "bfloat16") for s in (640, 10240)
+    }
+    assert [row.batch == 64 for row in layers] == sorted(
+        (row.batch == 64 for row in layers), reverse=True
+    )
 
 
 def test_figures_come_from_the_rows_they_are_named_after():
-    times = {"fused": {"median": 30.0}, "eager": {"ratio": {"median": 6.0}}, "default": {"ratio": {"median": 3.0}}}
+    times = {
+        "fused": {"median": 30.0},
+        "eager": {"ratio": {"median": 6.0}},
+        "default": {"ratio": {"median": 3.0}},
+    }
     row = {
         "tier": "bfloat16", "layers": 1, "batch": 64, "modes": ["default"], "forward": {"graph": times},
         "forward+backward": {"graph": times}, "backward": {"fused": {"median": 50.0}},
@@ -119,7 +147,12 @@ def test_counters_of_each_launch():
         '"1","sum_kernel","dram__bytes.sum","Mbyte","3"\n"2","layer_kernel","dram__bytes.sum","Mbyte","4"\n'
     )
     assert counters.parse(output) == [
-        {"tier": "exact", "kernel": "layer_kernel", "dram__bytes.sum": "1.5 Mbyte", "lts__t_bytes.sum": "2 Mbyte"},
+        {
+            "tier": "exact",
+            "kernel": "layer_kernel",
+            "dram__bytes.sum": "1.5 Mbyte",
+            "lts__t_bytes.sum": "2 Mbyte",
+        },
         {"tier": "exact", "kernel": "sum_kernel", "dram__bytes.sum": "3 Mbyte"},
         {"tier": "tf32", "kernel": "layer_kernel", "dram__bytes.sum": "4 Mbyte"},
     ]
@@ -133,9 +166,18 @@ def test_floors_of_the_paper_s_layer():
     sizes = Sizes(batch=64, channels=1024, segments=10, width=32)
     elements = 64 * 1024 * 1024  # both modalities: 2 x 512 rows of 1024 columns in each sample
     assert work(Launch("layer_kernel", {}, 0), sizes) == (elements, 2 * 42 * elements)
-    assert work(Launch("backward_kernel", {"WANT_DQ": True, "WANT_DV": True}, 0), sizes)[1] == 2 * 94 * elements
-    passes = [{"WANT_DQ": False, "WANT_DV": True}, {"WANT_DQ": False, "WANT_DV": False}]  # the exact tier's two
-    assert [work(Launch("backward_kernel", m, 0), sizes)[1] // (2 * elements) for m in passes] == [84, 52]
+    assert (
+        work(Launch("backward_kernel", {"WANT_DQ": True, "WANT_DV": True}, 0), sizes)[1]
+        == 2 * 94 * elements
+    )
+    passes = [
+        {"WANT_DQ": False, "WANT_DV": True},
+        {"WANT_DQ": False, "WANT_DV": False},
+    ]  # the exact tier's two
+    assert [work(Launch("backward_kernel", m, 0), sizes)[1] // (2 * elements) for m in passes] == [
+        84,
+        52,
+    ]
     assert work(Launch("sum_kernel", {}, 0), sizes) == (0, 0)
     rates = {"tanh": 132 * 16 * 1.755e9, "bfloat16": 790e12, "tf32": 395e12, "copy": 4.3e12}
     needs = floor(Launch("layer_kernel", {}, 13_900_000), sizes, "bfloat16", rates)

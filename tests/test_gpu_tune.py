@@ -30,7 +30,10 @@ def test_the_file_it_writes_is_the_table(entries):
     entries[WIDE] |= {"sm90": (32, 32, 4, 1), "sm80": (64, 32, 4, 2)}
     found: dict = {}
     exec(compile(tune.render(entries), "configurations.py", "exec"), found)
-    assert found["ENTRIES"] == {NARROW: entries[NARROW], WIDE: {"": (64, 32, 4, 2), "sm90": (32, 32, 4, 1)}}
+    assert found["ENTRIES"] == {
+        NARROW: entries[NARROW],
+        WIDE: {"": (64, 32, 4, 2), "sm90": (32, 32, 4, 1)},
+    }
 
 
 def test_writing_the_present_table_changes_nothing():
@@ -66,19 +69,41 @@ def test_the_model_prefers_less_work_and_more_programs():
 
 def test_times_every_case_of_an_entry_with_every_tile(entries, monkeypatch):
     """On a device that is not there: what is captured is the tile in force, and its cost the sum over the cases."""
-    cases = [SimpleNamespace(precision="exact", start=lambda device: entries[NARROW]["sm90"][0])] * 2
+    cases = [
+        SimpleNamespace(precision="exact", start=lambda device: entries[NARROW]["sm90"][0])
+    ] * 2
     monkeypatch.setattr(tune, "cases_of", lambda key: cases)
     monkeypatch.setattr(tune, "device_capability", lambda: 90)
     monkeypatch.setattr(timing, "replayed", lambda call: call())
-    monkeypatch.setattr(timing, "on_device", lambda calls: {tile: {"median": rows} for tile, rows in calls.items()})
-    assert tune.timed(NARROW, [(16, 32, 4, 1), (64, 32, 4, 1)]) == {(16, 32, 4, 1): 32, (64, 32, 4, 1): 128}
+    monkeypatch.setattr(
+        timing, "on_device", lambda calls: {tile: {"median": rows} for tile, rows in calls.items()}
+    )
+    assert tune.timed(NARROW, [(16, 32, 4, 1), (64, 32, 4, 1)]) == {
+        (16, 32, 4, 1): 32,
+        (64, 32, 4, 1): 128,
+    }
 
 
 def test_ranks_compiled_tiles_without_a_gpu_and_writes_the_winner(tmp_path):
     """A tile that spills is out although it would do least work."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "benchmarks.gpu.tune", "--arch", "80", "--entries", "forward/half/blocked"]
-    command += ["--tiles", "64x32x8x1,128x128x4x1", "--jobs", "1", "--table", str(tmp_path / "table.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu.tune",
+        "--arch",
+        "80",
+        "--entries",
+        "forward/half/blocked",
+    ]
+    command += [
+        "--tiles",
+        "64x32x8x1,128x128x4x1",
+        "--jobs",
+        "1",
+        "--table",
+        str(tmp_path / "table.py"),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "(128, 128, 4, 1)" not in done.stdout

@@ -30,8 +30,12 @@ def test_segment_loss_takes_classes_one_hot_and_soft_labels():
     torch.testing.assert_close(segment_loss(logits, classes), expected)
     torch.testing.assert_close(segment_loss(logits, F.one_hot(classes, 4)), expected)
     soft = torch.softmax(torch.randn(3, 5, 4), -1)
-    torch.testing.assert_close(segment_loss(logits, soft), -(soft * torch.log_softmax(logits, -1)).sum(-1).mean())
-    with pytest.raises(ValueError, match=r"target must have shape \(3, 5\) or \(3, 5, 4\), got \(3,\)"):
+    torch.testing.assert_close(
+        segment_loss(logits, soft), -(soft * torch.log_softmax(logits, -1)).sum(-1).mean()
+    )
+    with pytest.raises(
+        ValueError, match=r"target must have shape \(3, 5\) or \(3, 5, 4\), got \(3,\)"
+    ):
         segment_loss(logits, classes[:, 0])
 
 
@@ -41,9 +45,15 @@ def test_weak_loss_is_cross_entropy_of_the_pooled_scores(pooling):
     scores = logits.max(dim=1).values if pooling == "max" else logits.sum(dim=1) / 5
     torch.testing.assert_close(video_scores(logits, pooling), scores)
     classes = torch.tensor([0, 3, 1])
-    torch.testing.assert_close(weak_loss(logits, classes, pooling), F.cross_entropy(scores, classes))
-    torch.testing.assert_close(weak_loss(logits, F.one_hot(classes, 4), pooling), F.cross_entropy(scores, classes))
-    with pytest.raises(ValueError, match=r"target must have shape \(3,\) or \(3, 4\), got \(3, 5\)"):
+    torch.testing.assert_close(
+        weak_loss(logits, classes, pooling), F.cross_entropy(scores, classes)
+    )
+    torch.testing.assert_close(
+        weak_loss(logits, F.one_hot(classes, 4), pooling), F.cross_entropy(scores, classes)
+    )
+    with pytest.raises(
+        ValueError, match=r"target must have shape \(3,\) or \(3, 4\), got \(3, 5\)"
+    ):
         weak_loss(logits, torch.zeros(3, 5), pooling)
     with pytest.raises(ValueError, match="pooling must be 'max' or 'mean'"):
         weak_loss(logits, classes, "median")
@@ -54,12 +64,17 @@ def test_weak_training_learns_the_background_from_the_noisy_clips(shared):
     import h5py
 
     root = shared / "data" / "ave"
-    with h5py.File(root / "audio_feature_noisy.h5") as file, h5py.File(root / "labels_noisy.h5") as labels:
+    with (
+        h5py.File(root / "audio_feature_noisy.h5") as file,
+        h5py.File(root / "labels_noisy.h5") as labels,
+    ):
         noisy = torch.from_numpy(file["avadataset"][:]).float()
         targets = torch.from_numpy(labels["avadataset"][:]).float()
     assert noisy.shape == (178, 10, 128)
     assert targets.argmax(-1).unique().tolist() == [28]
-    events = noisy[torch.randint(0, 178, (140,))].clone()  # the same sounds, with an event in 3 of 10 seconds
+    events = noisy[
+        torch.randint(0, 178, (140,))
+    ].clone()  # the same sounds, with an event in 3 of 10 seconds
     classes = torch.arange(140) % 5
     events[:, 4:7] += F.one_hot(classes, 128)[:, None] * 3.0
     clips = torch.cat((events, noisy))
@@ -74,7 +89,9 @@ def test_weak_training_learns_the_background_from_the_noisy_clips(shared):
     assert (video_scores(logits)[140:].argmax(-1) == 28).float().mean() > 0.95
     assert (video_scores(logits)[:140].argmax(-1) == classes).float().mean() > 0.95
     where = logits[:140].gather(-1, classes[:, None, None].expand(-1, 10, 1))[..., 0].argmax(-1)
-    assert ((where >= 4) & (where < 7)).float().mean() > 0.95  # found in time without a label in time
+    assert (
+        (where >= 4) & (where < 7)
+    ).float().mean() > 0.95  # found in time without a label in time
 
 
 def test_utterance_classifier_leaves_padding_out():
@@ -91,7 +108,11 @@ def test_concordance_is_its_definition():
     x, y = torch.randn(50, dtype=torch.double), torch.randn(50, dtype=torch.double)
     y = 0.7 * x + 0.4 * y + 0.2
     covariance = np.cov(x, y, bias=True)
-    expected = 2 * covariance[0, 1] / (covariance[0, 0] + covariance[1, 1] + (x.mean() - y.mean()).item() ** 2)
+    expected = (
+        2
+        * covariance[0, 1]
+        / (covariance[0, 0] + covariance[1, 1] + (x.mean() - y.mean()).item() ** 2)
+    )
     assert concordance(x, y).item() == pytest.approx(expected, rel=1e-12)
     assert concordance(x.view(5, 10), y.view(5, 10)).item() == pytest.approx(expected, rel=1e-12)
     assert concordance(x, x).item() == pytest.approx(1.0)
@@ -99,7 +120,9 @@ def test_concordance_is_its_definition():
     assert concordance(x, x + 1) < 1  # unlike a correlation
     rows = concordance(x.view(5, 10), y.view(5, 10), dim=1)
     torch.testing.assert_close(rows[2], concordance(x[20:30], y[20:30]))
-    assert ccc_loss(x.view(5, 10), y.view(5, 10), dim=1).item() == pytest.approx(1 - rows.mean().item())
+    assert ccc_loss(x.view(5, 10), y.view(5, 10), dim=1).item() == pytest.approx(
+        1 - rows.mean().item()
+    )
 
 
 def test_concordance_of_constants_and_wrong_shapes():
@@ -116,13 +139,20 @@ def test_attentive_statistics_pooling_is_its_definition():
     x = torch.randn(3, 7, 6, dtype=torch.double)
     hidden = torch.relu(x @ pool.attention[0].weight[..., 0].mT + pool.attention[0].bias)
     norm = pool.attention[2]
-    hidden = torch.tanh((hidden - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias)
-    weights = torch.softmax(hidden @ pool.attention[4].weight[..., 0].mT + pool.attention[4].bias, dim=1)
+    hidden = torch.tanh(
+        (hidden - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight
+        + norm.bias
+    )
+    weights = torch.softmax(
+        hidden @ pool.attention[4].weight[..., 0].mT + pool.attention[4].bias, dim=1
+    )
     mean = (weights * x).sum(1)
     deviation = ((weights * x**2).sum(1) - mean**2).clamp_min(1e-4).sqrt()
     torch.testing.assert_close(pool(x), torch.cat((mean, deviation), 1))
     still = pool(torch.ones(2, 7, 6, dtype=torch.double))
-    torch.testing.assert_close(still, torch.tensor([1.0] * 6 + [0.01] * 6, dtype=torch.double).expand(2, -1))
+    torch.testing.assert_close(
+        still, torch.tensor([1.0] * 6 + [0.01] * 6, dtype=torch.double).expand(2, -1)
+    )
 
 
 def test_additive_angular_margin_is_its_definition():
@@ -131,9 +161,13 @@ def test_additive_angular_margin_is_its_definition():
     angles = torch.arccos(F.normalize(embedding) @ F.normalize(loss.weight).mT)
     shifted = angles + 0.3 * F.one_hot(speaker, 4)
     assert shifted.max() < math.pi  # the published shortcut is not in use here
-    torch.testing.assert_close(loss(embedding, speaker), F.cross_entropy(10 * shifted.cos(), speaker))
+    torch.testing.assert_close(
+        loss(embedding, speaker), F.cross_entropy(10 * shifted.cos(), speaker)
+    )
     bare = AdditiveAngularMargin(6, 4, margin=0.0, scale=10.0).double()
-    torch.testing.assert_close(bare(embedding, speaker), F.cross_entropy(10 * bare.cosines(embedding), speaker))
+    torch.testing.assert_close(
+        bare(embedding, speaker), F.cross_entropy(10 * bare.cosines(embedding), speaker)
+    )
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -152,7 +186,9 @@ def test_additive_angular_margin_pulls_from_every_angle():
     loss = AdditiveAngularMargin(3, 2, margin=0.5, scale=1.0)
     loss.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     angles = torch.linspace(0.01, math.pi - 0.01, 60)
-    circle = torch.stack((angles.cos(), angles.sin(), torch.zeros(60)), 1)  # at right angles to the other speaker
+    circle = torch.stack(
+        (angles.cos(), angles.sin(), torch.zeros(60)), 1
+    )  # at right angles to the other speaker
     values = torch.stack([loss(point[None], torch.tensor([0])) for point in circle])
     assert (values.diff() > 0).all()
     with pytest.raises(ValueError, match="margin must lie in"):
@@ -170,7 +206,10 @@ def test_additive_angular_margin_under_autocast():
 def rates(scores: np.ndarray, same: np.ndarray) -> list[tuple[float, float]]:
     """(miss, false alarm) at every threshold, one comparison at a time."""
     thresholds = [*np.unique(scores), np.inf]
-    return [(sum(same & (scores < t)) / same.sum(), sum(~same & (scores >= t)) / (~same).sum()) for t in thresholds]
+    return [
+        (sum(same & (scores < t)) / same.sum(), sum(~same & (scores >= t)) / (~same).sum())
+        for t in thresholds
+    ]
 
 
 @pytest.mark.parametrize("ties", [False, True])

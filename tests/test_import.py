@@ -15,7 +15,9 @@ from jca_fast.ops import backends
 
 
 def python(code: str, **env: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -59,7 +61,9 @@ def test_explain_says_who_is_chosen_and_why_not(monkeypatch):
     assert "picky" in text
     assert "cannot serve: it is Tuesday" in text
     assert "chosen" in text
-    with pytest.raises(RuntimeError, match="backend 'picky' cannot serve tanh_attention: it is Tuesday"):
+    with pytest.raises(
+        RuntimeError, match="backend 'picky' cannot serve tanh_attention: it is Tuesday"
+    ):
         jca_fast.tanh_attention(q, q, q, 1.0, backend="picky")
 
 
@@ -75,7 +79,9 @@ def test_environment_names_the_backend(monkeypatch):
 def test_no_backend_left_is_an_error_with_all_reasons(monkeypatch):
     rows = tuple(backends.Backend(n, "", None, lambda op, tensors: ["no"]) for n in ("one", "two"))
     monkeypatch.setattr(backends, "BACKENDS", rows)
-    with pytest.raises(RuntimeError, match=r"no backend can serve tanh_attention:[\s\S]*one[\s\S]*two"):
+    with pytest.raises(
+        RuntimeError, match=r"no backend can serve tanh_attention:[\s\S]*one[\s\S]*two"
+    ):
         backends.choose("tanh_attention", "auto", (torch.zeros(1),))
 
 

@@ -47,7 +47,11 @@ def plain_layer(groups, p=0.0, seed=None):
     for i, (x, joint) in enumerate(zip(inputs, given, strict=True)):
         c = torch.tanh(x.mT @ (w_j[i] @ joint) * joint.shape[-1] ** -0.5)
         if seed is not None:
-            c = c * keep_mask(fold_seed(seed, i), p, *c.shape).to(c.dtype) / (1 - round(p * 65536) / 65536)
+            c = (
+                c
+                * keep_mask(fold_seed(seed, i), p, *c.shape).to(c.dtype)
+                / (1 - round(p * 65536) / 65536)
+            )
         h = torch.relu(w_x[i] @ x + w_c[i] @ c.mT)
         out.append(x + w_h[i].mT @ h)
     return out
@@ -58,7 +62,9 @@ def run(function, groups, cotangents):
     leaves = [[t.detach().requires_grad_() for t in group] for group in groups]
     out = function(leaves)
     flat = [t for group in leaves for t in group]
-    grads = torch.autograd.grad(out, flat, [g.to(o.dtype) for g, o in zip(cotangents, out, strict=True)])
+    grads = torch.autograd.grad(
+        out, flat, [g.to(o.dtype) for g, o in zip(cotangents, out, strict=True)]
+    )
     return [o.detach() for o in out], list(grads)
 
 
@@ -75,7 +81,9 @@ def test_layer_is_no_worse_than_plain_torch(backend, name, joints, dtype, dropou
 
     def ours(groups):
         inputs, given, *weights = groups
-        return joint_coattention(inputs, *weights, joints=given, dropout_p=dropout, seed=seed, backend=backend)
+        return joint_coattention(
+            inputs, *weights, joints=given, dropout_p=dropout, seed=seed, backend=backend
+        )
 
     oracle = run(lambda g: plain_layer(g, dropout, seed), exact, cotangents)
     theirs = run(lambda g: plain_layer(g, dropout, seed), groups, cotangents)
@@ -101,8 +109,16 @@ def test_layer_repeats_bitwise_and_leaves_inputs(backend):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda g: g | {"inputs": g["inputs"][:1]}, ValueError, r"inputs must hold two or more modalities"),
-        (lambda g: g | {"inputs": [g["inputs"][0], g["inputs"][1][:, :4]]}, ValueError, r"inputs\[1\] must have shape"),
+        (
+            lambda g: g | {"inputs": g["inputs"][:1]},
+            ValueError,
+            r"inputs must hold two or more modalities",
+        ),
+        (
+            lambda g: g | {"inputs": [g["inputs"][0], g["inputs"][1][:, :4]]},
+            ValueError,
+            r"inputs\[1\] must have shape",
+        ),
         (
             lambda g: g | {"w_j": g["w_j"][:1]},
             ValueError,
@@ -118,7 +134,11 @@ def test_layer_repeats_bitwise_and_leaves_inputs(backend):
             TypeError,
             r"w_h\[0\] must be torch.float32 like inputs",
         ),
-        (lambda g: g | {"joints": [torch.zeros(2, 7, 9)] * 3}, ValueError, r"joints must hold 0, 1 or 2 tensors"),
+        (
+            lambda g: g | {"joints": [torch.zeros(2, 7, 9)] * 3},
+            ValueError,
+            r"joints must hold 0, 1 or 2 tensors",
+        ),
         (
             lambda g: g | {"scales": [1.0]},
             ValueError,
@@ -149,7 +169,11 @@ def test_affinity_is_no_worse_than_plain_torch(backend, sizes, dtype):
     def ours(groups):
         return [joint_affinity(*groups[0], backend=backend)]
 
-    oracle, theirs, mine = run(plain, [exact], cotangent), run(plain, [low], cotangent), run(ours, [low], cotangent)
+    oracle, theirs, mine = (
+        run(plain, [exact], cotangent),
+        run(plain, [low], cotangent),
+        run(ours, [low], cotangent),
+    )
     assert_as_good_as_torch(["C"], mine[0], theirs[0], oracle[0], factor=2)
     assert_as_good_as_torch(["x", "joint", "weight"], mine[1], theirs[1], oracle[1], factor=3)
 
@@ -159,9 +183,15 @@ def test_affinity_is_no_worse_than_plain_torch(backend, sizes, dtype):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_reduction_is_no_worse_than_plain_torch(backend, sizes, dtype, frozen):
     segments, count, width = sizes
-    low = [torch.randn(segments, width).to(dtype), torch.randn(segments, count, width + 1).to(dtype)[..., :-1]]
+    low = [
+        torch.randn(segments, width).to(dtype),
+        torch.randn(segments, count, width + 1).to(dtype)[..., :-1],
+    ]
     exact = [t.double() for t in low]
-    cotangents = [torch.randn(segments, width).to(dtype).double(), torch.randn(segments, count).to(dtype).double()]
+    cotangents = [
+        torch.randn(segments, width).to(dtype).double(),
+        torch.randn(segments, count).to(dtype).double(),
+    ]
 
     def plain(query, regions):
         weights = torch.softmax((regions @ query[..., None])[..., 0] * width**-0.5, dim=-1)
@@ -177,7 +207,9 @@ def test_reduction_is_no_worse_than_plain_torch(backend, sizes, dtype, frozen):
     oracle, theirs = run_one(plain, exact), run_one(plain, low)
     mine = run_one(lambda q, r: visual_reduction(q, r, return_weights=True, backend=backend), low)
     assert_as_good_as_torch(["out", "weights"], mine[0], theirs[0], oracle[0], factor=2)
-    assert_as_good_as_torch(["query", "regions"][: len(mine[1])], mine[1], theirs[1], oracle[1], factor=3)
+    assert_as_good_as_torch(
+        ["query", "regions"][: len(mine[1])], mine[1], theirs[1], oracle[1], factor=3
+    )
 
 
 def test_reduction_takes_any_leading_sizes(backend):
@@ -192,13 +224,19 @@ def test_reduction_takes_any_leading_sizes(backend):
 
 def test_reduction_with_scale_zero_is_the_mean(backend):
     query, regions = torch.randn(4, 8), torch.randn(4, 5, 8)
-    torch.testing.assert_close(visual_reduction(query, regions, 0.0, backend=backend), regions.mean(1))
+    torch.testing.assert_close(
+        visual_reduction(query, regions, 0.0, backend=backend), regions.mean(1)
+    )
 
 
 @pytest.mark.parametrize(
     ("query", "regions", "message"),
     [
-        (torch.zeros(2, 8), torch.zeros(2, 8), r"regions must be \(..., R, D\) for a query \(..., D\)"),
+        (
+            torch.zeros(2, 8),
+            torch.zeros(2, 8),
+            r"regions must be \(..., R, D\) for a query \(..., D\)",
+        ),
         (torch.zeros(2, 8), torch.zeros(3, 5, 8), r"regions must have shape \(2, \*, 8\)"),
         (torch.zeros(2, 8), torch.zeros(2, 0, 8), r"at least one region"),
     ],

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from jca_fast.ops import linear as page
 
 
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product")
+@pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product"
+)
 def test_onednn_gets_dense_weights(monkeypatch):
     """A slice of something wider, such as one half of ``features.split(...)``, has sent oneDNN down a path that takes
     a thousand times longer; the gradient of a weight has the features as its second operand."""
@@ -33,11 +35,15 @@ def test_onednn_gets_dense_weights(monkeypatch):
     assert all(layouts)
 
 
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product")
+@pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product"
+)
 def test_the_result_may_be_changed_in_place(monkeypatch):
     """As that of ``F.linear``: the published layers put ``ReLU(inplace=True)`` behind their Linears."""
     monkeypatch.setattr(page, "prefers_onednn", lambda: True)
-    leaves = [torch.randn(*shape, requires_grad=True) for shape in ((64, 10, 128), (256, 128), (256,))]
+    leaves = [
+        torch.randn(*shape, requires_grad=True) for shape in ((64, 10, 128), (256, 128), (256,))
+    ]
     results = []
     for function in (page.linear, F.linear):
         out = torch.relu_(function(*leaves))

@@ -21,7 +21,9 @@ def test_both_accuracies_of_the_published_evaluation(shared):
     assert metrics.batch_mean_accuracy(predicted, target) == pytest.approx(batch_mean, abs=1e-12)
     assert exact - batch_mean > 0.03  # the file tells the two apart
     summary = metrics.summarize(predicted, target, 29)
-    assert (summary["accuracy"], summary["batch_mean_accuracy"]) == pytest.approx((exact, batch_mean), abs=1e-12)
+    assert (summary["accuracy"], summary["batch_mean_accuracy"]) == pytest.approx(
+        (exact, batch_mean), abs=1e-12
+    )
     assert (summary["num_clips"], summary["num_segments"]) == (402, 4020)
 
 
@@ -29,17 +31,24 @@ def test_the_short_last_batch_weighs_more_in_the_batch_mean():
     target = torch.zeros(5, 2, dtype=torch.int64)
     predicted = torch.tensor([[0, 0], [0, 0], [0, 1], [0, 1], [1, 1]])
     assert metrics.segment_accuracy(predicted, target) == pytest.approx(6 / 10)
-    assert metrics.batch_mean_accuracy(predicted, target, batch_size=4) == pytest.approx((6 / 8 + 0) / 2)
+    assert metrics.batch_mean_accuracy(predicted, target, batch_size=4) == pytest.approx(
+        (6 / 8 + 0) / 2
+    )
     assert metrics.batch_mean_accuracy(predicted, target, batch_size=5) == pytest.approx(6 / 10)
 
 
 def test_confusion_matrices_of_parts_add_up_and_hold_the_accuracies():
     predicted, target = random_classes()
     whole = metrics.confusion_matrix(predicted, target, 7)
-    parts = sum(metrics.confusion_matrix(p, t, 7) for p, t in zip(predicted.split(4), target.split(4), strict=True))
+    parts = sum(
+        metrics.confusion_matrix(p, t, 7)
+        for p, t in zip(predicted.split(4), target.split(4), strict=True)
+    )
     assert torch.equal(whole, parts)
     assert whole[2, 4] == ((target == 2) & (predicted == 4)).sum()  # row = true class
-    assert whole.diagonal().sum() / whole.sum() == pytest.approx(metrics.segment_accuracy(predicted, target))
+    assert whole.diagonal().sum() / whole.sum() == pytest.approx(
+        metrics.segment_accuracy(predicted, target)
+    )
     per_class = metrics.per_class_accuracy(whole)
     assert per_class[3] == pytest.approx(float((predicted[target == 3] == 3).float().mean()))
     assert per_class[5] is None  # no such segment
@@ -83,9 +92,15 @@ def test_pointing_game_counts_only_segments_with_an_object_to_point_at():
         (lambda a: metrics.segment_accuracy(a, a[:1]), r"one shape, got \(2, 3\) and \(1, 3\)"),
         (lambda a: metrics.segment_accuracy(a[:0], a[:0]), "at least one segment"),
         (lambda a: metrics.batch_mean_accuracy(a, a, 0), "batch_size must be at least 1, got 0"),
-        (lambda a: metrics.confusion_matrix(a + 4, a, 4), r"predicted must hold classes 0 .. 3, got 4 .. 4"),
+        (
+            lambda a: metrics.confusion_matrix(a + 4, a, 4),
+            r"predicted must hold classes 0 .. 3, got 4 .. 4",
+        ),
         (lambda a: metrics.pointing_game(a[None].float(), a[None, :1]), "attention and position"),
-        (lambda a: metrics.pointing_game(a[None].float(), a[None], a), r"counts must have shape \(1, 2\)"),
+        (
+            lambda a: metrics.pointing_game(a[None].float(), a[None], a),
+            r"counts must have shape \(1, 2\)",
+        ),
     ],
 )
 def test_wrong_shapes_and_values_are_named(call, message):

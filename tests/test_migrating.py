@@ -14,7 +14,9 @@ from jca_fast.cli import main
 from jca_fast.compat import cam, released
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "migrating.md"
-OPTIONS = Namespace(rnn="LSTM", num_layers=2, audio_size=8, video_size=12, num_seq=2, dropout=0.3, num_classes=29)
+OPTIONS = Namespace(
+    rnn="LSTM", num_layers=2, audio_size=8, video_size=12, num_seq=2, dropout=0.3, num_classes=29
+)
 PARTS = re.compile(r"^#{2,3} ([^\n]+)$|^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -129,7 +131,9 @@ def test_checkpoints_become_the_models_the_page_says(folder):
     assert isinstance(names["same"], cam.CAM)
     assert not names["model"].training
     names = run("Going back", section("Going back")[0])
-    assert set(torch.load("cam_model.pt", weights_only=True)["net"]) == set(names["model"].state_dict())
+    assert set(torch.load("cam_model.pt", weights_only=True)["net"]) == set(
+        names["model"].state_dict()
+    )
 
 
 def test_every_iteration_is_there():
@@ -148,7 +152,9 @@ def test_the_variant_with_shared_weights_is_rewritten_right():
     for i, (name, x) in enumerate((("a", audio), ("v", visual))):
         c = torch.tanh((w[f"affine_{name}.weight"] @ x).mT @ joint / 256**0.5)
         h = torch.relu(x.mT @ w["W_a.weight"].T + c @ w["W_ca.weight"].T)
-        torch.testing.assert_close(model(audio, visual)[i], x + (h @ w[f"W_h{name}.weight"].T).mT, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model(audio, visual)[i], x + (h @ w[f"W_h{name}.weight"].T).mT, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_commands(folder, capsys):

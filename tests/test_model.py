@@ -12,7 +12,13 @@ from jca_fast import AVELocalizer
 from jca_fast.cli import main
 from jca_fast.models.params import TABLE_3, TABLE_5, count_parameters
 
-SMALL = {"audio_dim": 8, "visual_dim": 12, "num_layers": 2, "audio_features": 10, "region_features": 14}
+SMALL = {
+    "audio_dim": 8,
+    "visual_dim": 12,
+    "num_layers": 2,
+    "audio_features": 10,
+    "region_features": 14,
+}
 ABLATIONS = [
     {},
     *(arguments for _, arguments in TABLE_3[:-1]),
@@ -32,8 +38,12 @@ def clips(batch=2, regions=(7, 7), dtype=torch.float32):
 
 @pytest.mark.parametrize(("audio_dim", "visual_dim", "num_layers", "printed"), TABLE_5)
 def test_released_form_has_the_parameters_of_table_5(audio_dim, visual_dim, num_layers, printed):
-    count = count_parameters(audio_dim=audio_dim, visual_dim=visual_dim, num_layers=num_layers, form="released")
-    millions = count / 1e6  # the paper rounds most rows and cuts two (20.15 is printed as 20.1, 5.28 as 5.2)
+    count = count_parameters(
+        audio_dim=audio_dim, visual_dim=visual_dim, num_layers=num_layers, form="released"
+    )
+    millions = (
+        count / 1e6
+    )  # the paper rounds most rows and cuts two (20.15 is printed as 20.1, 5.28 as 5.2)
     assert printed in (f"{millions:.1f}", f"{int(millions * 10) / 10:.1f}")
 
 
@@ -83,7 +93,11 @@ def test_paper_data_flow():
     torch.testing.assert_close(scores, torch.sigmoid(logits))
     torch.testing.assert_close(model.logits(audio, visual), logits)
     torch.testing.assert_close(maps["visual_attention"], weights)
-    assert [layer.out_features for layer in model.head if hasattr(layer, "out_features")] == [1024, 256, 29]
+    assert [layer.out_features for layer in model.head if hasattr(layer, "out_features")] == [
+        1024,
+        256,
+        29,
+    ]
 
 
 def test_released_data_flow():
@@ -116,7 +130,9 @@ def test_single_modality_never_reads_the_other(form, kept):
     model = AVELocalizer(**SMALL, form=form, modalities=kept).eval()
     audio, visual = clips()
     other = (
-        (torch.full_like(audio, torch.nan), visual) if kept == "visual" else (audio, torch.full_like(visual, torch.nan))
+        (torch.full_like(audio, torch.nan), visual)
+        if kept == "visual"
+        else (audio, torch.full_like(visual, torch.nan))
     )
     assert torch.equal(model(audio, visual), model(*other))
 
@@ -133,7 +149,10 @@ def test_input_errors():
     audio, visual = clips()
     with pytest.raises(ValueError, match=r"audio must have shape \(B, 10, 10\), got \(2, 9, 10\)"):
         model(audio[:, :9], visual)
-    with pytest.raises(ValueError, match=r"visual must have shape \(2, 10, H, W, 14\) or \(2, 10, R, 14\), got \(1, "):
+    with pytest.raises(
+        ValueError,
+        match=r"visual must have shape \(2, 10, H, W, 14\) or \(2, 10, R, 14\), got \(1, ",
+    ):
         model(audio, visual[:1])
 
 

@@ -28,7 +28,10 @@ def paper_equations(module, audio, visual):
         for a, v in zip(audio, visual, strict=True):
             joint = torch.cat((a, v), dim=-1)
             scale = joint.shape[-1] ** -0.5
-            c_a, c_v = torch.tanh(a.T @ layer.W_ja @ joint * scale), torch.tanh(v.T @ layer.W_jv @ joint * scale)
+            c_a, c_v = (
+                torch.tanh(a.T @ layer.W_ja @ joint * scale),
+                torch.tanh(v.T @ layer.W_jv @ joint * scale),
+            )
             h_a = torch.relu(layer.W_a @ a + layer.W_ca @ c_a.T)
             h_v = torch.relu(layer.W_v @ v + layer.W_cv @ c_v.T)
             new_audio.append(a + layer.W_ha.T @ h_a)
@@ -52,7 +55,9 @@ def released_equations(module, first, second):
 
 @pytest.mark.parametrize("n", [1, 5, 16])
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("form", "equations"), [("paper", paper_equations), ("released", released_equations)])
+@pytest.mark.parametrize(
+    ("form", "equations"), [("paper", paper_equations), ("released", released_equations)]
+)
 def test_forms_follow_their_equations(form, equations, batch, n):
     module = JointCoAttention(6, 4, n, attention_dim=3, num_layers=3, form=form).double()
     inputs = features(batch, n)
@@ -74,7 +79,9 @@ def test_every_strategy_trains_and_reaches_every_parameter(form, joint):
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_three_modalities(form):
-    module = JointCoAttention(dims=(6, 4, 3), num_segments=5, num_layers=2, attention_dim=4, form=form).double()
+    module = JointCoAttention(
+        dims=(6, 4, 3), num_segments=5, num_layers=2, attention_dim=4, form=form
+    ).double()
     inputs = features(dims=(6, 4, 3))
     out = module(*inputs)
     assert [x.shape for x in out] == [x.shape for x in inputs]
@@ -135,7 +142,10 @@ def test_dropout_acts_in_training_only(form):
         ({"dims": (6, 4), "num_segments": 0}, "num_segments must be an int of at least 1"),
         ({"dims": (6, 4), "num_layers": 0}, "num_layers must be"),
         ({"dims": (6, 4), "form": "papr"}, "form must be 'paper' or 'released', got 'papr'"),
-        ({"dims": (6, 4), "joint": "add"}, r"joint='add' needs modalities of one width, got widths \(6, 4\)"),
+        (
+            {"dims": (6, 4), "joint": "add"},
+            r"joint='add' needs modalities of one width, got widths \(6, 4\)",
+        ),
         ({"dims": (6, 4), "joint": "sum"}, "joint must be one of add, multiply"),
         ({"dims": (6, 4), "dropout": 2}, "dropout must be a probability"),
     ],
@@ -171,7 +181,9 @@ def test_additive_reduction_follows_its_formula():
     audio, regions = torch.randn(2, 3, 6).double(), torch.randn(2, 3, 9, 8).double()
     out, weights = module(audio, regions)
     hidden = F.relu(module.regions(regions)) @ module.score_regions.weight.T
-    hidden = torch.tanh(hidden + (F.relu(module.audio(audio)) @ module.score_audio.weight.T).unsqueeze(-1))
+    hidden = torch.tanh(
+        hidden + (F.relu(module.audio(audio)) @ module.score_audio.weight.T).unsqueeze(-1)
+    )
     expected = torch.softmax((hidden @ module.score.weight.T).squeeze(-1), -1)
     torch.testing.assert_close(weights, expected)
     torch.testing.assert_close(out, module.output((expected.unsqueeze(-1) * regions).sum(-2)))

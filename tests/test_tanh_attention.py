@@ -14,11 +14,16 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 STRIDES = ("contiguous", "transposed", "sliced")
 
 
-def make_inputs(shape: Shape, dtype: torch.dtype, strides: str = "contiguous") -> tuple[list[torch.Tensor], float]:
+def make_inputs(
+    shape: Shape, dtype: torch.dtype, strides: str = "contiguous"
+) -> tuple[list[torch.Tensor], float]:
     """q, k, v in float32-exact values and the scale; "transposed" is the layout the modules pass."""
     batches = (shape.B, shape.B, 1 if shape.shared else shape.B)
     sizes = ((shape.M, shape.N), (shape.L, shape.N), (shape.L, shape.D))
-    return [_laid_out(torch.randn(b, *s), strides).to(dtype) for b, s in zip(batches, sizes, strict=True)], 0.3
+    return [
+        _laid_out(torch.randn(b, *s), strides).to(dtype)
+        for b, s in zip(batches, sizes, strict=True)
+    ], 0.3
 
 
 def _laid_out(t: torch.Tensor, strides: str) -> torch.Tensor:
@@ -48,7 +53,9 @@ def test_error_is_no_worse_than_plain_torch(backend, name, dtype, strides):
 
     oracle = value_and_grads(plain, exact, grad)
     theirs = value_and_grads(plain, inputs, grad)
-    ours = value_and_grads(lambda q, k, v: tanh_attention(q, k, v, scale, backend=backend), inputs, grad)
+    ours = value_and_grads(
+        lambda q, k, v: tanh_attention(q, k, v, scale, backend=backend), inputs, grad
+    )
     assert [t.dtype for t in ours] == [dtype] * 4
     assert_as_good_as_torch(["out"], ours[:1], theirs[:1], oracle[:1], factor=2)
     assert_as_good_as_torch(["dq", "dk", "dv"], ours[1:], theirs[1:], oracle[1:], factor=3)
@@ -105,7 +112,9 @@ def test_nan_and_inf_go_through_as_in_torch(backend, bad):
     q[0, 3, 2] = bad
     v[0, 4, 1] = bad
     expected = torch.tanh(q @ k.mT * scale) @ v
-    torch.testing.assert_close(tanh_attention(q, k, v, scale, backend=backend), expected, equal_nan=True)
+    torch.testing.assert_close(
+        tanh_attention(q, k, v, scale, backend=backend), expected, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-12, 1e-6, 1e-3, 1.0, 1e3])
@@ -161,21 +170,41 @@ def test_expanded_grad_out_and_unused_gradients(backend):
     ("change", "error", "message"),
     [
         (lambda a: a | {"q": [1.0]}, TypeError, r"q must be a tensor \(B, M, N\), got list"),
-        (lambda a: a | {"q": a["q"][0]}, ValueError, r"q must have 3 dimensions .* got shape \(17, 7\)"),
+        (
+            lambda a: a | {"q": a["q"][0]},
+            ValueError,
+            r"q must have 3 dimensions .* got shape \(17, 7\)",
+        ),
         (lambda a: a | {"k": a["k"].int()}, TypeError, r"k must be float32, .* got torch.int32"),
         (lambda a: a | {"k": a["k"][:1]}, ValueError, r"k must have shape \(2, \*, 7\)"),
         (lambda a: a | {"k": a["k"][..., :5]}, ValueError, r"k must have shape \(2, \*, 7\)"),
         (lambda a: a | {"v": a["v"][:, :4]}, ValueError, r"v must have shape \(\*, 31, \*\)"),
-        (lambda a: a | {"v": a["v"].double()}, TypeError, r"v must be torch.float32 like q, got torch.float64"),
+        (
+            lambda a: a | {"v": a["v"].double()},
+            TypeError,
+            r"v must be torch.float32 like q, got torch.float64",
+        ),
         (lambda a: a | {"v": a["v"][..., :0]}, ValueError, r"v must have at least 1 element"),
-        (lambda a: a | {"dropout_p": 1.5}, ValueError, r"dropout_p must be a probability between 0 and 1, got 1.5"),
-        (lambda a: a | {"dropout_p": 0.5, "seed": torch.zeros(2)}, ValueError, r"seed must be an int or an int64"),
+        (
+            lambda a: a | {"dropout_p": 1.5},
+            ValueError,
+            r"dropout_p must be a probability between 0 and 1, got 1.5",
+        ),
+        (
+            lambda a: a | {"dropout_p": 0.5, "seed": torch.zeros(2)},
+            ValueError,
+            r"seed must be an int or an int64",
+        ),
         (
             lambda a: a | {"dropout_p": 0.5, "seed": 1, "generator": torch.Generator()},
             ValueError,
             r"either seed or generator",
         ),
-        (lambda a: a | {"backend": "fastest"}, ValueError, r"backend must be 'auto' or one of .*'reference'"),
+        (
+            lambda a: a | {"backend": "fastest"},
+            ValueError,
+            r"backend must be 'auto' or one of .*'reference'",
+        ),
     ],
 )
 def test_errors_name_argument_got_and_needed(change, error, message):

@@ -29,7 +29,9 @@ def test_a_checkpoint_rebuilds_its_model(saved):
         loaded, content = checkpoint.load_model(place)
         assert loaded.config == model.config
         assert not loaded.training
-        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True)
+        )
         assert content["note"] == {"epoch": 3}
         assert set(content["versions"]) == {"jca_fast", "torch", "python"}
 
@@ -38,7 +40,11 @@ def test_a_flipped_bit_and_a_missing_tail_are_found(saved):
     model, path = saved
     content = path.read_bytes()
     place = content.index(model.head[0].weight.detach().numpy().tobytes()) + 9
-    for damaged in (content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :], content[:-100], b""):
+    for damaged in (
+        content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :],
+        content[:-100],
+        b"",
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"best\.pt: not a readable checkpoint"):
             checkpoint.load(path)
@@ -60,7 +66,9 @@ def test_other_files_are_refused(tmp_path, saved):
     with pytest.raises(FileNotFoundError, match=r"none\.pt: no such checkpoint"):
         checkpoint.load(tmp_path / "none.pt")
     torch.save({"net": model.state_dict()}, path)
-    with pytest.raises(ValueError, match="expected a file of format 'jca_fast checkpoint 1', found None"):
+    with pytest.raises(
+        ValueError, match="expected a file of format 'jca_fast checkpoint 1', found None"
+    ):
         checkpoint.load(path)
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(ValueError, match="not a readable checkpoint"):
@@ -70,7 +78,9 @@ def test_other_files_are_refused(tmp_path, saved):
 def test_weights_that_do_not_fit_are_named(saved):
     model, path = saved
     other = AVELocalizer(**{**CONFIG, "visual_dim": 6, "num_layers": 2})
-    with pytest.raises(ValueError, match=r"best\.pt: the weights do not fit the model: .*is missing.* more"):
+    with pytest.raises(
+        ValueError, match=r"best\.pt: the weights do not fit the model: .*is missing.* more"
+    ):
         checkpoint.load_weights(other, checkpoint.load(path)["model"], path)
     wider = AVELocalizer(**{**CONFIG, "num_classes": 5})
     with pytest.raises(ValueError, match=r"has shape \(29, 1\), the model needs \(5, 1\)"):
@@ -95,7 +105,11 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
 def test_checksums_are_written(saved):
     _, path = saved
     with zipfile.ZipFile(path) as archive:
-        assert all(entry.CRC for entry in archive.infolist() if entry.file_size and "data/" in entry.filename)
+        assert all(
+            entry.CRC
+            for entry in archive.infolist()
+            if entry.file_size and "data/" in entry.filename
+        )
 
 
 def test_random_state_survives_a_checkpoint(saved):

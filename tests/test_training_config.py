@@ -19,12 +19,23 @@ def parse(*flags: str) -> Config:
 @pytest.fixture
 def toml(tmp_path):
     path = tmp_path / "run.toml"
-    path.write_text('data = "d"\nlr = 1\nbatch-size = 16\ncompile = true\n[model]\nform = "released"\nnum_layers = 2\n')
+    path.write_text(
+        'data = "d"\nlr = 1\nbatch-size = 16\ncompile = true\n[model]\nform = "released"\nnum_layers = 2\n'
+    )
     return str(path)
 
 
 def test_flags_go_before_the_file_and_the_file_before_the_defaults(toml):
-    config = parse("--config", toml, "--batch-size", "8", "--no-compile", "--model", "num-layers=3", "dropout=0.5")
+    config = parse(
+        "--config",
+        toml,
+        "--batch-size",
+        "8",
+        "--no-compile",
+        "--model",
+        "num-layers=3",
+        "dropout=0.5",
+    )
     assert (config.data, config.lr, config.batch_size, config.epochs) == ("d", 1.0, 8, 300)
     assert config.compile is False
     assert config.model == {"form": "released", "num_layers": 3, "dropout": 0.5}
@@ -34,7 +45,11 @@ def test_flags_go_before_the_file_and_the_file_before_the_defaults(toml):
 def test_the_defaults_are_the_published_recipe():
     config = parse("--data", "d")
     assert (config.lr, config.epochs, config.batch_size) == (1e-4, 300, 64)
-    assert (config.plateau, config.plateau_factor, config.plateau_patience) == ("train_loss", 0.5, 10)
+    assert (config.plateau, config.plateau_factor, config.plateau_patience) == (
+        "train_loss",
+        0.5,
+        10,
+    )
     assert config.resume is None
     assert parse("--data", "d", "--no-resume").resume is False
 

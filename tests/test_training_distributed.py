@@ -16,9 +16,20 @@ from jca_fast.training.inference import split_batches
 
 def torchrun(*arguments: str) -> str:
     """Runs `jca-fast <arguments>` in two processes under torchrun; returns what they printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run(
-        [*command, "-m", "jca_fast", *arguments], env=environment(), capture_output=True, text=True, timeout=300
+        [*command, "-m", "jca_fast", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -38,8 +49,28 @@ def two_processes(data, tmp_path_factory):
     """
     out = tmp_path_factory.mktemp("two")
     model = [f"{name}={value}" for name, value in MODEL.items()]
-    flags = ["--lr", "0.01", "--batch-size", "11", "--plateau-patience", "0", "--clip-norm", "0.05", "--seed", "3"]
-    flags += ["--loss", "cross_entropy", "--device", "cpu", "--model", *model, "dropout=0.0", "rnn_dropout=0.0"]
+    flags = [
+        "--lr",
+        "0.01",
+        "--batch-size",
+        "11",
+        "--plateau-patience",
+        "0",
+        "--clip-norm",
+        "0.05",
+        "--seed",
+        "3",
+    ]
+    flags += [
+        "--loss",
+        "cross_entropy",
+        "--device",
+        "cpu",
+        "--model",
+        *model,
+        "dropout=0.0",
+        "rnn_dropout=0.0",
+    ]
     command = ["train", "--data", str(data), "--out", str(out), *flags]
     printed = torchrun(*command, "--epochs", "2")
     assert "resumed at epoch 3" in torchrun(*command, "--epochs", "3")
@@ -49,7 +80,9 @@ def two_processes(data, tmp_path_factory):
 def test_same_curve_and_weights_as_one_process(data, two_processes, tmp_path):
     out, printed = two_processes
     model = {**MODEL, "dropout": 0.0, "rnn_dropout": 0.0}
-    arguments = settings(data, tmp_path, batch_size=11, clip_norm=0.05, loss="cross_entropy", seed=3, model=model)
+    arguments = settings(
+        data, tmp_path, batch_size=11, clip_norm=0.05, loss="cross_entropy", seed=3, model=model
+    )
     summary = train_here(**arguments)
     rows, expected = csv_rows(out / "metrics.csv"), csv_rows(tmp_path / "metrics.csv")
     assert [row["step"] for row in rows] == ["4", "8", "12"]
@@ -84,7 +117,9 @@ def test_evaluate_in_two_processes(data, two_processes, tmp_path):
     assert two["pointing_game"]["segments"] > 0
 
 
-@pytest.mark.parametrize(("clips", "size", "world"), [(34, 11, 2), (10, 4, 3), (5, 8, 4), (7, 1, 2)])
+@pytest.mark.parametrize(
+    ("clips", "size", "world"), [(34, 11, 2), (10, 4, 3), (5, 8, 4), (7, 1, 2)]
+)
 def test_shares_of_all_processes_make_up_the_batches_of_one(clips, size, world):
     whole = GlobalBatches(clips, size, seed=3)
     ranks = [GlobalBatches(clips, size, 3, rank, world) for rank in range(world)]
@@ -95,8 +130,12 @@ def test_shares_of_all_processes_make_up_the_batches_of_one(clips, size, world):
         for i, (batch, *parts) in enumerate(zip(whole, *ranks, strict=True)):
             assert whole.size(i) == len(batch)
             shares = [rank.share(i) for rank in ranks]
-            assert all(len(part) == max(share, 1) for part, share in zip(parts, shares, strict=True))
-            counted = [clip for part, share in zip(parts, shares, strict=True) for clip in part[:share]]
+            assert all(
+                len(part) == max(share, 1) for part, share in zip(parts, shares, strict=True)
+            )
+            counted = [
+                clip for part, share in zip(parts, shares, strict=True) for clip in part[:share]
+            ]
             assert sorted(counted) == sorted(batch)
     assert sorted(clip for batch in whole for clip in batch) == list(range(clips))
 
@@ -122,7 +161,9 @@ def test_every_clip_is_evaluated_by_exactly_one_process():
 
 
 def test_a_missing_device_is_named():
-    with pytest.raises(ValueError, match="device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'"):
+    with pytest.raises(
+        ValueError, match="device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'"
+    ):
         pick_device("gpu")
     with pytest.raises(ValueError, match=r"device: 'cuda:99' asked for \(GPU 99 in this process\)"):
         pick_device("cuda:99")

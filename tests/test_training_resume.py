@@ -18,7 +18,13 @@ import time
 import pytest
 from training_tools import assert_same_run, csv_rows, environment, make_data, settings, train_here
 
-PRELOAD = ["torch._inductor", "jca_fast.training.trainer", "jca_fast.data.synthetic", "h5py", "training_tools"]
+PRELOAD = [
+    "torch._inductor",
+    "jca_fast.training.trainer",
+    "jca_fast.data.synthetic",
+    "h5py",
+    "training_tools",
+]
 
 
 def child(arguments, target=None, at=0, when="before"):
@@ -30,7 +36,9 @@ def child(arguments, target=None, at=0, when="before"):
 
 
 def die_at_call(target, at, when):
-    owner, name = {"replace": (os, "replace"), "fsync": (os, "fsync"), "step": (adam(), "step")}[target]
+    owner, name = {"replace": (os, "replace"), "fsync": (os, "fsync"), "step": (adam(), "step")}[
+        target
+    ]
     original, calls = getattr(owner, name), [0]
 
     def counted(*args, **kwargs):
@@ -83,7 +91,11 @@ def uninterrupted(tmp_path_factory, run):
 @pytest.mark.parametrize(
     ("target", "at", "when"),
     [
-        ("replace", 2, "before"),  # the first last.pt is written but has not its name yet: begin again
+        (
+            "replace",
+            2,
+            "before",
+        ),  # the first last.pt is written but has not its name yet: begin again
         ("fsync", 7, "before"),  # inside the write of best.pt or last.pt
         ("replace", 4, "after"),  # best.pt is one epoch ahead of last.pt
         ("replace", 5, "after"),  # last.pt is ahead of the logs
@@ -122,9 +134,29 @@ def test_killed_again_and_again_at_random_moments(uninterrupted, processes, run,
 def test_the_command_killed_and_started_again(uninterrupted, tmp_path):
     """The same through the command line, with data workers, against the run without them."""
     arguments, reference = uninterrupted
-    flags = ["--lr", "0.01", "--batch-size", "8", "--plateau-patience", "0", "--epochs", "3", "--device", "cpu"]
+    flags = [
+        "--lr",
+        "0.01",
+        "--batch-size",
+        "8",
+        "--plateau-patience",
+        "0",
+        "--epochs",
+        "3",
+        "--device",
+        "cpu",
+    ]
     flags += ["--model", *(f"{name}={value}" for name, value in arguments["model"].items())]
-    command = [sys.executable, "-m", "jca_fast", "train", "--data", arguments["data"], "--out", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "jca_fast",
+        "train",
+        "--data",
+        arguments["data"],
+        "--out",
+        str(tmp_path / "run"),
+    ]
     command += [*flags, "--checkpoint-every", "1", "--num-workers", "1"]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -134,7 +166,9 @@ def test_the_command_killed_and_started_again(uninterrupted, tmp_path):
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    done = subprocess.run([*command, "--resume"], env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, "--resume"], env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "resumed at epoch" in done.stdout
     assert_same_run(tmp_path / "run", reference)
@@ -154,8 +188,14 @@ def test_another_run_in_the_folder_is_not_overwritten(uninterrupted, tmp_path):
     before = {path.name: path.read_bytes() for path in reference.iterdir()}
     for changed, message in [
         ({"lr": 0.02}, r"last\.pt: belongs to a run with other settings \(lr was 0.01, now 0.02\)"),
-        ({"model": {**arguments["model"], "form": "paper"}}, "model form was 'released', now 'paper'"),
-        ({"data": str(make_data_with_other_labels(tmp_path / "data"))}, "training data was '34 clips"),
+        (
+            {"model": {**arguments["model"], "form": "paper"}},
+            "model form was 'released', now 'paper'",
+        ),
+        (
+            {"data": str(make_data_with_other_labels(tmp_path / "data"))},
+            "training data was '34 clips",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             train_here(**{**arguments, **changed})

@@ -30,7 +30,9 @@ def finished(data, tmp_path_factory):
     """A finished run of the paper form and its summary."""
     out = tmp_path_factory.mktemp("run")
     model = {"audio_dim": 8, "visual_dim": 8, "num_layers": 1}
-    summary = train_here(**settings(data, out, epochs=6, loss="cross_entropy", model=model, tensorboard=True))
+    summary = train_here(
+        **settings(data, out, epochs=6, loss="cross_entropy", model=model, tensorboard=True)
+    )
     return out, summary
 
 
@@ -43,11 +45,20 @@ def test_all_logs_tell_the_same(finished, data):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out, summary = finished
-    assert json.loads((out / "metrics.json").read_text()) == summary | {"history": summary_rows(out)}
+    assert json.loads((out / "metrics.json").read_text()) == summary | {
+        "history": summary_rows(out)
+    }
     rows = csv_rows(out / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     train_here(
-        **settings(data, out, epochs=7, loss="cross_entropy", model=summary["config"]["model"], tensorboard=True)
+        **settings(
+            data,
+            out,
+            epochs=7,
+            loss="cross_entropy",
+            model=summary["config"]["model"],
+            tensorboard=True,
+        )
     )
     board = EventAccumulator(str(out / "tensorboard")).Reload()
     for name in ("train_loss", "val_accuracy", "lr"):
@@ -76,7 +87,9 @@ def test_the_best_epoch_on_validation_is_kept_and_tested(data, tmp_path, monkeyp
     assert summary["test"]["accuracy"] == 0.9
     best = weights(tmp_path / "best.pt")
     assert all(torch.equal(best[key], seen[1][key]) for key in best)
-    assert all(torch.equal(best[key], seen[-1][key]) for key in best)  # the test split was scored with best.pt
+    assert all(
+        torch.equal(best[key], seen[-1][key]) for key in best
+    )  # the test split was scored with best.pt
     assert any(not torch.equal(best[key], seen[3][key]) for key in best)
 
 
@@ -90,19 +103,28 @@ def test_early_stop_counts_validations_without_progress(data, tmp_path, monkeypa
     monkeypatch.setattr(Trainer, "evaluate", scripted)
     summary = train_here(**settings(data, tmp_path, epochs=20, early_stop=2, eval_every=2))
     assert (summary["epochs"], summary["stopped_early"], summary["best"]["epoch"]) == (10, True, 6)
-    assert [row["val_accuracy"] for row in csv_rows(tmp_path / "metrics.csv")][:4] == ["", "0.3", "", "0.2"]
+    assert [row["val_accuracy"] for row in csv_rows(tmp_path / "metrics.csv")][:4] == [
+        "",
+        "0.3",
+        "",
+        "0.2",
+    ]
 
 
 def test_the_plateau_schedule_watches_what_it_is_told(data, tmp_path):
     never = train_here(**settings(data, tmp_path / "a", plateau="none", lr=0.0))
     assert {row["lr"] for row in summary_rows(tmp_path / "a")} == {0.0}
-    stuck = settings(data, tmp_path / "b", plateau="val_accuracy", lr=1e-9, plateau_factor=0.1, epochs=4)
+    stuck = settings(
+        data, tmp_path / "b", plateau="val_accuracy", lr=1e-9, plateau_factor=0.1, epochs=4
+    )
     train_here(**stuck)
     assert [row["lr"] for row in summary_rows(tmp_path / "b")] == pytest.approx(
         [1e-9, 1e-9, 1e-9, 1e-9]
     )  # eps of torch
     train_here(**{**stuck, "lr": 1e-6, "out": str(tmp_path / "c")})
-    assert [row["lr"] for row in summary_rows(tmp_path / "c")] == pytest.approx([1e-6, 1e-6, 1e-7, 1e-8])
+    assert [row["lr"] for row in summary_rows(tmp_path / "c")] == pytest.approx(
+        [1e-6, 1e-6, 1e-7, 1e-8]
+    )
     assert never["status"] == "finished"
 
 
@@ -111,7 +133,9 @@ def test_clipping_bounds_the_gradient(data, tmp_path, monkeypatch):
     step = torch.optim.Adam.step
 
     def watched(self, *args, **kwargs):
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        grads = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
         norms.append(float(torch.nn.utils.get_total_norm(grads)))
         return step(self, *args, **kwargs)
 
@@ -133,12 +157,17 @@ def test_several_seeds_report_mean_and_sd(data, tmp_path, capsys):
     score = summary["scores"]["val_accuracy"]
     assert score == {"mean": statistics.mean(values), "sd": statistics.stdev(values)}
     assert json.loads((tmp_path / "seeds.json").read_text()) == summary
-    assert f"val_accuracy: {100 * score['mean']:.2f} ± {100 * score['sd']:.2f} %" in capsys.readouterr().out
+    assert (
+        f"val_accuracy: {100 * score['mean']:.2f} ± {100 * score['sd']:.2f} %"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_bfloat16_autocast_trains(data, tmp_path, form):
-    arguments = settings(data, tmp_path, epochs=1, precision="bfloat16", model={**MODEL, "form": form})
+    arguments = settings(
+        data, tmp_path, epochs=1, precision="bfloat16", model={**MODEL, "form": form}
+    )
     summary = train_here(**arguments)
     assert np.isfinite(summary_rows(tmp_path)[0]["train_loss"])
     assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "last.pt").values())
@@ -147,8 +176,16 @@ def test_bfloat16_autocast_trains(data, tmp_path, form):
 
 def test_compiled_training_gives_the_same_curve(data, tmp_path):
     """On the smallest model there is, in batches of one size: compiling is slow. tests/test_contract.py has the ops."""
-    model = {"form": "released", "modalities": "audio", "audio_dim": 4, "unimodal_rnn": False, "joint_rnn": False}
-    arguments = settings(data, tmp_path / "a", epochs=1, batch_size=17, model={**model, "dropout": 0.0})
+    model = {
+        "form": "released",
+        "modalities": "audio",
+        "audio_dim": 4,
+        "unimodal_rnn": False,
+        "joint_rnn": False,
+    }
+    arguments = settings(
+        data, tmp_path / "a", epochs=1, batch_size=17, model={**model, "dropout": 0.0}
+    )
     train_here(**arguments)
     train_here(**{**arguments, "out": str(tmp_path / "b"), "compile": True})
     for name in ("train_loss", "val_loss"):
@@ -165,15 +202,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
 
 def test_losses(data):
     train_set = AVEDataset(data, "train")
-    audio, visual, labels = (torch.stack(tensors) for tensors in zip(*(train_set[i] for i in range(3)), strict=True))
+    audio, visual, labels = (
+        torch.stack(tensors) for tensors in zip(*(train_set[i] for i in range(3)), strict=True)
+    )
     for form, automatic in (("released", "softmargin"), ("paper", "softmargin_logits")):
         model = build_model({**MODEL, "form": form}, train_set).eval()
         logits, probabilities = model.logits(audio, visual), model(audio, visual)
-        values = {name: Objective(model, name)(audio, visual, labels)[0] for name in ("auto", "cross_entropy")}
+        values = {
+            name: Objective(model, name)(audio, visual, labels)[0]
+            for name in ("auto", "cross_entropy")
+        }
         given = {"softmargin": probabilities, "softmargin_logits": logits}[automatic]
         wanted = torch.nn.MultiLabelSoftMarginLoss()(given.flatten(0, 1), labels.flatten(0, 1))
         torch.testing.assert_close(values["auto"], wanted)
-        wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.argmax(-1).flatten())
+        wanted = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.argmax(-1).flatten()
+        )
         torch.testing.assert_close(values["cross_entropy"], wanted)
     with pytest.raises(ValueError, match="loss: expected one of auto, "):
         Objective(model, "mse")
@@ -196,7 +240,9 @@ def test_model_arguments_are_checked_before_anything_is_written(data, tmp_path, 
 def test_the_start_says_what_runs(data, tmp_path, capsys):
     train_here(**settings(data, tmp_path, epochs=1))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"data     {data}: 34 training and 7 validation clips, 4 segments, 29 classes")
+    assert lines[0].startswith(
+        f"data     {data}: 34 training and 7 validation clips, 4 segments, 29 classes"
+    )
     assert "million parameters, audio_dim=4" in lines[1]
     assert any(line.startswith("backend  released_attention: ") for line in lines)
 
@@ -221,7 +267,9 @@ def test_evaluate_counts_what_a_loop_counts(data, finished):
     assert result["accuracy"] == pytest.approx(float((predicted == target).float().mean()))
     assert result["confusion"] == metrics.confusion_matrix(predicted, target, 29).tolist()
     assert result["confusion"] == summary["test"]["confusion"]
-    assert result["majority_baseline"] == metrics.majority_baseline(target, train_set.labels.argmax(-1))
+    assert result["majority_baseline"] == metrics.majority_baseline(
+        target, train_set.labels.argmax(-1)
+    )
     assert 0 < result["pointing_game"]["chance"] < 1
 
 
@@ -239,7 +287,9 @@ def test_the_pointing_game_is_played_on_events_of_the_split(data, finished):
             for segment in range(4):
                 if file["audible"][row, segment] and file["visible"][row, segment]:
                     total += 1
-                    hits += int(file["position"][row, segment][int(attention[segment].argmax())] > 0)
+                    hits += int(
+                        file["position"][row, segment][int(attention[segment].argmax())] > 0
+                    )
     game = evaluate_checkpoint(out, data, device="cpu")["pointing_game"]
     assert (game["segments"], game["accuracy"]) == (total, pytest.approx(hits / total))
 
@@ -255,7 +305,16 @@ def test_no_pointing_game_without_attention_or_planted_places(data, tmp_path):
 
 def test_evaluate_command_prints_a_table_and_writes_json(data, finished, tmp_path, capsys):
     out, _ = finished
-    arguments = ["evaluate", str(out / "best.pt"), "--data", str(data), "--split", "val", "--device", "cpu"]
+    arguments = [
+        "evaluate",
+        str(out / "best.pt"),
+        "--data",
+        str(data),
+        "--split",
+        "val",
+        "--device",
+        "cpu",
+    ]
     assert main([*arguments, "-o", str(tmp_path / "val.json")]) == 0
     printed = capsys.readouterr().out
     result = json.loads((tmp_path / "val.json").read_text())
@@ -270,7 +329,9 @@ def test_evaluate_command_prints_a_table_and_writes_json(data, finished, tmp_pat
 def test_evaluation_leaves_the_random_generators_alone(data, finished):
     model, _ = checkpoint.load_model(finished[0])
     before = torch.get_rng_state()
-    evaluate_split(Objective(model), AVEDataset(data, "val"), Group(torch.device("cpu")), batch_size=2)
+    evaluate_split(
+        Objective(model), AVEDataset(data, "val"), Group(torch.device("cpu")), batch_size=2
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -289,7 +350,9 @@ def test_predict_writes_every_segment(data, finished, tmp_path):
     assert len(rows) == len(content["segments"]) == len(dataset) * 4
     audio, visual, _ = dataset[1]
     best = model(audio[None], visual[None])[0].detach().max(-1)  # (4,)
-    for row, segment, score, label in zip(rows[4:8], content["segments"][4:8], best.values, best.indices, strict=True):
+    for row, segment, score, label in zip(
+        rows[4:8], content["segments"][4:8], best.values, best.indices, strict=True
+    ):
         assert row["clip"].startswith(f"{int(dataset.indices[1])}:")
         assert row["class"] == segment["class"] == CATEGORIES[label]
         assert float(row["score"]) == pytest.approx(float(score), rel=1e-5)
@@ -300,9 +363,26 @@ def test_predict_takes_an_npz(data, finished, tmp_path, capsys):
     out, _ = finished
     dataset = AVEDataset(data, "test")
     audio, visual, _ = (torch.stack(tensors).numpy() for tensors in zip(*dataset, strict=True))
-    np.savez(tmp_path / "mine.npz", audio=audio, visual=visual, clips=[f"clip{i}" for i in range(len(audio))])
+    np.savez(
+        tmp_path / "mine.npz",
+        audio=audio,
+        visual=visual,
+        clips=[f"clip{i}" for i in range(len(audio))],
+    )
     flags = ["--device", "cpu", "-o"]
-    assert main(["predict", str(out), "--data", str(tmp_path / "mine.npz"), *flags, str(tmp_path / "a.csv")]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                str(out),
+                "--data",
+                str(tmp_path / "mine.npz"),
+                *flags,
+                str(tmp_path / "a.csv"),
+            ]
+        )
+        == 0
+    )
     assert main(["predict", str(out), "--data", str(data), *flags, str(tmp_path / "b.csv")]) == 0
     a, b = ((tmp_path / name).read_text().splitlines() for name in ("a.csv", "b.csv"))
     assert a[5].startswith("clip1,0,")
@@ -317,7 +397,19 @@ def test_predict_takes_an_npz(data, finished, tmp_path, capsys):
         ("mine.npz", "c.txt", "must end in .json or .csv"),
         ("mine.npz", "no/c.csv", "no such folder"),
     ]:
-        assert main(["predict", str(out), "--data", str(tmp_path / name), *flags, str(tmp_path / output)]) == 2
+        assert (
+            main(
+                [
+                    "predict",
+                    str(out),
+                    "--data",
+                    str(tmp_path / name),
+                    *flags,
+                    str(tmp_path / output),
+                ]
+            )
+            == 2
+        )
         assert message in capsys.readouterr().err
         assert not (tmp_path / output).exists()
 

@@ -30,7 +30,10 @@ def precision():
 def arguments(sizes=SIZES, dtype=torch.float32):
     """q (B, M, N), k (B, L, N), a gradient of C and C (B, M, L)."""
     batch, rows, columns, segments = sizes
-    q, k = torch.randn(batch, rows, segments).to(dtype), torch.randn(batch, columns, segments).to(dtype)
+    q, k = (
+        torch.randn(batch, rows, segments).to(dtype),
+        torch.randn(batch, columns, segments).to(dtype),
+    )
     return q, k, torch.randn(batch, rows, columns).to(dtype), reference.joint_affinity(q, k, 0.3)
 
 
@@ -106,7 +109,9 @@ LAYOUTS = {
 @pytest.mark.parametrize("segments", [5, 20])
 def test_takes_any_strides(layout, segments):
     q, k, grad, c = (layout(t) for t in arguments((2, 70, 40, segments)))
-    torch.testing.assert_close(kernels.joint_affinity(q, k, 0.3), reference.joint_affinity(q, k, 0.3))
+    torch.testing.assert_close(
+        kernels.joint_affinity(q, k, 0.3), reference.joint_affinity(q, k, 0.3)
+    )
     got = kernels.joint_affinity_backward(grad, q, k, c, 0.3)
     want = reference.joint_affinity_backward(grad, q, k, c, 0.3)
     for a, b in zip(got, want, strict=True):
@@ -124,7 +129,9 @@ def test_nan_and_inf_go_through(precision, setting, segments, place, value):
     (q, k)[place][0, 7, 1] = value
     precision(setting)
     out = kernels.joint_affinity(q, k, 0.5)
-    torch.testing.assert_close(out, reference.joint_affinity(q, k, 0.5), rtol=4e-3, atol=1e-5, equal_nan=True)
+    torch.testing.assert_close(
+        out, reference.joint_affinity(q, k, 0.5), rtol=4e-3, atol=1e-5, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("setting", ["highest", "high"])

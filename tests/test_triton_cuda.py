@@ -16,7 +16,10 @@ from jca_fast.gpu import check, support, trust
 from jca_fast.ops import backends
 
 if DEVICE == "cpu":
-    pytest.skip("graphs, streams and devices need a GPU; here the kernels are interpreted", allow_module_level=True)
+    pytest.skip(
+        "graphs, streams and devices need a GPU; here the kernels are interpreted",
+        allow_module_level=True,
+    )
 
 pytestmark = pytest.mark.usefixtures("on_device")
 NAMES = tuple(name for name in contract.NAMES if name.startswith(support.OPS))
@@ -26,12 +29,17 @@ DOUBTS = support.doubts
 def step(name):
     """Inputs of an op, and a call that returns its outputs and the gradients of these inputs."""
     function, inputs = contract.cases(torch.float32)[name]
-    function = partial(function, backend="triton", **({"seed": torch.tensor(9)} if "dropout" in name else {}))
+    function = partial(
+        function, backend="triton", **({"seed": torch.tensor(9)} if "dropout" in name else {})
+    )
 
     def call():
         outputs = function(*inputs)
         outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-        return [*outputs, *torch.autograd.grad(outputs, inputs, [torch.ones_like(y) for y in outputs])]
+        return [
+            *outputs,
+            *torch.autograd.grad(outputs, inputs, [torch.ones_like(y) for y in outputs]),
+        ]
 
     return inputs, call
 

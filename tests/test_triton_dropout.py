@@ -36,7 +36,9 @@ def ops(request, monkeypatch):
 def test_forward_drops_what_the_mask_says(ops, rows, columns):
     """With k = q = 1 and v = 1, an element of the matrix shows whether it was kept."""
     ones, seed = torch.ones(2, max(rows, columns), 3), torch.tensor(SEED)
-    out = ops.tanh_attention(ones[:, :rows], ones[:, :columns], torch.eye(columns)[None], 1.0, P, seed)
+    out = ops.tanh_attention(
+        ones[:, :rows], ones[:, :columns], torch.eye(columns)[None], 1.0, P, seed
+    )
     assert torch.equal(out != 0, keep_mask(seed, P, 2, rows, columns))
 
 
@@ -73,7 +75,9 @@ def ones_of_a_layer(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_each_modality_of_a_layer_drops_what_its_mask_says(ops, dtype):
     seed = torch.tensor(SEED)
-    maps = ops.joint_coattention(*ones_of_a_layer(dtype), [0.1] * 3, P, seed, True)[3:]  # (B, k, d_x)
+    maps = ops.joint_coattention(*ones_of_a_layer(dtype), [0.1] * 3, P, seed, True)[
+        3:
+    ]  # (B, k, d_x)
     for i, (h, rows) in enumerate(zip(maps, DIMS, strict=True)):
         mask = keep_mask(fold_seed(seed, i), P, 2, rows, sum(DIMS))
         assert torch.equal(h != 0, mask[..., list(COLUMNS)].mT)
@@ -83,7 +87,9 @@ def test_each_modality_of_a_layer_drops_what_its_mask_says(ops, dtype):
 def test_backward_of_each_modality_of_a_layer_drops_what_its_mask_says(ops, dtype):
     """dW_c = dHᵀ C: with dH = 1 for one row of the second sample only, it shows that row of the mask."""
     seed, groups, n = torch.tensor(SEED), ones_of_a_layer(dtype), len(COLUMNS)
-    grads = [torch.stack((torch.zeros(n, d, dtype=dtype), torch.eye(n, d, dtype=dtype))) for d in DIMS]
+    grads = [
+        torch.stack((torch.zeros(n, d, dtype=dtype), torch.eye(n, d, dtype=dtype))) for d in DIMS
+    ]
     maps = [torch.ones(2, n, d, dtype=dtype) for d in DIMS]
     grad_w_c = ops.joint_coattention_backward(grads, maps, *groups, [0.1] * 3, P, seed)[9:12]
     for i, (gradient, rows) in enumerate(zip(grad_w_c, DIMS, strict=True)):

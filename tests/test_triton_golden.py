@@ -25,7 +25,12 @@ def launched(monkeypatch) -> list[str]:
     def recorded(op, launcher):
         return lambda *args: calls.append(op) or launcher(*args)
 
-    for op in ("released_attention", "joint_coattention", "released_attention_backward", "joint_coattention_backward"):
+    for op in (
+        "released_attention",
+        "joint_coattention",
+        "released_attention_backward",
+        "joint_coattention_backward",
+    ):
         monkeypatch.setattr(kernels, op, recorded(op, getattr(kernels, op)))
     return calls
 

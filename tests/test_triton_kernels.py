@@ -25,7 +25,9 @@ LAYER = [
     Case("joint_coattention", (2, 10, 20, 33, 9, 0)),  # (B, N, d_a, d_v, k, joints)
     Case("joint_coattention", (2, 7, 30, 20, 5, 0), 0.3),
     Case("joint_coattention", (2, 7, 1, 20, 5, 0), 0.3),  # modalities that are compiled differently
-    Case("joint_coattention", (2, 13, 20, 33, 9, 0)),  # more segments than one exact launch chooses problems with
+    Case(
+        "joint_coattention", (2, 13, 20, 33, 9, 0)
+    ),  # more segments than one exact launch chooses problems with
     Case("joint_coattention", (2, 7, 30, 20, 5, 1), 0.3),
     Case("joint_coattention", (2, 7, 30, 20, 5, 2)),
     Case("joint_coattention", (1, 70, 9, 12, 5, 0), 0.3),  # too many segments for one program
@@ -66,13 +68,17 @@ def test_tf32_error_is_that_of_the_tier(case):
 
 def layer_arguments(dims, segments=5, widths=(4, 4, 4), batch=2):
     """inputs, and w_j, w_x, w_c, w_h for attention of these ``widths``."""
-    shapes = [((segments, segments), (k, segments), (k, sum(dims)), (k, segments)) for k in widths[: len(dims)]]
+    shapes = [
+        ((segments, segments), (k, segments), (k, sum(dims)), (k, segments))
+        for k in widths[: len(dims)]
+    ]
     weights = [[0.3 * torch.randn(shape) for shape in group] for group in zip(*shapes, strict=True)]
     return [torch.randn(batch, segments, d) for d in dims], weights
 
 
 @pytest.mark.parametrize(
-    ("dims", "widths"), [((17, 40), (4, 4)), ((9, 20, 33), (4, 4, 4)), ((9, 12), (3, 20)), ((9, 12), (20, 3))]
+    ("dims", "widths"),
+    [((17, 40), (4, 4)), ((9, 20, 33), (4, 4, 4)), ((9, 12), (3, 20)), ((9, 12), (20, 3))],
 )
 def test_layer_of_any_number_of_modalities_each_with_its_own_width(dims, widths):
     inputs, weights = layer_arguments(dims, widths=widths)
@@ -80,9 +86,13 @@ def test_layer_of_any_number_of_modalities_each_with_its_own_width(dims, widths)
     grads = [torch.randn_like(x) for x in inputs]
     with Memory():
         got = kernels.joint_coattention(inputs, [], *weights, *options, True)
-        got_grads = kernels.joint_coattention_backward(grads, got[len(dims) :], inputs, [], *weights, *options)
+        got_grads = kernels.joint_coattention_backward(
+            grads, got[len(dims) :], inputs, [], *weights, *options
+        )
     want = reference.joint_coattention(inputs, [], *weights, *options, True)
-    want_grads = reference.joint_coattention_backward(grads, want[len(dims) :], inputs, [], *weights, *options)
+    want_grads = reference.joint_coattention_backward(
+        grads, want[len(dims) :], inputs, [], *weights, *options
+    )
     for a, b in zip((*got, *got_grads), (*want, *want_grads), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -94,7 +104,11 @@ def test_nan_and_inf_go_through(monkeypatch, name, value, precision):
     """Odd sizes: neither the zeros around a tile nor the halves of a split number may make a NaN of their own."""
     torch.set_float32_matmul_precision(precision)
     monkeypatch.setattr(table, "forward", lambda *_: table.Config(32, 32, 4, 1))
-    tensors = {"q": torch.rand(1, 40, 3) + 0.1, "k": torch.rand(1, 50, 3) + 0.1, "v": torch.rand(1, 50, 4) + 0.1}
+    tensors = {
+        "q": torch.rand(1, 40, 3) + 0.1,
+        "k": torch.rand(1, 50, 3) + 0.1,
+        "v": torch.rand(1, 50, 4) + 0.1,
+    }
     tensors[name][0, 7, 1] = value
     try:
         out = kernels.tanh_attention(*tensors.values(), 0.5, 0.0, None)
@@ -107,12 +121,16 @@ def test_nan_and_inf_go_through(monkeypatch, name, value, precision):
 def test_no_sample():
     empty, shared = torch.empty(0, 4, 3), torch.ones(1, 4, 2)
     assert kernels.tanh_attention(empty, empty, shared, 1.0, 0.0, None).shape == (0, 4, 2)
-    dq, _, dv = kernels.tanh_attention_backward(torch.empty(0, 4, 2), empty, empty, shared, 1.0, 0.0, None)
+    dq, _, dv = kernels.tanh_attention_backward(
+        torch.empty(0, 4, 2), empty, empty, shared, 1.0, 0.0, None
+    )
     assert dq.shape == (0, 4, 3)
     assert not dv.any()
     inputs, weights = layer_arguments((3, 4), batch=0)
     out = kernels.joint_coattention(inputs, [], *weights, [1.0, 1.0], 0.0, None, True)
-    grads = kernels.joint_coattention_backward(inputs, out[2:], inputs, [], *weights, [1.0, 1.0], 0.0, None)
+    grads = kernels.joint_coattention_backward(
+        inputs, out[2:], inputs, [], *weights, [1.0, 1.0], 0.0, None
+    )
     assert not any(g.any() for g in grads)
     out, attention = kernels.visual_reduction(torch.empty(0, 8), torch.empty(0, 5, 8), 1.0)
     assert (out.shape, attention.shape) == ((0, 8), (0, 5))
@@ -130,9 +148,13 @@ def test_visual_backward_of_frozen_regions_is_the_same():
 SIZE, LARGE = st.integers(1, 9), st.integers(1, 50)
 DROPOUT = st.sampled_from((0.0, 0.3, 0.9))
 ANY = {
-    "tanh_attention": st.tuples(st.integers(1, 3), LARGE, LARGE, st.integers(1, 36), SIZE, st.integers(0, 1)),
+    "tanh_attention": st.tuples(
+        st.integers(1, 3), LARGE, LARGE, st.integers(1, 36), SIZE, st.integers(0, 1)
+    ),
     "released_attention": st.tuples(st.integers(1, 3), st.integers(1, 20), LARGE, LARGE),
-    "joint_coattention": st.tuples(st.integers(1, 3), SIZE, st.integers(1, 40), LARGE, SIZE, st.integers(0, 2)),
+    "joint_coattention": st.tuples(
+        st.integers(1, 3), SIZE, st.integers(1, 40), LARGE, SIZE, st.integers(0, 2)
+    ),
     "visual_reduction": st.tuples(st.integers(1, 4), LARGE, LARGE),
 }
 """Sizes of each op, see :data:`jca_fast.gpu.check.QUICK`."""
@@ -140,12 +162,19 @@ ANY = {
 
 @pytest.mark.parametrize("op", ANY)
 @settings(
-    max_examples=6, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    max_examples=6,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
 )
 @given(data=st.data())
 def test_any_size_is_no_worse_than_plain_torch(op, data):
     dropout = 0.0 if op == "visual_reduction" else data.draw(DROPOUT)
-    case, tier = Case(op, data.draw(ANY[op]), dropout), data.draw(st.sampled_from(("exact", "float16", "bfloat16")))
+    case, tier = (
+        Case(op, data.draw(ANY[op]), dropout),
+        data.draw(st.sampled_from(("exact", "float16", "bfloat16"))),
+    )
     for result in run_checks([case], tier, DEVICE):
         assert result.passed, result
 
@@ -175,7 +204,10 @@ def launches(monkeypatch):
 def test_a_layer_is_one_launch_forward_and_four_or_five_backward(launches, tier, cores, dims):
     with precision(tier) as dtype:
         inputs, weights = layer_arguments(dims, segments=10, widths=(32,) * len(dims))
-        inputs, weights = ([t.to(dtype) for t in inputs], [[w.to(dtype) for w in group] for group in weights])
+        inputs, weights = (
+            [t.to(dtype) for t in inputs],
+            [[w.to(dtype) for w in group] for group in weights],
+        )
         options = ([1.0] * len(dims), 0.0, None)
         maps = kernels.joint_coattention(inputs, [], *weights, *options, True)[len(dims) :]
         assert [name for name, _ in launches] == ["layer"]
@@ -183,4 +215,6 @@ def test_a_layer_is_one_launch_forward_and_four_or_five_backward(launches, tier,
     assert [name for name, _ in launches[1:]] == ["prepare", *["backward"] * cores, "finish", "sum"]
     sizes = {"BO": 16, "BD": 32, "BK": 32 if tier == "exact" else 16, "ALIKE": True}
     for _, meta in launches:
-        assert {k: meta[k] for k in sizes if k in meta} == {k: v for k, v in sizes.items() if k in meta}
+        assert {k: meta[k] for k in sizes if k in meta} == {
+            k: v for k, v in sizes.items() if k in meta
+        }

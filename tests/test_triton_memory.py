@@ -30,7 +30,12 @@ def released(ops, query, key, value, grad, dropout=0.3):
 
 
 def layer(ops, *tensors, joints=0, dropout=0.3):
-    inputs, given, weights, grads = tensors[:2], tensors[2 : 2 + joints], tensors[2 + joints : -2], tensors[-2:]
+    inputs, given, weights, grads = (
+        tensors[:2],
+        tensors[2 : 2 + joints],
+        tensors[2 + joints : -2],
+        tensors[-2:],
+    )
     groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
     options = ([0.2, 0.1], dropout, torch.tensor(3) if dropout else None)
     out = ops.joint_coattention(*groups, *options, True)
@@ -45,7 +50,11 @@ def reduction(ops, query, regions, *grads):
 
 
 def attention_shapes(batch, rows, columns, segments, width, shared=False):
-    qkv = ((batch, rows, segments), (batch, columns, segments), (1 if shared else batch, columns, width))
+    qkv = (
+        (batch, rows, segments),
+        (batch, columns, segments),
+        (1 if shared else batch, columns, width),
+    )
     return *qkv, (batch, rows, width)
 
 
@@ -56,7 +65,9 @@ def released_shapes(batch, segments, width, columns):
 def layer_shapes(batch, segments, audio, visual, k, joints=0):
     width = 70 if joints else audio + visual
     inputs = [(batch, segments, audio), (batch, segments, visual)]
-    weights = [(segments, segments)] * 2 + [(k, segments)] * 2 + [(k, width)] * 2 + [(k, segments)] * 2
+    weights = (
+        [(segments, segments)] * 2 + [(k, segments)] * 2 + [(k, width)] * 2 + [(k, segments)] * 2
+    )
     return *inputs, *[(batch, segments, width)] * joints, *weights, *inputs
 
 
@@ -95,7 +106,9 @@ def test_writes_all_it_returns_and_never_holds_the_matrix(name, tier):
     assert 0 < memory.largest < matrix
 
 
-def layer_from_left_to_right(inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps):
+def layer_from_left_to_right(
+    inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps
+):
     """The equations of a layer in plain PyTorch, in the order in which they are written: (Xᵀ W_j) J."""
     parts = zip(inputs, joints_of(inputs, joints), w_j, w_x, w_c, w_h, scales, strict=True)
     maps, out = [], []
@@ -114,7 +127,11 @@ ODD = {
     "attention": (partial(attention, dropout=0.0), attention_shapes(3, 35, 40, 3, 5), (0, 1, 2)),
     "released": (partial(released, dropout=0.0), released_shapes(3, 3, 35, 40), (0, 1, 2)),
     "layer": (partial(layer, dropout=0.0), layer_shapes(3, 3, 35, 18, 4), (0, 1)),
-    "layer, joint given": (partial(layer, joints=1, dropout=0.0), layer_shapes(3, 3, 35, 18, 4, 1), (0, 1, 2)),
+    "layer, joint given": (
+        partial(layer, joints=1, dropout=0.0),
+        layer_shapes(3, 3, 35, 18, 4, 1),
+        (0, 1, 2),
+    ),
     "layer of one segment": (partial(layer, dropout=0.0), layer_shapes(3, 1, 35, 18, 4), (0, 1)),
     "reduction": (reduction, reduction_shapes(3, 19, 12), (0, 1)),
 }
@@ -130,7 +147,9 @@ def test_nan_and_inf_of_each_sample_go_through_as_in_torch(name, tier):
             tensors = tensors_of(shapes, dtype)
             for sample, bad in enumerate(BAD):
                 tensors[index][sample].flatten()[-2] = bad
-            for got, want in zip(next(call(kernels, *tensors)), next(call(PLAIN, *tensors)), strict=True):
+            for got, want in zip(
+                next(call(kernels, *tensors)), next(call(PLAIN, *tensors)), strict=True
+            ):
                 torch.testing.assert_close(got, want, rtol=0.02, atol=0.02, equal_nan=True)
 
 
@@ -142,7 +161,9 @@ def test_nan_and_inf_of_a_weight_go_through_as_in_torch(tier, weight, bad):
     with precision(tier) as dtype:
         tensors = tensors_of(shapes, dtype)
         tensors[2 + 2 * ("w_j", "w_x", "w_c", "w_h").index(weight)][1, 2] = bad
-        for got, want in zip(next(call(kernels, *tensors)), next(call(PLAIN, *tensors)), strict=True):
+        for got, want in zip(
+            next(call(kernels, *tensors)), next(call(PLAIN, *tensors)), strict=True
+        ):
             torch.testing.assert_close(got, want, rtol=0.02, atol=0.02, equal_nan=True)
 
 
@@ -151,5 +172,8 @@ def test_regions_of_score_minus_infinity_get_no_weight(count):
     """Also where they fill the first chunk of rows: their maximum is no number to subtract."""
     query, regions = torch.full((1, 8), 1e20), torch.randn(1, 40, 8) * 1e-20
     regions[:, :count] = -1e20  # the products overflow
-    got, want = kernels.visual_reduction(query, regions, 1.0), reference.visual_reduction(query, regions, 1.0)
+    got, want = (
+        kernels.visual_reduction(query, regions, 1.0),
+        reference.visual_reduction(query, regions, 1.0),
+    )
     torch.testing.assert_close(got, want, equal_nan=True)

@@ -24,7 +24,12 @@ pytestmark = pytest.mark.usefixtures("on_device")
 
 NAMES = tuple(name for name in contract.NAMES if name.startswith(support.OPS))
 OPS = tuple(op for op in contract.registered("reference") if op.startswith(support.OPS))
-ONE_OF_EACH = ("tanh_attention_dropout", "released_attention", "joint_coattention_given", "visual_reduction")
+ONE_OF_EACH = (
+    "tanh_attention_dropout",
+    "released_attention",
+    "joint_coattention_given",
+    "visual_reduction",
+)
 """For promises that the op layer keeps alike for every variant of an op."""
 COMPILER = "aot_eager" if DEVICE == "cpu" else "inductor"
 
@@ -104,7 +109,11 @@ def test_vmap_of_values_and_gradients(name):
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_autocast_gives_its_dtype_full_precision_gradients_and_the_errors_of_torch(name, dtype):
     results = []
-    for backend, wide in (("triton", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
+    for backend, wide in (
+        ("triton", torch.float32),
+        ("reference", torch.float32),
+        ("reference", torch.float64),
+    ):
         torch.manual_seed(1)
         function, inputs = case(name, torch.float32, backend)
         inputs = [t.detach().to(wide).requires_grad_() for t in inputs]
@@ -127,11 +136,17 @@ def test_compiles_without_graph_breaks_for_any_batch(name, monkeypatch):
     for tensors in (inputs, others):
         eager, traced = as_list(plain(*tensors)), as_list(compiled(*tensors))
         cotangents = [torch.randn_like(y) for y in eager]
-        assert_close([*traced, *backward(traced, tensors, cotangents)], [*eager, *backward(eager, tensors, cotangents)])
+        assert_close(
+            [*traced, *backward(traced, tensors, cotangents)],
+            [*eager, *backward(eager, tensors, cotangents)],
+        )
 
 
 def test_a_compiled_call_draws_a_new_mask_each_time():
-    (q, k, v), function = case("tanh_attention")[1], partial(tanh_attention, scale=0.4, dropout_p=0.5, backend="triton")
+    (q, k, v), function = (
+        case("tanh_attention")[1],
+        partial(tanh_attention, scale=0.4, dropout_p=0.5, backend="triton"),
+    )
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=COMPILER)
     assert not torch.equal(compiled(q, k, v), compiled(q, k, v))
 
@@ -167,9 +182,15 @@ LAYOUTS = {
     "transposed": lambda t: t.mT.contiguous().mT,
     "expanded over the batch": lambda t: t[:1].expand_as(t),
     "expanded over the last": lambda t: t[..., :1].expand_as(t),
-    "every second element": lambda t: torch.stack((t, torch.randn_like(t)), -1).flatten(-2)[..., ::2],
-    "every third row": lambda t: torch.stack([t] + [torch.randn_like(t)] * 2, -2).flatten(-3, -2)[..., ::3, :],
-    "off by one element": lambda t: torch.cat((torch.randn_like(t).flatten()[:1], t.flatten()))[1:].view_as(t),
+    "every second element": lambda t: torch.stack((t, torch.randn_like(t)), -1).flatten(-2)[
+        ..., ::2
+    ],
+    "every third row": lambda t: torch.stack([t] + [torch.randn_like(t)] * 2, -2).flatten(-3, -2)[
+        ..., ::3, :
+    ],
+    "off by one element": lambda t: torch.cat((torch.randn_like(t).flatten()[:1], t.flatten()))[
+        1:
+    ].view_as(t),
 }
 """Views with the numbers, or some of the numbers, of a tensor."""
 
@@ -180,7 +201,9 @@ def test_strides_of_inputs_and_gradients_are_honoured(name, layout):
     function, inputs = case(name)
     plain = case(name, backend="reference")[0]
     views = [LAYOUTS[layout](t.detach()) for t in inputs]
-    assert any(a.stride() != b.stride() or a.storage_offset() for a, b in zip(views, inputs, strict=True))
+    assert any(
+        a.stride() != b.stride() or a.storage_offset() for a, b in zip(views, inputs, strict=True)
+    )
     cotangents = [LAYOUTS[layout](torch.randn_like(y)) for y in as_list(plain(*views))]
     results = []
     for call, dtype in ((function, torch.float32), (plain, torch.float64)):
@@ -211,10 +234,17 @@ def step(module, inputs):
 
 @pytest.mark.parametrize(
     ("form", "joint", "layers"),
-    [("paper", "concat", 2), ("paper", "cross", 1), ("released", "concat_fc", 2), ("released", "cross", 1)],
+    [
+        ("paper", "concat", 2),
+        ("paper", "cross", 1),
+        ("released", "concat_fc", 2),
+        ("released", "cross", 1),
+    ],
 )
 def test_joint_coattention_with_dropout_trains_as_on_the_reference(form, joint, layers):
-    modules = twins(lambda b: JointCoAttention(6, 9, 5, 3, layers, form, joint, 0.4, backend=b).train())
+    modules = twins(
+        lambda b: JointCoAttention(6, 9, 5, 3, layers, form, joint, 0.4, backend=b).train()
+    )
     inputs = [torch.randn(2, 5, d) for d in (6, 9)]
     assert_close(*(step(m, inputs) for m in modules), tolerance=2e-5)
 
@@ -222,7 +252,13 @@ def test_joint_coattention_with_dropout_trains_as_on_the_reference(form, joint, 
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_the_localizer_trains_as_on_the_reference(form):
     sizes = {"audio_dim": 6, "visual_dim": 4, "num_layers": 1, "num_segments": 3, "num_classes": 4}
-    options = {"audio_features": 5, "region_features": 7, "num_regions": 6, "attention_dim": 3, "form": form}
+    options = {
+        "audio_features": 5,
+        "region_features": 7,
+        "num_regions": 6,
+        "attention_dim": 3,
+        "form": form,
+    }
     modules = twins(lambda b: AVELocalizer(**sizes, **options, rnn_dropout=0.0, backend=b).train())
     inputs = torch.rand(2, 3, 5), torch.rand(2, 3, 6, 7)
     with torch.backends.cudnn.flags(allow_tf32=False):  # its LSTMs would make much of a last bit
@@ -232,7 +268,9 @@ def test_the_localizer_trains_as_on_the_reference(form):
 
 def test_what_the_kernels_cannot_serve_is_refused_by_name_and_goes_to_plain_torch_by_auto():
     wide = [t.detach() for t in case("tanh_attention", torch.float64)[1]]
-    with pytest.raises(RuntimeError, match=r"'triton' cannot serve tanh_attention: it serves .* got torch.float64"):
+    with pytest.raises(
+        RuntimeError, match=r"'triton' cannot serve tanh_attention: it serves .* got torch.float64"
+    ):
         tanh_attention(*wide, 0.4, backend="triton")
     assert_bitwise([tanh_attention(*wide, 0.4)], [tanh_attention(*wide, 0.4, backend="reference")])
     assert "triton     cannot serve: it serves float32, bfloat16 and float16" in explain(*wide)

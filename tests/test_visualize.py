@@ -28,7 +28,9 @@ DPI = 50
 def save_model(path, **arguments):
     torch.manual_seed(0)
     common = {"audio_dim": 4, "visual_dim": 6, "num_layers": 2, "num_segments": SEGMENTS}
-    model = AVELocalizer(audio_features=6, region_features=5, attention_dim=3, **common, **arguments)
+    model = AVELocalizer(
+        audio_features=6, region_features=5, attention_dim=3, **common, **arguments
+    )
     checkpoint.save(path, model)
     return path
 
@@ -37,7 +39,14 @@ def save_model(path, **arguments):
 def folder(tmp_path_factory):
     """A planted set in `data` and untrained models beside it."""
     root = tmp_path_factory.mktemp("visualize")
-    synthesize(root / "data", num_clips=56, num_segments=SEGMENTS, audio_dim=6, visual_dim=5, dtype="float32")
+    synthesize(
+        root / "data",
+        num_clips=56,
+        num_segments=SEGMENTS,
+        audio_dim=6,
+        visual_dim=5,
+        dtype="float32",
+    )
     save_model(root / "paper.pt")
     save_model(root / "released.pt", form="released")
     save_model(root / "audio.pt", modalities="audio")
@@ -65,8 +74,17 @@ def pixels(figure):
 
 def plain_view(**more):
     """A clip of three segments, 2 x 3 regions, three classes."""
-    values = {"row": 7, "video_id": "abc", "classes": ("Bark", "Violin, fiddle", "Background"), **more}
-    labels = {"target": np.array([2, 0, 0]), "predicted": np.array([2, 0, 1]), "audio_norm": np.array([1.0, 2.0, 3.0])}
+    values = {
+        "row": 7,
+        "video_id": "abc",
+        "classes": ("Bark", "Violin, fiddle", "Background"),
+        **more,
+    }
+    labels = {
+        "target": np.array([2, 0, 0]),
+        "predicted": np.array([2, 0, 1]),
+        "audio_norm": np.array([1.0, 2.0, 3.0]),
+    }
     return ClipView(**{**labels, **values})
 
 
@@ -75,7 +93,11 @@ def test_command_writes_three_pictures_for_each_clip(folder, tmp_path, capsys):
     arguments = ["--data", str(folder / "data"), "--clips", "2", "--dpi", str(DPI), "-o", str(out)]
     assert main(["visualize", str(folder / "paper.pt"), *arguments]) == 0
     names = sorted(path.name for path in out.iterdir())
-    assert [name.rsplit("_", 1)[1] for name in names] == ["attention.png", "maps.png", "timeline.png"] * 2
+    assert [name.rsplit("_", 1)[1] for name in names] == [
+        "attention.png",
+        "maps.png",
+        "timeline.png",
+    ] * 2
     assert "6 pictures in" in capsys.readouterr().out
     for name in names:
         with Image.open(out / name) as image:
@@ -92,19 +114,31 @@ def test_released_form_and_run_folder(folder, tmp_path):
     run.mkdir()
     (run / "best.pt").write_bytes((folder / "released.pt").read_bytes())
     paths = visualize(run, folder / "data", tmp_path / "out", clips="1", dpi=DPI, split="val")
-    assert sorted(path.name.rsplit("_", 1)[1] for path in paths) == ["attention.png", "maps.png", "timeline.png"]
+    assert sorted(path.name.rsplit("_", 1)[1] for path in paths) == [
+        "attention.png",
+        "maps.png",
+        "timeline.png",
+    ]
 
 
 @pytest.mark.parametrize(
     ("model", "kinds", "message"),
     [
-        ("audio.pt", ["timeline"], "modalities='audio' has no attention and no fusion: time lines only"),
+        (
+            "audio.pt",
+            ["timeline"],
+            "modalities='audio' has no attention and no fusion: time lines only",
+        ),
         ("pooled.pt", ["maps", "timeline"], "pooling='max' has no attention over regions"),
     ],
 )
-def test_model_without_attention_still_draws_the_rest_and_says_so(folder, tmp_path, model, kinds, message):
+def test_model_without_attention_still_draws_the_rest_and_says_so(
+    folder, tmp_path, model, kinds, message
+):
     said = []
-    paths = visualize(folder / model, folder / "data", tmp_path / "out", clips="1", dpi=DPI, say=said.append)
+    paths = visualize(
+        folder / model, folder / "data", tmp_path / "out", clips="1", dpi=DPI, say=said.append
+    )
     assert [path.stem.rsplit("_", 1)[1] for path in paths] == kinds
     assert message in said[0]
 
@@ -154,15 +188,26 @@ def test_wrong_argument_is_named_and_nothing_is_written(folder, tmp_path, argume
 def test_command_reports_a_missing_frame_in_one_line(folder, tmp_path, source, capsys):
     clip = source.video_id(source.choose("1")[0])
     make_frames(tmp_path / "frames" / clip, ["0.png", "01.jpg", "3.jpeg"])
-    arguments = ["--data", str(folder / "data"), "--clips", "1", "--frames", str(tmp_path / "frames")]
-    assert main(["visualize", str(folder / "paper.pt"), *arguments, "-o", str(tmp_path / "out")]) == 2
+    arguments = [
+        "--data",
+        str(folder / "data"),
+        "--clips",
+        "1",
+        "--frames",
+        str(tmp_path / "frames"),
+    ]
+    assert (
+        main(["visualize", str(folder / "paper.pt"), *arguments, "-o", str(tmp_path / "out")]) == 2
+    )
     error = capsys.readouterr().err
     assert "no image of segment 2; needed: " in error
     assert error.count("\n") == 1
 
 
 def test_frames_are_read_by_segment_number_and_reduced(tmp_path):
-    folder = make_frames(tmp_path / "clip", ["01.JPG", "2.png", "000.jpeg", "poster.png"], size=(1000, 500))
+    folder = make_frames(
+        tmp_path / "clip", ["01.JPG", "2.png", "000.jpeg", "poster.png"], size=(1000, 500)
+    )
     Image.new("L", (10, 20), 77).save(folder / "03.png")
     frames = read_frames(folder, 4)
     assert [frame.shape for frame in frames] == [(180, 360, 3)] * 3 + [(20, 10, 3)]
@@ -183,7 +228,9 @@ def test_bad_frames_are_refused(tmp_path):
 
 def test_frames_lie_bare_above_and_grey_under_the_attention(folder, tmp_path, source):
     index = source.choose("1")[0]
-    make_frames(tmp_path / source.video_id(index), [f"{segment}.png" for segment in range(SEGMENTS)])
+    make_frames(
+        tmp_path / source.video_id(index), [f"{segment}.png" for segment in range(SEGMENTS)]
+    )
     with_frames = ClipSource(source.model, folder / "data", "test", tmp_path)
     red = [
         (np.abs(pixels(draw(s.view(index))).astype(int) - (250, 20, 20)).max(axis=-1) < 12).mean()
@@ -231,7 +278,9 @@ def test_hits_are_those_of_the_pointing_game(source):
     counted = [hits(view) for view in views]
     game = metrics.PointingGame()
     for view in views:
-        attention, position = (torch.from_numpy(x.reshape(1, SEGMENTS, 49)) for x in (view.attention, view.position))
+        attention, position = (
+            torch.from_numpy(x.reshape(1, SEGMENTS, 49)) for x in (view.attention, view.position)
+        )
         game += metrics.pointing_game(attention, position, torch.from_numpy(view.audible)[None])
     assert (sum(c[0] for c in counted), sum(c[1] for c in counted)) == (game.hits, game.segments)
     assert hits(plain_view()) is None
@@ -294,7 +343,9 @@ def test_labels_of_the_time_line_stay_inside_their_blocks(count):
     classes = ("Female speech, woman speaking", "Rodents, rats, mice", "Background")
     labels = np.arange(count) % 3
     figure = draw_timeline(
-        plain_view(classes=classes, target=labels, predicted=(labels + 1) % 3, audio_norm=np.ones(count))
+        plain_view(
+            classes=classes, target=labels, predicted=(labels + 1) % 3, audio_norm=np.ones(count)
+        )
     )
     renderer = figure.canvas.get_renderer()
     for axes in figure.axes[-2:]:
@@ -319,13 +370,21 @@ def test_large_maps_are_drawn_as_block_means_and_the_title_says_so():
     assert block_means(np.ones((1, MAX_CELLS + 1))).shape == (1, 129)  # the last block is smaller
     assert np.all(block_means(np.ones((1, MAX_CELLS + 1))) == 1)
     layer = {"C": (values / 1200, values / 1200), "H": (np.ones((2, 3)), np.ones((2, 3)))}
-    assert "drawn as means over blocks: $C_a$ 1 × 3" in draw_maps(plain_view(layers=[layer])).get_suptitle()
+    assert (
+        "drawn as means over blocks: $C_a$ 1 × 3"
+        in draw_maps(plain_view(layers=[layer])).get_suptitle()
+    )
 
 
 def test_affinities_share_one_symmetric_scale():
     layers = [
-        {"C": (np.full((2, 2), a), np.full((2, 2), b)), "H": (np.ones((2, 2)),) * 2} for a, b in [(0.1, -0.4), (0, 0.2)]
+        {"C": (np.full((2, 2), a), np.full((2, 2), b)), "H": (np.ones((2, 2)),) * 2}
+        for a, b in [(0.1, -0.4), (0, 0.2)]
     ]
     figure = draw_maps(plain_view(layers=layers))
-    limits = {axes.images[0].get_clim() for axes in figure.axes[:8] if axes.images[0].cmap.name == "RdBu_r"}
+    limits = {
+        axes.images[0].get_clim()
+        for axes in figure.axes[:8]
+        if axes.images[0].cmap.name == "RdBu_r"
+    }
     assert limits == {(-0.4, 0.4)}

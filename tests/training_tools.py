@@ -18,13 +18,27 @@ MODEL = {"form": "released", "audio_dim": 4, "visual_dim": 4, "num_layers": 1}
 def make_data(root: Path) -> Path:
     """34 training, 7 validation and 7 test clips of 4 segments, narrow features."""
     return synthesize(
-        root, num_clips=48, num_segments=4, audio_dim=6, visual_dim=5, grid=(2, 2), noise=0.3, dtype="float32"
+        root,
+        num_clips=48,
+        num_segments=4,
+        audio_dim=6,
+        visual_dim=5,
+        grid=(2, 2),
+        noise=0.3,
+        dtype="float32",
     )
 
 
 def settings(data: Path, out: Path, **more: Any) -> dict[str, Any]:
     """Arguments of Config for a short run with dropout, a moving learning rate and an uneven last batch."""
-    common = {"epochs": 3, "batch_size": 8, "lr": 0.01, "plateau_patience": 0, "progress": False, "model": MODEL}
+    common = {
+        "epochs": 3,
+        "batch_size": 8,
+        "lr": 0.01,
+        "plateau_patience": 0,
+        "progress": False,
+        "model": MODEL,
+    }
     return {"data": str(data), "out": str(out), "device": "cpu", **common, **more}
 
 
@@ -53,7 +67,10 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def csv_rows(path: Path) -> list[dict[str, str]]:
     """metrics.csv without the columns of clock times."""
     with path.open(newline="") as file:
-        return [{k: v for k, v in row.items() if k not in ("seconds", "time")} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if k not in ("seconds", "time")}
+            for row in csv.DictReader(file)
+        ]
 
 
 def assert_same_run(out: Path, reference: Path) -> None:

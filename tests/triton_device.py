@@ -36,7 +36,9 @@ def patch_once() -> None:
     patch, core = interpreter._patch_lang, triton.language.core
 
     def patch_lang(fn):
-        languages = [value for value in fn.__globals__.values() if value is triton.language or value is core]
+        languages = [
+            value for value in fn.__globals__.values() if value is triton.language or value is core
+        ]
         if any(core.is_builtin(language.dot) for language in languages):
             return patch(fn)
         return interpreter._LangPatchScope()
@@ -59,7 +61,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> None:
     if DEVICE == "cpu":
         found = support.reasons
         monkeypatch.setattr(
-            support, "reasons", lambda op, tensors: [r for r in found(op, tensors) if "serves CUDA tensors" not in r]
+            support,
+            "reasons",
+            lambda op, tensors: [r for r in found(op, tensors) if "serves CUDA tensors" not in r],
         )
 
 
@@ -89,8 +93,12 @@ class Memory(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, torch.Tensor) and tensor.dtype != torch.uint8:  # the interpreter's view of arguments
-                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+            if (
+                isinstance(tensor, torch.Tensor) and tensor.dtype != torch.uint8
+            ):  # the interpreter's view of arguments
+                self.largest = max(
+                    self.largest, tensor.untyped_storage().nbytes() // tensor.element_size()
+                )
                 if function.overloadpacket in self.NEW and tensor.is_floating_point():
                     tensor.fill_(float("nan"))
         return result

@@ -19,11 +19,23 @@ class Bar(NamedTuple):
 
 
 BARS = {
-    "layer forward us": {"bfloat16": Bar(35, 25, 20), "tf32": Bar(45, 30, 22), "exact": Bar(110, 75, 50)},
-    "layer backward us": {"bfloat16": Bar(60, 40, 28), "tf32": Bar(100, 60, 45), "exact": Bar(300, 200, 120)},
+    "layer forward us": {
+        "bfloat16": Bar(35, 25, 20),
+        "tf32": Bar(45, 30, 22),
+        "exact": Bar(110, 75, 50),
+    },
+    "layer backward us": {
+        "bfloat16": Bar(60, 40, 28),
+        "tf32": Bar(100, 60, 45),
+        "exact": Bar(300, 200, 120),
+    },
     "4 layers forward us": {"bfloat16": Bar(150, 110, 85)},
     "4 layers forward+backward us": {"bfloat16": Bar(420, 280, 210)},
-    "forward+backward, x eager": {"bfloat16": Bar(5, 8, 12), "tf32": Bar(8, 13, 18), "exact": Bar(3, 5, 7)},
+    "forward+backward, x eager": {
+        "bfloat16": Bar(5, 8, 12),
+        "tf32": Bar(8, 13, 18),
+        "exact": Bar(3, 5, 7),
+    },
     "forward+backward, x best compiled": dict.fromkeys(("bfloat16", "tf32", "exact"), Bar(2, 4, 8)),
     "activations, x less than eager": dict.fromkeys(("bfloat16", "tf32", "exact"), Bar(8, 15, 30)),
     "B=1 layer forward us": dict.fromkeys(("bfloat16", "tf32", "exact"), Bar(10, 6, 4)),
@@ -80,7 +92,9 @@ def _of_layers(row: dict[str, Any]) -> dict[tuple[str, str], float]:
         / max(row["memory"]["fused"]["kept"], 1),
     }
     compiled = [both[mode]["ratio"]["median"] for mode in row["modes"]]
-    return found | ({("forward+backward, x best compiled", tier): min(compiled)} if compiled else {})
+    return found | (
+        {("forward+backward, x best compiled", tier): min(compiled)} if compiled else {}
+    )
 
 
 def _of_visual(row: dict[str, Any]) -> dict[tuple[str, str], float]:
@@ -98,5 +112,13 @@ def verdicts(phases: dict[str, Any], dry: bool = False) -> list[dict[str, Any]]:
         for tier, bar in tiers.items():
             value = values.get((name, tier))
             words = ABSENT if value is None else DRY if dry else verdict(value, bar)
-            found.append({"figure": name, "tier": tier, "value": value, "bar": bar._asdict(), "verdict": words})
+            found.append(
+                {
+                    "figure": name,
+                    "tier": tier,
+                    "value": value,
+                    "bar": bar._asdict(),
+                    "verdict": words,
+                }
+            )
     return found

@@ -50,7 +50,12 @@ def run_checks(site: Site, options: plan.Options) -> dict[str, Any]:
     The compile caches come last: only they may be cut off.
     """
     dealt, alone = tests(site, options)
-    checks = {**sanitizers(site, options), **dealt, **verify(site, options), "first call": lambda: first_call(site)}
+    checks = {
+        **sanitizers(site, options),
+        **dealt,
+        **verify(site, options),
+        "first call": lambda: first_call(site),
+    }
     checks |= fills(site, options)
     with ThreadPoolExecutor((os.cpu_count() or 2) * 3 // 2) as pool:
         futures = {name: pool.submit(_timed, check) for name, check in checks.items()}
@@ -95,7 +100,11 @@ def tests(site: Site, options: plan.Options) -> tuple[dict[str, Check], dict[str
         if not any(name in path.name for name in ELSEWHERE)
     )
     code, output = site.run("collect tests", pytest(site, "--collect-only", "-q", *files))
-    names = [line for line in output.splitlines() if "::" in line and not any(name in line for name in ELSEWHERE)]
+    names = [
+        line
+        for line in output.splitlines()
+        if "::" in line and not any(name in line for name in ELSEWHERE)
+    ]
     if code or not names:
         return {"tests": lambda: {"problem": f"no tests were collected, exit status {code}"}}, {}
     if options.dry:
@@ -104,7 +113,11 @@ def tests(site: Site, options: plan.Options) -> tuple[dict[str, Check], dict[str
     together = [name for name in names if ALONE not in name]
     dealt = {f"tests {i + 1}": together[i::SHARDS] for i in range(min(SHARDS, len(together)))}
     checks = [
-        {name: lambda name=name, ids=ids: _shard(site, name, ids) for name, ids in group.items() if ids}
+        {
+            name: lambda name=name, ids=ids: _shard(site, name, ids)
+            for name, ids in group.items()
+            if ids
+        }
         for group in (dealt, {"tests alone": alone})
     ]
     return checks[0], checks[1]
@@ -124,7 +137,10 @@ def test_problem(code: int | None, output: str, expected: int) -> str:
     """Why a run of ``expected`` tests does not count as passed: one that was skipped has not been passed."""
     if code is None:
         return outcome(code, output)["problem"]
-    summary = (re.findall(r"^.*\d+ (?:passed|failed|skipped|error).*$", output, re.MULTILINE) or ["no summary"])[-1]
+    summary = (
+        re.findall(r"^.*\d+ (?:passed|failed|skipped|error).*$", output, re.MULTILINE)
+        or ["no summary"]
+    )[-1]
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (\w+)", summary)}
     passed = counts.get("passed", 0)
     if code == 0 and passed == expected and not counts.get("skipped"):
@@ -149,7 +165,13 @@ def sanitizers(site: Site, options: plan.Options) -> dict[str, Check]:
 def kernel_names() -> list[str]:
     """The names of all our kernels, from their sources."""
     sources = (path.read_text() for path in (ROOT / "kernels" / "triton").glob("*.py"))
-    return sorted({name for source in sources for name in re.findall(r"^def (\w+_kernel)\(", source, re.MULTILINE)})
+    return sorted(
+        {
+            name
+            for source in sources
+            for name in re.findall(r"^def (\w+_kernel)\(", source, re.MULTILINE)
+        }
+    )
 
 
 def sanitizer(tool: str, kernels: list[str]) -> list[str]:
@@ -165,7 +187,10 @@ def sanitizer(tool: str, kernels: list[str]) -> list[str]:
 
 def sanitize(site: Site, tool: str, tier: str) -> dict[str, Any]:
     """One tool in one tier. Without the caching allocator, so that a tensor ends where its memory does."""
-    command = [*sanitizer(tool, kernel_names()), *site.module("jca_fast", "verify", "--quick", "--tier", tier)]
+    command = [
+        *sanitizer(tool, kernel_names()),
+        *site.module("jca_fast", "verify", "--quick", "--tier", tier),
+    ]
     code, output = site.run(f"{tool} {tier}", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     return {"problem": sanitizer_problem(tool, code, output)}
 
@@ -182,13 +207,19 @@ def sanitizer_problem(tool: str, code: int | None, output: str) -> str:
 def reports(output: str, kernels: list[str]) -> list[str]:
     """The lines of a tool's reports that name one of these kernels."""
     name = re.compile(rf"\b({'|'.join(kernels)})\b")
-    return [line.strip("= ") for line in output.splitlines() if line.startswith("=====") and name.search(line)]
+    return [
+        line.strip("= ")
+        for line in output.splitlines()
+        if line.startswith("=====") and name.search(line)
+    ]
 
 
 def planted(site: Site, tool: str) -> dict[str, Any]:
     """A tool that passes a kernel with a fault is no check."""
     command = [*sanitizer(tool, ["planted_kernel"]), *site.module("benchmarks.gpu.planted", tool)]
-    code, output = site.run(f"{tool} finds a planted fault", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    code, output = site.run(
+        f"{tool} finds a planted fault", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
+    )
     if code is None:
         return outcome(code, output)
     seen = reports(output, ["planted_kernel"])
@@ -200,10 +231,15 @@ def first_call(site: Site) -> dict[str, Any]:
     arguments = ["--dry-run"] if site.dry else []
     found: dict[str, Any] = {"problem": "", "note": "taken while the other checks ran"}
     with tempfile.TemporaryDirectory(dir=site.folder) as folder:
-        caches = {"TRITON_CACHE_DIR": str(Path(folder) / "triton"), "XDG_CACHE_HOME": str(Path(folder) / "cache")}
+        caches = {
+            "TRITON_CACHE_DIR": str(Path(folder) / "triton"),
+            "XDG_CACHE_HOME": str(Path(folder) / "cache"),
+        }
         for name in ("cold", "warm"):
             code, output = site.run(
-                f"first call, {name}", site.module("benchmarks.gpu.first_call", *arguments), **caches
+                f"first call, {name}",
+                site.module("benchmarks.gpu.first_call", *arguments),
+                **caches,
             )
             if code != 0:
                 return outcome(code, output)
@@ -213,7 +249,10 @@ def first_call(site: Site) -> dict[str, Any]:
 
 def fills(site: Site, options: plan.Options) -> dict[str, Check]:
     """The compile caches of the timed phases."""
-    return {f"compile {part}": lambda part=part: _fill(site, part, options) for part in plan.fills(options)}
+    return {
+        f"compile {part}": lambda part=part: _fill(site, part, options)
+        for part in plan.fills(options)
+    }
 
 
 def _fill(site: Site, part: str, options: plan.Options) -> dict[str, Any]:

@@ -31,18 +31,34 @@ def read(site: Site) -> dict[str, Any]:
     if program is None:
         return {"failures": [], "not available": "ncu is not on the PATH"}
     names = f"regex:^({'|'.join(kernel_names())})$"
-    options = ["--clock-control", "none", "--csv", "--metrics", ",".join(METRICS), "--kernel-name", names]
-    code, output = site.run("counters", [program, *options, *site.module("benchmarks.gpu.counters")])
+    options = [
+        "--clock-control",
+        "none",
+        "--csv",
+        "--metrics",
+        ",".join(METRICS),
+        "--kernel-name",
+        names,
+    ]
+    code, output = site.run(
+        "counters", [program, *options, *site.module("benchmarks.gpu.counters")]
+    )
     found = parse(output)
     if code != 0 or not found:
-        why = re.findall(rf"^(?:==ERROR==|{ABSENT}).*$", output, re.MULTILINE) or [f"exit status {code}"]
+        why = re.findall(rf"^(?:==ERROR==|{ABSENT}).*$", output, re.MULTILINE) or [
+            f"exit status {code}"
+        ]
         return {"failures": [], "not available": why[0]}
     return {"failures": [], "launches": found}
 
 
 def parse(output: str) -> list[dict[str, Any]]:
     """The launches in a CSV of one metric a line, each with its tier: the program prints how many each tier starts."""
-    tiers = [t for t, n in re.findall(r"^launches (\w+) (\d+)$", output, re.MULTILINE) for _ in range(int(n))]
+    tiers = [
+        t
+        for t, n in re.findall(r"^launches (\w+) (\d+)$", output, re.MULTILINE)
+        for _ in range(int(n))
+    ]
     lines = output.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
     found: dict[str, dict[str, Any]] = {}
@@ -62,7 +78,10 @@ def main() -> int:
         with precision(tier):
             data = subjects.layers(64, precision_dtype(tier), "cuda", 1, False)
             call = subjects.with_backward(subjects.fused, data)
-            print(f"launches {tier} {len(floors.launches(call, store.architecture(False)))}", flush=True)
+            print(
+                f"launches {tier} {len(floors.launches(call, store.architecture(False)))}",
+                flush=True,
+            )
     return 0
 
 

@@ -26,11 +26,15 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _compile(phase: str, row: plan.Row, modes: tuple[str, ...], options: plan.Options) -> dict[str, str]:
+def _compile(
+    phase: str, row: plan.Row, modes: tuple[str, ...], options: plan.Options
+) -> dict[str, str]:
     """Call everything once that the phase will time."""
     dtype = precision_dtype(row.tier)
     if phase == "training":
-        for call in steps(1 if options.dry else row.batch, dtype, device(), options.dry, modes).values():
+        for call in steps(
+            1 if options.dry else row.batch, dtype, device(), options.dry, modes
+        ).values():
             call()
         return {}
     for mode in modes:
@@ -43,7 +47,9 @@ def _compile(phase: str, row: plan.Row, modes: tuple[str, ...], options: plan.Op
             data = subjects.reduction(row.batch, dtype, device(), options.dry)
             reduce = subjects.compiled(mode, subjects.plain_reduction, options.dry)
             calls = [subjects.alone(reduce, data)]
-            calls += [subjects.reduction_with_backward(reduce, data, frozen) for frozen in (True, False)]
+            calls += [
+                subjects.reduction_with_backward(reduce, data, frozen) for frozen in (True, False)
+            ]
         for call in calls:
             call()
     return {}

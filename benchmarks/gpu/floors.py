@@ -75,11 +75,15 @@ def work(start: Launch, sizes: Sizes | None) -> tuple[int, int]:
     n, k = sizes.segments, sizes.width
     products = n + k
     if start.kernel == "backward_kernel":
-        products = 2 * n + k + n * bool(start.meta.get("WANT_DQ")) + k * bool(start.meta.get("WANT_DV"))
+        products = (
+            2 * n + k + n * bool(start.meta.get("WANT_DQ")) + k * bool(start.meta.get("WANT_DV"))
+        )
     return elements, 2 * products * elements
 
 
-def floor(start: Launch, sizes: Sizes | None, tier: str, rates: dict[str, float]) -> dict[str, float]:
+def floor(
+    start: Launch, sizes: Sizes | None, tier: str, rates: dict[str, float]
+) -> dict[str, float]:
     """Microseconds that each resource needs at least for one launch."""
     elements, flops = work(start, sizes)
     rate = rates["bfloat16"] if tier in ("bfloat16", "float16") else rates["tf32"]
@@ -120,7 +124,9 @@ def trace(call: Call, repeats: int) -> list[dict[str, Any]]:
         return json.loads(path.read_text())["traceEvents"]
 
 
-def device_times(call: Call, starts: list[Launch], architecture: str, repeats: int = 30) -> list[list[float]]:
+def device_times(
+    call: Call, starts: list[Launch], architecture: str, repeats: int = 30
+) -> list[list[float]]:
     """Microseconds of every launch in ``repeats`` calls, by the profiler; RuntimeError where it saw another number."""
     repeats = 1 if timing.DRY else repeats
     again = functools.partial(launches, call, architecture) if timing.DRY else call
@@ -131,5 +137,7 @@ def device_times(call: Call, starts: list[Launch], architecture: str, repeats: i
     seen = [e for e in trace(again, repeats) if e.get("cat") == wanted and e["name"] in names]
     seen.sort(key=lambda event: event["ts"])
     if [e["name"] for e in seen] != [start.kernel for start in starts] * repeats:
-        raise RuntimeError(f"the profiler saw {len(seen)} launches of {sorted(names)}, not {len(starts) * repeats}")
+        raise RuntimeError(
+            f"the profiler saw {len(seen)} launches of {sorted(names)}, not {len(starts) * repeats}"
+        )
     return [[float(e["dur"]) for e in seen[i :: len(starts)]] for i in range(len(starts))]

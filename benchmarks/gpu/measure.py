@@ -31,11 +31,19 @@ def main() -> int:
     args = parser.parse_args()
     options = plan.options(args)
     begin(options.dry)
-    phase = {"kernels": kernels, "layers": layers, "training": training, "visual": visual}[args.phase]
+    phase = {"kernels": kernels, "layers": layers, "training": training, "visual": visual}[
+        args.phase
+    ]
     result: dict[str, Any] = {"clocks before": timing.clocks(), "rows": []}
     measure = phase(options, result)
     for row in plan.rows(args.phase, options):
-        facts = {"name": row.name, "tier": row.tier, "batch": row.batch, "layers": row.layers, "modes": row.modes}
+        facts = {
+            "name": row.name,
+            "tier": row.tier,
+            "batch": row.batch,
+            "layers": row.layers,
+            "modes": row.modes,
+        }
         result["rows"].append(facts | attempt(measure, row))
         result["clocks after"] = timing.clocks()
         store.write(args.result, result)
@@ -74,7 +82,10 @@ def device() -> str:
 
 def sides(calls: dict[str, timing.Call], flush: bool = False) -> dict[str, Any]:
     """All calls under graph replay, then launched one after the other, each time side by side."""
-    graphs = {name: call if name == GRAPHS_OF_ITS_OWN else timing.replayed(call) for name, call in calls.items()}
+    graphs = {
+        name: call if name == GRAPHS_OF_ITS_OWN else timing.replayed(call)
+        for name, call in calls.items()
+    }
     found = {"graph": timing.on_device(graphs, flush=flush)}
     return found if flush else {**found, "eager": timing.on_host(calls)}
 
@@ -83,16 +94,29 @@ def layers(options: plan.Options, result: dict[str, Any]) -> Callable[[plan.Row]
     """Layers: times, memory, bits and errors of the kernels, eager PyTorch and torch.compile."""
 
     def measure(row: plan.Row) -> dict[str, Any]:
-        data = subjects.layers(row.batch, precision_dtype(row.tier), device(), row.layers, options.dry)
-        forwards = {"fused": subjects.fused, "eager": subjects.plain} | compiled_layers(row.modes, data, options.dry)
+        data = subjects.layers(
+            row.batch, precision_dtype(row.tier), device(), row.layers, options.dry
+        )
+        forwards = {"fused": subjects.fused, "eager": subjects.plain} | compiled_layers(
+            row.modes, data, options.dry
+        )
         found = {"forward": sides({name: subjects.alone(f, data) for name, f in forwards.items()})}
         if not row.backward:
             return found
-        found["forward+backward"] = sides({name: subjects.with_backward(f, data) for name, f in forwards.items()})
+        found["forward+backward"] = sides(
+            {name: subjects.with_backward(f, data) for name, f in forwards.items()}
+        )
         if row.layers == 1:
-            found["backward"] = timing.on_device({"fused": timing.replayed(subjects.only_backward(data))})
-        found["memory"] = {name: timing.memory(lambda f=f: f(data)) for name, f in list(forwards.items())[:2]}
-        both = {name: timing.memory(subjects.with_backward(f, data)) for name, f in list(forwards.items())[:2]}
+            found["backward"] = timing.on_device(
+                {"fused": timing.replayed(subjects.only_backward(data))}
+            )
+        found["memory"] = {
+            name: timing.memory(lambda f=f: f(data)) for name, f in list(forwards.items())[:2]
+        }
+        both = {
+            name: timing.memory(subjects.with_backward(f, data))
+            for name, f in list(forwards.items())[:2]
+        }
         found["memory forward+backward"] = both
         return found | errors(data, row.tier)
 
@@ -115,7 +139,10 @@ def errors(data: dict[str, Any], tier: str) -> dict[str, Any]:
     """The largest relative RMS error of all outputs and gradients against float64, ours and eager's; our bits twice."""
     wide = {
         "inputs": [x.detach().double().requires_grad_() for x in data["inputs"]],
-        "weights": [[[w.detach().double().requires_grad_() for w in g] for g in layer] for layer in data["weights"]],
+        "weights": [
+            [[w.detach().double().requires_grad_() for w in g] for g in layer]
+            for layer in data["weights"]
+        ],
         "scale": data["scale"],
     }
 
@@ -124,16 +151,24 @@ def errors(data: dict[str, Any], tier: str) -> dict[str, Any]:
 
     exact = everything(subjects.plain, wide)
     results = {"fused": everything(subjects.fused, data), "eager": everything(subjects.plain, data)}
-    found = {n: max(relative_error(a, b) for a, b in zip(got, exact, strict=True)) for n, got in results.items()}
+    found = {
+        n: max(relative_error(a, b) for a, b in zip(got, exact, strict=True))
+        for n, got in results.items()
+    }
     again = everything(subjects.fused, data)
     repeats = all(a.equal(b) for a, b in zip(results["fused"], again, strict=True))
     bound = FACTOR["grad"] * found["eager"] + FLOOR[tier]
-    if timing.DRY and tier in ("tf32", "bfloat16"):  # the CPU has no TF32; the interpreter rounds bfloat16 to zero
+    if timing.DRY and tier in (
+        "tf32",
+        "bfloat16",
+    ):  # the CPU has no TF32; the interpreter rounds bfloat16 to zero
         bound = float("inf")
     problems = [] if repeats else ["two runs differ in bits"]
     if not found["fused"] <= bound:
         problems.append(f"error {found['fused']:.1e} against float64, bound {bound:.1e}")
-    return {"error": found, "bound": bound, "repeats": repeats} | ({"failed": "; ".join(problems)} if problems else {})
+    return {"error": found, "bound": bound, "repeats": repeats} | (
+        {"failed": "; ".join(problems)} if problems else {}
+    )
 
 
 def training(options: plan.Options, result: dict[str, Any]) -> Callable[[plan.Row], dict[str, Any]]:
@@ -142,7 +177,9 @@ def training(options: plan.Options, result: dict[str, Any]) -> Callable[[plan.Ro
 
     def measure(row: plan.Row) -> dict[str, Any]:
         batch = 1 if options.dry else row.batch
-        return {"step": sides(steps(batch, precision_dtype(row.tier), device(), options.dry, row.modes))}
+        return {
+            "step": sides(steps(batch, precision_dtype(row.tier), device(), options.dry, row.modes))
+        }
 
     return measure
 
@@ -155,11 +192,18 @@ def visual(options: plan.Options, result: dict[str, Any]) -> Callable[[plan.Row]
         forwards = {"fused": subjects.fused_reduction, "eager": subjects.plain_reduction}
         for mode in row.modes:
             forwards[mode] = subjects.compiled(mode, subjects.plain_reduction, options.dry)
-        found = {"forward": sides({name: subjects.alone(f, data) for name, f in forwards.items()}, flush=True)}
+        found = {
+            "forward": sides(
+                {name: subjects.alone(f, data) for name, f in forwards.items()}, flush=True
+            )
+        }
         for words, frozen in (("backward", True), ("backward + dK", False)):
             alone = {"fused": timing.replayed(subjects.only_reduction_backward(data, frozen))}
             found[words] = {"graph": timing.on_device(alone, flush=True)}
-            both = {name: subjects.reduction_with_backward(f, data, frozen) for name, f in forwards.items()}
+            both = {
+                name: subjects.reduction_with_backward(f, data, frozen)
+                for name, f in forwards.items()
+            }
             found[f"forward+{words}"] = sides(both, flush=True)
         return found
 

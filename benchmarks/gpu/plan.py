@@ -40,16 +40,26 @@ class Options:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="tiny shapes by Triton's interpreter: tests the script")
-    parser.add_argument("--tiers", default=",".join(TIERS), help="precision tiers (default: all four)")
-    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="batch sizes (default: 1,8,64,256)")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tiny shapes by Triton's interpreter: tests the script",
+    )
+    parser.add_argument(
+        "--tiers", default=",".join(TIERS), help="precision tiers (default: all four)"
+    )
+    parser.add_argument(
+        "--batches", default=",".join(map(str, BATCHES)), help="batch sizes (default: 1,8,64,256)"
+    )
 
 
 def options(args: argparse.Namespace) -> Options:
     """The options of parsed arguments; ValueError for a tier that there is not."""
     tiers, batches = tuple(args.tiers.split(",")), tuple(map(int, args.batches.split(",")))
     if unknown := set(tiers) - set(TIERS):
-        raise ValueError(f"--tiers must be among {', '.join(TIERS)}; got {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"--tiers must be among {', '.join(TIERS)}; got {', '.join(sorted(unknown))}"
+        )
     if args.dry_run:
         batches = batches if batches != BATCHES else (64,)
     return Options(tiers, batches, args.dry_run)
@@ -69,7 +79,12 @@ class Row:
 
 def rows(phase: str, options: Options) -> list[Row]:
     """The cases of a timed phase, the paper's batch first: a phase that is cut short then has what the bars need."""
-    found: dict[str, Any] = {"kernels": _kernels, "layers": _layers, "training": _training, "visual": _visual}
+    found: dict[str, Any] = {
+        "kernels": _kernels,
+        "layers": _layers,
+        "training": _training,
+        "visual": _visual,
+    }
     return found[phase](options) if phase in found else []
 
 
@@ -82,12 +97,26 @@ def _layers(options: Options) -> list[Row]:
             for tier in options.tiers:
                 if tier == "float16" and (layers, batch) != (1, 64):
                     continue
-                if options.dry and layers > 1 and tier != options.tiers[0]:  # the interpreter takes its time
+                if (
+                    options.dry and layers > 1 and tier != options.tiers[0]
+                ):  # the interpreter takes its time
                     continue
                 modes = MODES if batch == 64 else MODES[:2] if layers == 1 else MODES[:1]
                 modes = () if tier == "float16" else modes
-                found.append(Row(f"{tier}, {layers} layer{'s' * (layers > 1)}, B={batch}", tier, batch, layers, modes))
-    large = [Row(f"{t}, 1 layer, B=1024, forward", t, 1024, backward=False) for t in options.tiers if t != "float16"]
+                found.append(
+                    Row(
+                        f"{tier}, {layers} layer{'s' * (layers > 1)}, B={batch}",
+                        tier,
+                        batch,
+                        layers,
+                        modes,
+                    )
+                )
+    large = [
+        Row(f"{t}, 1 layer, B=1024, forward", t, 1024, backward=False)
+        for t in options.tiers
+        if t != "float16"
+    ]
     return sorted(found + large, key=lambda row: row.batch != 64)
 
 
@@ -119,13 +148,17 @@ def _kernels(options: Options) -> list[Row]:
         for way in ("forward", "forward+backward")
     ]
     visual = [row for row in _visual(options) if row.batch != 640]
-    return found + [Row(f"{row.tier}, visual, S={row.batch}", row.tier, row.batch, layers=0) for row in visual]
+    return found + [
+        Row(f"{row.tier}, visual, S={row.batch}", row.tier, row.batch, layers=0) for row in visual
+    ]
 
 
 def fills(options: Options) -> list[str]:
     """The parts in which the compile cache is filled, each in a process: a phase, a tier, and which of its graphs."""
     kinds = ("autotune", "4", "1")
-    parts = [f"layers {tier} {kind}" for kind in kinds for tier in options.tiers if tier != "float16"]
+    parts = [
+        f"layers {tier} {kind}" for kind in kinds for tier in options.tiers if tier != "float16"
+    ]
     return [*(["layers all all"] if options.dry else parts), "visual all all", "training all all"]
 
 
@@ -134,7 +167,9 @@ def fill_rows(part: str, options: Options) -> list[tuple[Row, tuple[str, ...]]]:
     phase, tier, kind = part.split()
     found = []
     for row in rows(phase, options):
-        parts = [(mode, "autotune" if mode.startswith("max") else str(row.layers)) for mode in row.modes]
+        parts = [
+            (mode, "autotune" if mode.startswith("max") else str(row.layers)) for mode in row.modes
+        ]
         wanted = tuple(mode for mode, its in parts if kind in ("all", its))
         if wanted and tier in ("all", row.tier):
             found.append((row, wanted))

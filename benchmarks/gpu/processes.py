@@ -43,7 +43,11 @@ class Site:
 
     def environment(self, **changes: str) -> dict[str, str]:
         """What every process gets: the copy before the checkout, caches of this run, the interpreter in a dry run."""
-        paths = [str(self.folder / "site"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [
+            str(self.folder / "site"),
+            str(ROOT),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("JCA_FAST", "TRITON"))}
         return {
             **kept, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -57,7 +61,9 @@ class Site:
         """The command that runs a module."""
         return [sys.executable, "-m", name, *arguments]
 
-    def run(self, name: str, command: list[str], reserve: float = 0, **environment: str) -> tuple[int | None, str]:
+    def run(
+        self, name: str, command: list[str], reserve: float = 0, **environment: str
+    ) -> tuple[int | None, str]:
         """Exit status and output of a command; None where it was ended or could not start.
 
         It is ended ``reserve`` seconds before the deadline, where something else has to follow.
@@ -71,7 +77,9 @@ class Site:
         self.log.append(f"== {name}: {words}\n$ {' '.join(command)}\n{output}")
         return code, output
 
-    def _finished(self, command: list[str], environment: dict[str, str], timeout: float) -> tuple[int | None, str]:
+    def _finished(
+        self, command: list[str], environment: dict[str, str], timeout: float
+    ) -> tuple[int | None, str]:
         """Run a command and everything it starts until the timeout."""
         pipe = subprocess.PIPE
         try:

@@ -54,7 +54,9 @@ def _tanh_rate() -> float:
     programs, block, loops = 4096, 1024, 256
     out = torch.empty(programs * block, device="cuda")
     call = tanh_kernel[(programs,)]
-    return programs * block * loops * 8 / _seconds(lambda: call(out, loops, BLOCK=block, num_warps=4))
+    return (
+        programs * block * loops * 8 / _seconds(lambda: call(out, loops, BLOCK=block, num_warps=4))
+    )
 
 
 def _seconds(call: timing.Call) -> float:

@@ -33,17 +33,29 @@ DRY_PATIENCE = 4
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     plan.add_options(parser)
-    parser.add_argument("--only", default="", help=f"only these phases, of {', '.join(plan.BUDGETS)}")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON and log")
-    parser.add_argument("--commit", default="", help="the commit of this tree, where it came without its repository")
-    parser.add_argument("--write-table", action="store_true", help="only rewrite jca_fast/gpu/verified.py")
+    parser.add_argument(
+        "--only", default="", help=f"only these phases, of {', '.join(plan.BUDGETS)}"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of JSON and log"
+    )
+    parser.add_argument(
+        "--commit", default="", help="the commit of this tree, where it came without its repository"
+    )
+    parser.add_argument(
+        "--write-table", action="store_true", help="only rewrite jca_fast/gpu/verified.py"
+    )
     args = parser.parse_args(argv)
     if args.write_table:
         return trusted.write_table(args.out)
     phases = args.only.split(",") if args.only else list(plan.BUDGETS)
-    phases += ["build"] if "checks" in phases and "build" not in phases else []  # some tests use the native library
+    phases += (
+        ["build"] if "checks" in phases and "build" not in phases else []
+    )  # some tests use the native library
     if unknown := set(phases) - set(plan.BUDGETS):
-        parser.error(f"--only must name phases of {', '.join(plan.BUDGETS)}; got {', '.join(sorted(unknown))}")
+        parser.error(
+            f"--only must name phases of {', '.join(plan.BUDGETS)}; got {', '.join(sorted(unknown))}"
+        )
     try:
         options = plan.options(args)
     except ValueError as error:
@@ -62,7 +74,9 @@ def refusal(dry: bool) -> str:
     """Why nothing can be measured here; what is missing and only tests may want is said."""
     missing = [name for name in (*NEEDED, *NOT_NEEDED) if importlib.util.find_spec(name) is None]
     if others := [name for name in missing if name in NOT_NEEDED]:
-        print(f"not installed: {', '.join(others)}; this script does without, a GPU test that imports one fails")
+        print(
+            f"not installed: {', '.join(others)}; this script does without, a GPU test that imports one fails"
+        )
     if needed := [name for name in missing if name in NEEDED]:
         return f"cannot measure: {', '.join(needed)} is not installed"
     import torch
@@ -72,7 +86,9 @@ def refusal(dry: bool) -> str:
     return ""
 
 
-def measure(site: Site, options: plan.Options, phases: list[str], out: Path, commit: str = "") -> int:
+def measure(
+    site: Site, options: plan.Options, phases: list[str], out: Path, commit: str = ""
+) -> int:
     """All phases in the order of the plan; the record is on disk after each of them."""
     begin, allowed = time.monotonic(), 0.0
     end_with_us(site)
@@ -127,7 +143,9 @@ def timed(phase: str, site: Site, options: plan.Options) -> dict[str, Any]:
     """A timed phase in a process of its own; a case without a row in its result was not measured."""
     result = site.folder / f"{phase}.json"
     result.unlink(missing_ok=True)
-    worker = site.module("benchmarks.gpu.measure", phase, "--result", str(result), *options.arguments())
+    worker = site.module(
+        "benchmarks.gpu.measure", phase, "--result", str(result), *options.arguments()
+    )
     ended = checks.outcome(*site.run(phase, worker))["problem"]
     found = store.read(result)
     rows = {row["name"]: row for row in found.setdefault("rows", [])}
@@ -141,7 +159,9 @@ def timed(phase: str, site: Site, options: plan.Options) -> dict[str, Any]:
 def finish(record: dict[str, Any], phases: list[str]) -> None:
     """What the record says of the whole run so far: a phase that has not run has not passed."""
     done = record["phases"]
-    record["failures"] = [f"{name}: {text}" for name, found in done.items() for text in found["failures"]]
+    record["failures"] = [
+        f"{name}: {text}" for name, found in done.items() for text in found["failures"]
+    ]
     record["failures"] += [f"{name}: {bars.ABSENT}" for name in phases if name not in done]
     record["verdicts"] = bars.verdicts(done, record["dry run"])
     record["passed"] = not record["failures"]

@@ -71,20 +71,33 @@ def machine(dry: bool, commit: str = "") -> dict[str, Any]:
     }  # fmt: skip
     if dry:
         return {**facts, "device": "none (dry run)", "architecture": "none"}
-    query = ("name", "driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit", "memory.total")
+    query = (
+        "name",
+        "driver_version",
+        "clocks.max.sm",
+        "clocks.max.mem",
+        "power.limit",
+        "memory.total",
+    )
     return {**facts, **{name: _ask(name) for name in query}, "device": _ask("name")}
 
 
 def _ask(query: str) -> str:
     """One fact of the first device from nvidia-smi."""
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    return (
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        .stdout.splitlines()[0]
+        .strip()
+    )
 
 
 def _git(*arguments: str) -> str:
     """What git prints; UNKNOWN outside a repository."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return UNKNOWN
     return done.stdout.strip()

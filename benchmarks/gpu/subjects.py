@@ -26,8 +26,14 @@ def layers(batch: int, dtype: torch.dtype, device: str, count: int, tiny: bool) 
         return t.to(device, dtype).requires_grad_()
 
     shapes = ((n, n), (k, n), (k, 2 * d), (k, n))
-    weights = [[[random(*s, scale=s[1] ** -0.5) for _ in range(2)] for s in shapes] for _ in range(count)]
-    return {"inputs": [random(batch, n, d) for _ in range(2)], "weights": weights, "scale": (2 * d) ** -0.5}
+    weights = [
+        [[random(*s, scale=s[1] ** -0.5) for _ in range(2)] for s in shapes] for _ in range(count)
+    ]
+    return {
+        "inputs": [random(batch, n, d) for _ in range(2)],
+        "weights": weights,
+        "scale": (2 * d) ** -0.5,
+    }
 
 
 def fused(args: dict[str, Any]) -> tuple[torch.Tensor, ...]:
@@ -101,7 +107,9 @@ def reduction(segments: int, dtype: torch.dtype, device: str, tiny: bool) -> dic
     count, width = (5, 32) if tiny else (49, 512)
     generator = torch.Generator(device).manual_seed(0)
     shapes = ((segments, width), (segments, count, width), (segments, width))
-    query, regions, grad = (torch.randn(s, generator=generator, device=device, dtype=dtype) for s in shapes)
+    query, regions, grad = (
+        torch.randn(s, generator=generator, device=device, dtype=dtype) for s in shapes
+    )
     return {"query": query.requires_grad_(), "regions": regions, "grad": grad, "scale": width**-0.5}
 
 
@@ -115,7 +123,9 @@ def plain_reduction(args: dict[str, Any]) -> torch.Tensor:
     return reference.visual_reduction(args["query"], args["regions"], args["scale"])[0]
 
 
-def reduction_with_backward(forward: Callable[..., torch.Tensor], args: dict[str, Any], frozen: bool) -> Call:
+def reduction_with_backward(
+    forward: Callable[..., torch.Tensor], args: dict[str, Any], frozen: bool
+) -> Call:
     """Forward and backward; with ``frozen`` regions only the query gets a gradient."""
     args = {**args, "regions": args["regions"].detach().requires_grad_(not frozen)}
     wanted = [args["query"]] if frozen else [args["query"], args["regions"]]
@@ -128,4 +138,6 @@ def only_reduction_backward(args: dict[str, Any], frozen: bool) -> Call:
     with torch.no_grad():
         weights = overload("visual_reduction", "triton")(query, regions, scale)[1]
     op, grad_weights = overload("visual_reduction_backward", "triton"), torch.zeros_like(weights)
-    return torch.no_grad()(lambda: op(grad, grad_weights, query, regions, weights, scale, not frozen))
+    return torch.no_grad()(
+        lambda: op(grad, grad_weights, query, regions, weights, scale, not frozen)
+    )

@@ -12,16 +12,26 @@ def table(record: dict[str, Any]) -> str:
     """Every measured case in a line, the verdicts on all bars, and what failed."""
     machine, phases = record["machine"], record["phases"]
     tree = f"{machine['commit'][:12]} ({machine['tree']})"
-    lines = [f"{machine['device']}, torch {machine['torch']}, triton {machine['triton']}, commit {tree}"]
+    lines = [
+        f"{machine['device']}, torch {machine['torch']}, triton {machine['triton']}, commit {tree}"
+    ]
     if record["dry run"]:
-        lines.append(f"DRY RUN by the interpreter in tiers {', '.join(record['tiers'])}: no figure means anything")
+        lines.append(
+            f"DRY RUN by the interpreter in tiers {', '.join(record['tiers'])}: no figure means anything"
+        )
     for part in (_rates, _kernels, _layers, _training, _visual, _first_call):
         lines += part(phases)
     if "layers" in phases or "visual" in phases:
         lines += _verdicts(record)
     lines += [f"FAILED  {text}" for text in record["failures"]]
     seconds = "  ".join(f"{name} {found['seconds']:.0f} s" for name, found in phases.items())
-    return "\n".join([*lines, seconds, f"{'PASSED' if record['passed'] else 'FAILED'} in {record['seconds']:.0f} s"])
+    return "\n".join(
+        [
+            *lines,
+            seconds,
+            f"{'PASSED' if record['passed'] else 'FAILED'} in {record['seconds']:.0f} s",
+        ]
+    )
 
 
 def _rows(phases: dict[str, Any], phase: str) -> Iterator[dict[str, Any]]:
@@ -95,7 +105,8 @@ def _visual(phases: dict[str, Any]) -> list[str]:
 def _first_call(phases: dict[str, Any]) -> list[str]:
     found = phases.get("checks", {}).get("checks", {}).get("first call", {})
     return [
-        f"first call, {name}: " + ", ".join(f"{what} {seconds:.2f} s" for what, seconds in found[name].items())
+        f"first call, {name}: "
+        + ", ".join(f"{what} {seconds:.2f} s" for what, seconds in found[name].items())
         for name in ("cold", "warm")
         if name in found
     ]
@@ -103,9 +114,13 @@ def _first_call(phases: dict[str, Any]) -> list[str]:
 
 def _verdicts(record: dict[str, Any]) -> list[str]:
     """One line for each bar; the bars are those of an H200."""
-    lines = [f"{'figure (bars of an H200)':<36} {'tier':<9} {'value':>8}  good/excellent/impossible  verdict"]
+    lines = [
+        f"{'figure (bars of an H200)':<36} {'tier':<9} {'value':>8}  good/excellent/impossible  verdict"
+    ]
     for row in record["verdicts"]:
         value = ABSENT if row["value"] is None else f"{row['value']:.1f}"
         bar = "/".join(f"{x:g}" for x in row["bar"].values())
-        lines.append(f"{row['figure']:<36} {row['tier']:<9} {value:>8}  {bar:<25}  {row['verdict']}")
+        lines.append(
+            f"{row['figure']:<36} {row['tier']:<9} {value:>8}  {bar:<25}  {row['verdict']}"
+        )
     return lines

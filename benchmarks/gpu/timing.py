@@ -41,7 +41,9 @@ def replayed(fn: Call) -> Call:
     return graph.replay
 
 
-def on_device(calls: dict[str, Call], *, flush: bool = False, seconds: float = 0.08) -> dict[str, Any]:
+def on_device(
+    calls: dict[str, Call], *, flush: bool = False, seconds: float = 0.08
+) -> dict[str, Any]:
     """Microseconds of each call on the device, with ratios to the first of them."""
     return _compare(calls, functools.partial(_device_sample, flush=flush), seconds)
 
@@ -50,12 +52,16 @@ def on_host(calls: dict[str, Call], *, seconds: float = 0.08) -> dict[str, Any]:
     """Microseconds of each call launched one after the other, with ratios to the first of them."""
     if DRY:
         return _compare(calls, functools.partial(_host_sample, repeats=1), seconds)
-    repeats = {name: max(1, int(BATCH / max(_host_sample(call, 3), 1.0))) for name, call in calls.items()}
+    repeats = {
+        name: max(1, int(BATCH / max(_host_sample(call, 3), 1.0))) for name, call in calls.items()
+    }
     bound = {name: (lambda n=name: _host_sample(calls[n], repeats[n])) for name in calls}
     return _compare(bound, lambda sample: sample(), seconds)
 
 
-def _compare(calls: dict[str, Call], sample: Callable[[Call], float], seconds: float) -> dict[str, Any]:
+def _compare(
+    calls: dict[str, Call], sample: Callable[[Call], float], seconds: float
+) -> dict[str, Any]:
     """Rounds over all calls for about ``seconds``, and what they come to."""
     if DRY:
         return summarise({name: [sample(call)] for name, call in calls.items()})
@@ -66,7 +72,9 @@ def _compare(calls: dict[str, Call], sample: Callable[[Call], float], seconds: f
     return summarise(_rounds(calls, sample, int(min(max(seconds * len(calls) / once, 11), 200))))
 
 
-def _rounds(calls: dict[str, Call], sample: Callable[[Call], float], count: int) -> dict[str, list[float]]:
+def _rounds(
+    calls: dict[str, Call], sample: Callable[[Call], float], count: int
+) -> dict[str, list[float]]:
     """Each round takes one sample of every call."""
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(count):
@@ -80,7 +88,9 @@ def summarise(samples: dict[str, list[float]]) -> dict[str, Any]:
     ours = next(iter(samples.values()))
     found = {name: _quantiles(times) for name, times in samples.items()}
     for name, times in list(samples.items())[1:]:
-        found[name]["ratio"] = _quantiles([theirs / own for theirs, own in zip(times, ours, strict=True)])
+        found[name]["ratio"] = _quantiles(
+            [theirs / own for theirs, own in zip(times, ours, strict=True)]
+        )
     return found
 
 

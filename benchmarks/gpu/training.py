@@ -15,11 +15,16 @@ from jca_fast.ops import reference
 Call = Callable[[], Any]
 
 
-def subjects(batch: int, tier_dtype: torch.dtype, device: str, tiny: bool, modes: Sequence[str]) -> dict[str, Call]:
+def subjects(
+    batch: int, tier_dtype: torch.dtype, device: str, tiny: bool, modes: Sequence[str]
+) -> dict[str, Call]:
     """One step for each subject, each with a network and an optimizer of its own on the same data."""
     n, regions = (4, 4) if tiny else (10, 49)
     torch.manual_seed(0)
-    audio, visual = torch.randn(batch, n, 128, device=device), torch.randn(batch, n, regions, 512, device=device)
+    audio, visual = (
+        torch.randn(batch, n, 128, device=device),
+        torch.randn(batch, n, regions, 512, device=device),
+    )
     labels = torch.randint(0, 29, (batch, n), device=device)
 
     def step(model: AVELocalizer, logits: Callable[..., Tensor]) -> Call:
@@ -40,7 +45,9 @@ def subjects(batch: int, tier_dtype: torch.dtype, device: str, tiny: bool, modes
     for mode in modes:
         model = plain_network(n, tiny, device)
         options: dict[str, Any] = {"backend": "aot_eager"} if tiny else {"mode": mode}
-        found[mode] = step(model, torch.compile(model.logits, dynamic=False, **options))  # an LSTM breaks the graph
+        found[mode] = step(
+            model, torch.compile(model.logits, dynamic=False, **options)
+        )  # an LSTM breaks the graph
     return found
 
 
@@ -64,7 +71,9 @@ def plain_network(segments: int, tiny: bool, device: str) -> AVELocalizer:
 def _plain_reduction(module: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     def forward(audio: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         query = module.query(audio).flatten(0, 1)  # (S, D)
-        out, weights = reference.visual_reduction(query, regions.flatten(0, 1).to(query.dtype), query.shape[-1] ** -0.5)
+        out, weights = reference.visual_reduction(
+            query, regions.flatten(0, 1).to(query.dtype), query.shape[-1] ** -0.5
+        )
         return out.unflatten(0, audio.shape[:2]), weights.unflatten(0, audio.shape[:2])
 
     return forward

@@ -18,7 +18,9 @@ def write_table(results: Path, target: Path | None = None) -> int:
     for path in sorted(results.glob("gpu_*.json")):
         pairs |= proven(store.read(path))
     head = target.read_text().split("VERIFIED:")[0]
-    rows = "".join(f'        ("{architecture}", "{tier}"),\n' for architecture, tier in sorted(pairs))
+    rows = "".join(
+        f'        ("{architecture}", "{tier}"),\n' for architecture, tier in sorted(pairs)
+    )
     body = f"frozenset(\n    {{\n{rows}    }}\n)" if pairs else "frozenset()"
     target.write_text(f"{head}VERIFIED: frozenset[tuple[str, str]] = {body}\n{TAIL}")
     print(f"{target}: {len(pairs)} pairs")
@@ -30,5 +32,7 @@ def proven(record: dict[str, Any]) -> set[tuple[str, str]]:
     if not record.get("passed") or not record.get("complete") or record.get("dry run"):
         return set()
     checks = record["phases"]["checks"]["checks"]
-    names = (name.removeprefix("verify ") for name, check in checks.items() if name.startswith("verify "))
+    names = (
+        name.removeprefix("verify ") for name, check in checks.items() if name.startswith("verify ")
+    )
     return {(record["machine"]["architecture"], tier) for tier in names}

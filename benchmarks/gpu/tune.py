@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    os.environ.pop("TRITON_INTERPRET", None)  # kernels are compiled here; Triton reads it when it is imported
+    os.environ.pop(
+        "TRITON_INTERPRET", None
+    )  # kernels are compiled here; Triton reads it when it is imported
 
 from jca_fast.kernels.triton import configurations
 from jca_fast.kernels.triton.launch import architecture_class
@@ -46,24 +48,47 @@ BETTER = 0.98
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--entries", default="", help='only entries that contain this text, like "forward/half/small"')
     parser.add_argument(
-        "--tiles", type=parsed, help="only these: rows x columns x warps x stages, like 32x64x4x1,32x64x8x1"
+        "--entries",
+        default="",
+        help='only entries that contain this text, like "forward/half/small"',
     )
-    parser.add_argument("--arch", type=int, choices=CHIPS, help="rank for this compute capability by the model")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes to compile in (default: all CPUs)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
-    parser.add_argument("--table", type=Path, default=Path(configurations.__file__), help="the file to rewrite")
+    parser.add_argument(
+        "--tiles",
+        type=parsed,
+        help="only these: rows x columns x warps x stages, like 32x64x4x1,32x64x8x1",
+    )
+    parser.add_argument(
+        "--arch", type=int, choices=CHIPS, help="rank for this compute capability by the model"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count(),
+        help="processes to compile in (default: all CPUs)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be written, and write nothing"
+    )
+    parser.add_argument(
+        "--table", type=Path, default=Path(configurations.__file__), help="the file to rewrite"
+    )
     args = parser.parse_args(argv)
     arch = args.arch or device_capability()
     keys = [key for key in sorted(ENTRIES) if args.entries in "/".join(key)]
     if not keys:
-        raise SystemExit(f"--entries {args.entries!r} is in none of: {', '.join('/'.join(k) for k in sorted(ENTRIES))}")
+        raise SystemExit(
+            f"--entries {args.entries!r} is in none of: {', '.join('/'.join(k) for k in sorted(ENTRIES))}"
+        )
     for key in keys:
         tiles = args.tiles or list(candidates(key))
         now = ENTRIES[key].get(architecture_class(arch), ENTRIES[key][""])
         sound = dict(filter_tiles(key, tiles, arch, args.jobs))
-        costs = {tile: modelled(key, rows, arch) for tile, rows in sound.items()} if args.arch else timed(key, sound)
+        costs = (
+            {tile: modelled(key, rows, arch) for tile, rows in sound.items()}
+            if args.arch
+            else timed(key, sound)
+        )
         with_tile(key, architecture_class(arch), chosen(key, now, costs))
     if not args.dry_run:
         with replacing(args.table) as path:
@@ -97,11 +122,15 @@ def candidates(key: Key) -> Iterator[Tile]:
             yield tile
 
 
-def filter_tiles(key: Key, tiles: list[Tile], arch: int, jobs: int) -> Iterator[tuple[Tile, list[Any]]]:
+def filter_tiles(
+    key: Key, tiles: list[Tile], arch: int, jobs: int
+) -> Iterator[tuple[Tile, list[Any]]]:
     """The tiles that break no bar in any case of an entry, with the audit's rows."""
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit this process's CUDA
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=audit.end_with_parent) as pool:
-        for tile, rows in zip(tiles, pool.map(audited, [key] * len(tiles), tiles, [arch] * len(tiles)), strict=True):
+        for tile, rows in zip(
+            tiles, pool.map(audited, [key] * len(tiles), tiles, [arch] * len(tiles)), strict=True
+        ):
             if not any(row.breaches for _, row in rows):
                 yield tile, rows
 
@@ -137,12 +166,16 @@ def modelled(key: Key, rows: list[tuple[Any, Any]], arch: int) -> float:
         tile, warps = row.tile.split(" w")
         size, warps = math.prod(int(n) for n in tile.split("x")[:2]), int(warps)
         programs = math.prod(grid)
-        fit = min(65536 // (32 * warps * -(-row.registers // 8) * 8), 100 * 1024 // max(row.shared, 1), 32)
+        fit = min(
+            65536 // (32 * warps * -(-row.registers // 8) * 8), 100 * 1024 // max(row.shared, 1), 32
+        )
         resident = min(fit, -(-programs // CHIPS[arch]))
         per_thread = size / (32 * warps)
         issue = row.per_element * per_thread if row.per_element else row.instructions / 2
         slots = resident * warps / 4 * max(issue, 8 * per_thread)
-        blocks = 1 if row.kernel == "layer" else grid[1]  # of N or D, each of which computes the matrix again
+        blocks = (
+            1 if row.kernel == "layer" else grid[1]
+        )  # of N or D, each of which computes the matrix again
         passes = elements[row.case] * blocks / (size * programs)
         clocks += -(-programs // (CHIPS[arch] * fit)) * passes * max(PASS_CLOCKS + issue, slots)
     return clocks / 1700
@@ -166,7 +199,10 @@ def chosen(key: Key, now: Tile, costs: dict[Tile, float]) -> Tile:
     """The tile of least cost, or the present one where that is as good or no tile keeps every bar."""
     ranking = sorted(costs, key=lambda tile: costs[tile])
     best = ranking[0] if ranking and costs[ranking[0]] < BETTER * costs.get(now, math.inf) else now
-    figures = ", ".join(f"{tile} {costs[tile]:.1f} us" for tile in ranking[:5]) or "no tile keeps every bar"
+    figures = (
+        ", ".join(f"{tile} {costs[tile]:.1f} us" for tile in ranking[:5])
+        or "no tile keeps every bar"
+    )
     print(f"{'/'.join(key)}: {now} -> {best}; {figures}", flush=True)
     return best
 

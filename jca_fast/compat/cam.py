@@ -73,17 +73,28 @@ class CAM(nn.Module):
             raise ValueError(f"head_input must be 'attended' or 'visual', got {head_input!r}")
         check_probability(dropout=dropout)
         n, k, d = num_segments, attention_dim, sum(dims)
-        check_positive(num_segments=n, attention_dim=k, hidden_dim=hidden_dim, in_dim=min(in_dims), dim=min(dims))
+        check_positive(
+            num_segments=n,
+            attention_dim=k,
+            hidden_dim=hidden_dim,
+            in_dim=min(in_dims),
+            dim=min(dims),
+        )
         self.num_segments, self.in_dims, self.dims = n, in_dims, dims
         self.heads, self.head_input = tuple(heads), head_input
-        encoders = (nn.Identity() if dim is None else Linear(i, o) for i, o in zip(in_dims, dims, strict=True))
+        encoders = (
+            nn.Identity() if dim is None else Linear(i, o)
+            for i, o in zip(in_dims, dims, strict=True)
+        )
         self.encoder1, self.encoder2 = encoders
         for symbol, i, o in (("affine_", n, n), ("W_", n, k), ("W_c", d, k), ("W_h", k, n)):
             for name in "av":
                 self.add_module(symbol + name, Linear(i, o, bias=False))
         width = d if head_input == "attended" else in_dims[1] + dims[1]
         for name in self.heads:
-            head = nn.Sequential(Linear(width, hidden_dim), nn.Dropout(dropout), Linear(hidden_dim, 1))
+            head = nn.Sequential(
+                Linear(width, hidden_dim), nn.Dropout(dropout), Linear(hidden_dim, 1)
+            )
             self.add_module(name, head)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -91,7 +102,9 @@ class CAM(nn.Module):
             "v" if self.heads and self.head_input == "visual" else "av"
         )  # what the published code gives no gradient gets none
         attended = self._attended(audio, visual, trained)
-        features = torch.cat(attended if self.head_input == "attended" else (visual, attended[1]), dim=-1)
+        features = torch.cat(
+            attended if self.head_input == "attended" else (visual, attended[1]), dim=-1
+        )
         out = tuple(getattr(self, name)(features) for name in self.heads)  # (B, N, 1) each
         return attended if not out else out[0] if len(out) == 1 else out
 
@@ -102,7 +115,10 @@ class CAM(nn.Module):
     def _attended(self, audio: Tensor, visual: Tensor, trained: str) -> tuple[Tensor, Tensor]:
         """A' and V'; only the co-attention weights of the modalities in ``trained`` get gradients."""
         groups = [
-            [w if name in trained else w.detach() for name, w in zip("av", self._weights(symbol), strict=True)]
+            [
+                w if name in trained else w.detach()
+                for name, w in zip("av", self._weights(symbol), strict=True)
+            ]
             for symbol in ("affine_", "W_", "W_c", "W_h")
         ]
         groups[3] = [w.mT for w in groups[3]]  # (k, N)
@@ -113,7 +129,10 @@ class CAM(nn.Module):
         """C_i (B, d_i, d) and H_i (B, d_i, k) of audio and visual, as the published code lays them out."""
         inputs = self._encode(audio, visual)
         joint = torch.cat(inputs, dim=-1)  # (B, N, d)
-        c = tuple(joint_affinity(x, joint, w) for x, w in zip(inputs, self._weights("affine_"), strict=True))
+        c = tuple(
+            joint_affinity(x, joint, w)
+            for x, w in zip(inputs, self._weights("affine_"), strict=True)
+        )
         parts = zip(inputs, c, self._linears("W_"), self._linears("W_c"), strict=True)
         return {"C": c, "H": tuple(torch.relu(w_c(c_x) + w_x(x.mT)) for x, c_x, w_x, w_c in parts)}
 
@@ -126,15 +145,21 @@ class CAM(nn.Module):
     def _encode(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
         for name, x, width in zip(("audio", "visual"), (audio, visual), self.in_dims, strict=True):
             if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
-                raise ValueError(f"{name} must have shape (B, {self.num_segments}, {width}), got {tuple(x.shape)}")
+                raise ValueError(
+                    f"{name} must have shape (B, {self.num_segments}, {width}), got {tuple(x.shape)}"
+                )
         return self.encoder1(audio), self.encoder2(visual)
 
 
 class Jcam_512(CAM):  # noqa: N801 (the published file's name)
     """The variant without encoders: audio, visual (B, N, 512) -> (B, N, 1) from [visual; attended visual]."""
 
-    def __init__(self, num_segments: int = 16, in_dim: Widths = 512, attention_dim: int = 32) -> None:
-        super().__init__(num_segments, in_dim, None, attention_dim, heads=("regressor",), head_input="visual")
+    def __init__(
+        self, num_segments: int = 16, in_dim: Widths = 512, attention_dim: int = 32
+    ) -> None:
+        super().__init__(
+            num_segments, in_dim, None, attention_dim, heads=("regressor",), head_input="visual"
+        )
 
 
 def _pair(width: Widths) -> tuple[int, int]:

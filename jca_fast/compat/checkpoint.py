@@ -91,7 +91,9 @@ def _load(path: Path) -> Any:
     try:
         return load_inert(path)
     except ValueError as error:
-        raise ValueError(f"expected a checkpoint written by torch.save or safetensors, but {error}") from error
+        raise ValueError(
+            f"expected a checkpoint written by torch.save or safetensors, but {error}"
+        ) from error
 
 
 def _check_sums(path: Path) -> None:
@@ -105,7 +107,9 @@ def _check_sums(path: Path) -> None:
     except Exception as error:  # zipfile raises a dozen types on damaged input
         raise ValueError(f"damaged: not a whole zip file ({error})") from error
     if unpacked > size:  # torch.save never compresses, and a small file could fill the memory
-        raise ValueError(f"its {size} bytes would unpack to {unpacked}; expected a file that is not compressed")
+        raise ValueError(
+            f"its {size} bytes would unpack to {unpacked}; expected a file that is not compressed"
+        )
     if damaged:
         raise ValueError(f"damaged: the checksum of {damaged} does not match")
 
@@ -113,9 +117,13 @@ def _check_sums(path: Path) -> None:
 def _from_content(path: Path, content: Any) -> Checkpoint:
     if isinstance(content, InertModule):
         weights = content.state_dict()
-        return Checkpoint(path, f"pickled module {content.class_path}", weights, _recognized(weights))
+        return Checkpoint(
+            path, f"pickled module {content.class_path}", weights, _recognized(weights)
+        )
     if not isinstance(content, Mapping):
-        raise ValueError(f"expected a state_dict, a dict with one, or a module; found {type(content).__name__}")
+        raise ValueError(
+            f"expected a state_dict, a dict with one, or a module; found {type(content).__name__}"
+        )
     if content.get("format") == OWN_FORMAT:
         return _from_training(path, content)
     for entry in ENTRIES:
@@ -123,7 +131,9 @@ def _from_content(path: Path, content: Any) -> Checkpoint:
         inner = inner.state_dict() if isinstance(inner, InertModule) else inner
         if isinstance(inner, Mapping):
             extra = {key: value for key, value in content.items() if key != entry}
-            return Checkpoint(path, f"state_dict under {entry!r}", dict(inner), _recognized(inner), entry, extra)
+            return Checkpoint(
+                path, f"state_dict under {entry!r}", dict(inner), _recognized(inner), entry, extra
+            )
     return Checkpoint(path, "state_dict", dict(content), _recognized(content))
 
 
@@ -140,7 +150,9 @@ def _check_tensors(weights: Mapping[str, Any]) -> None:
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
             raise ValueError(f"{key} is {value.layout} on {value.device}; expected plain numbers")
         if value.nbytes > value.untyped_storage().nbytes():
-            raise ValueError(f"{key} {tuple(value.shape)} has fewer numbers in the file than its shape says")
+            raise ValueError(
+                f"{key} {tuple(value.shape)} has fewer numbers in the file than its shape says"
+            )
 
 
 def _from_training(path: Path, content: Mapping[str, Any]) -> Checkpoint:
@@ -153,7 +165,9 @@ def _from_training(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     sizes = ", ".join(f"{key}={value!r}" for key, value in config.items() if value is not None)
     own = Known(AVELocalizer.__name__, (), lambda shapes: (sizes, lambda: AVELocalizer(**config)))
     _, build = checked(own, shapes_of(weights))
-    return Checkpoint(path, "checkpoint of jca-fast train", dict(weights), Recognized(own.name, sizes, build))
+    return Checkpoint(
+        path, "checkpoint of jca-fast train", dict(weights), Recognized(own.name, sizes, build)
+    )
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -185,4 +199,6 @@ def _published_facts(metadata: Mapping[str, str]) -> tuple[str, str, dict[str, A
         facts = json.loads(metadata["published"])
         return str(facts["prefix"]), str(facts["entry"]), dict(facts["extra"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"its metadata 'published' is not what jca-fast convert writes: {error}") from error
+        raise ValueError(
+            f"its metadata 'published' is not what jca-fast convert writes: {error}"
+        ) from error

@@ -18,13 +18,21 @@ PUBLISHED = (".pt", ".pth", ".t7", ".tar", ".bin")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", metavar="IN", type=Path, help="a published checkpoint, or one written by this command"
+        "source",
+        metavar="IN",
+        type=Path,
+        help="a published checkpoint, or one written by this command",
     )
     parser.add_argument(
-        "target", metavar="OUT", type=Path, help=f"*.safetensors, or {', '.join(PUBLISHED)} for the published container"
+        "target",
+        metavar="OUT",
+        type=Path,
+        help=f"*.safetensors, or {', '.join(PUBLISHED)} for the published container",
     )
     parser.add_argument(
-        "--native", action="store_true", help="write a checkpoint of jca-fast train (whole released models, to *.pt)"
+        "--native",
+        action="store_true",
+        help="write a checkpoint of jca-fast train (whole released models, to *.pt)",
     )
 
 
@@ -86,12 +94,16 @@ def _write_safetensors(checkpoint: Checkpoint, target: Path) -> list[str]:
 
     extra, left = _plain(checkpoint.extra)
     prefix = "" if checkpoint.recognized.others else checkpoint.recognized.prefix
-    tensors = {key.removeprefix(prefix): value.clone() for key, value in checkpoint.state_dict.items()}
+    tensors = {
+        key.removeprefix(prefix): value.clone() for key, value in checkpoint.state_dict.items()
+    }
     facts = {
         "model": str(checkpoint.recognized), "prefix": prefix, "entry": checkpoint.entry, "extra": extra,
     }  # fmt: skip
     with replacing(target) as temporary:
-        save_file(tensors, temporary, {"format": SAFETENSORS_FORMAT, "published": json.dumps(facts)})
+        save_file(
+            tensors, temporary, {"format": SAFETENSORS_FORMAT, "published": json.dumps(facts)}
+        )
     lines = [f"{target}: {len(tensors)} tensors under their published names"]
     return lines + ([f"left behind, not plain values: {', '.join(left)}"] if left else [])
 
@@ -129,5 +141,7 @@ def _ordered(checkpoint: Checkpoint) -> dict[str, Any]:
     import torch
 
     with torch.device("meta"):
-        own = [checkpoint.recognized.prefix + key for key in checkpoint.recognized.build().state_dict()]
+        own = [
+            checkpoint.recognized.prefix + key for key in checkpoint.recognized.build().state_dict()
+        ]
     return {key: checkpoint.state_dict[key] for key in (*own, *checkpoint.recognized.others)}

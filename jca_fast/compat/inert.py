@@ -98,11 +98,20 @@ class _Constructor:
 
 
 def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *rest: Any) -> TensorRef:
-    return TensorRef(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)), storage.dtype)
+    return TensorRef(
+        storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)), storage.dtype
+    )
 
 
 def _tensor_v3(
-    storage: Storage, offset: int, size: tuple, stride: tuple, grad: Any, hooks: Any, dtype: Any, *rest: Any
+    storage: Storage,
+    offset: int,
+    size: tuple,
+    stride: tuple,
+    grad: Any,
+    hooks: Any,
+    dtype: Any,
+    *rest: Any,
 ) -> TensorRef:
     return TensorRef(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)), dtype)
 
@@ -150,7 +159,9 @@ class _Unpickler(pickle.Unpickler):
             return OrderedDict
         if module in ("torch", "torch.storage") and name in _DTYPES:
             return _DTYPES[name]
-        return _Refusing(name, (Inert,), {"__slots__": (), "__qualname__": path, "__module__": __name__})
+        return _Refusing(
+            name, (Inert,), {"__slots__": (), "__qualname__": path, "__module__": __name__}
+        )
 
     def persistent_load(self, pid: Any) -> Any:
         kind, *rest = pid if isinstance(pid, tuple) and pid else (None,)
@@ -167,7 +178,9 @@ def load_pickle(file: IO[bytes]) -> Any:
     """One pickle from where the file stands. Checked first: no index so large that remembering it fills the memory."""
     start = file.tell()
     for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name.startswith("EXT") or (opcode.name.endswith("PUT") and int(argument or 0) > _LARGEST_MEMO):
+        if opcode.name.startswith("EXT") or (
+            opcode.name.endswith("PUT") and int(argument or 0) > _LARGEST_MEMO
+        ):
             raise pickle.UnpicklingError(f"it uses {opcode.name} {argument}")
     file.seek(start)
     return _Unpickler(file).load()

@@ -34,9 +34,13 @@ class PublishedCoAttention(nn.Module):
             published code that does so, but is never used.
     """
 
-    def __init__(self, dims: Sequence[int], dropout: float, num_segments: int, use_query: bool = True) -> None:
+    def __init__(
+        self, dims: Sequence[int], dropout: float, num_segments: int, use_query: bool = True
+    ) -> None:
         super().__init__()
-        check_positive(**{f"dim{i}": width for i, width in enumerate(dims, 1)}, num_segments=num_segments)
+        check_positive(
+            **{f"dim{i}": width for i, width in enumerate(dims, 1)}, num_segments=num_segments
+        )
         check_probability(dropout=dropout)
         self.dims, self.num_segments, self.use_query = tuple(dims), num_segments, use_query
         self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in dims)
@@ -48,8 +52,13 @@ class PublishedCoAttention(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         query = self._query(values)  # (B, N, d)
-        parts = zip(values, self._linears("key"), self._linears("value"), self.dropouts, strict=True)
-        return tuple(released_attention(x, query, key, value, _rate(dropout)) for x, key, value, dropout in parts)
+        parts = zip(
+            values, self._linears("key"), self._linears("value"), self.dropouts, strict=True
+        )
+        return tuple(
+            released_attention(x, query, key, value, _rate(dropout))
+            for x, key, value, dropout in parts
+        )
 
     def maps(self, *values: Tensor) -> Maps:
         """C_i (B, d_i, d) and T_i (B, N, d) of every modality, without dropout."""
@@ -65,7 +74,9 @@ class PublishedCoAttention(nn.Module):
 
     def _query(self, values: Sequence[Tensor]) -> Tensor:
         if len(values) != len(self.dims):
-            raise ValueError(f"need one feature for each of the {len(self.dims)} modalities, got {len(values)}")
+            raise ValueError(
+                f"need one feature for each of the {len(self.dims)} modalities, got {len(values)}"
+            )
         for i, (x, width) in enumerate(zip(values, self.dims, strict=True), 1):
             if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
                 needed = f"(B, {self.num_segments}, {width})"
@@ -85,12 +96,15 @@ class PublishedLayer(nn.Module):
         self.dense_coattn = dense_coattn
         width = sum(dense_coattn.dims)
         self.linears = nn.ModuleList(
-            nn.Sequential(Linear(width, d), nn.ReLU(), nn.Dropout(dropout)) for d in dense_coattn.dims
+            nn.Sequential(Linear(width, d), nn.ReLU(), nn.Dropout(dropout))
+            for d in dense_coattn.dims
         )
 
     def forward(self, *data: Tensor) -> tuple[Tensor, ...]:
         weighted = self.dense_coattn(*data)
-        return tuple(x + linear(t) for x, linear, t in zip(data, self.linears, weighted, strict=True))
+        return tuple(
+            x + linear(t) for x, linear, t in zip(data, self.linears, weighted, strict=True)
+        )
 
 
 class PublishedStack(nn.Module):

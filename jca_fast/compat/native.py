@@ -45,7 +45,12 @@ def to_native(model: nn.Module) -> AVELocalizer | JointCoAttention:
     encoders and heads. Raises ValueError for any other module, and for LSTM blocks of other than 2 layers.
     """
     if isinstance(model, released.DCNWithRCNN):
-        return _fill(AVELocalizer, _localizer_config(model), model, _model_names(len(model.coattn.dcn_layers)))
+        return _fill(
+            AVELocalizer,
+            _localizer_config(model),
+            model,
+            _model_names(len(model.coattn.dcn_layers)),
+        )
     if isinstance(model, PublishedStack):
         layer: Any = model.dcn_layers[0]
         dense = layer.dense_coattn
@@ -54,15 +59,23 @@ def to_native(model: nn.Module) -> AVELocalizer | JointCoAttention:
             "form": "released", "joint": "concat_fc" if dense.use_query else "concat",
             "dropout": dense.dropouts[0].p,
         }  # fmt: skip
-        return _fill(JointCoAttention, config, model, _stack_names(len(model.dcn_layers), len(dense.dims)))
+        return _fill(
+            JointCoAttention, config, model, _stack_names(len(model.dcn_layers), len(dense.dims))
+        )
     if isinstance(model, cam.CAM):
         config = {
             "dims": model.dims, "num_segments": model.num_segments, "attention_dim": model.W_a.out_features,
             "num_layers": 1, "form": "paper",
         }  # fmt: skip
-        weights = {f"{symbol}{i}.weight": f"layers.0.{own}{i}" for symbol, own in _CAM.items() for i in "av"}
+        weights = {
+            f"{symbol}{i}.weight": f"layers.0.{own}{i}"
+            for symbol, own in _CAM.items()
+            for i in "av"
+        }
         return _fill(JointCoAttention, config, model, weights, transposed="W_h")
-    raise ValueError(f"{type(model).__module__}.{type(model).__name__} has no counterpart in this library")
+    raise ValueError(
+        f"{type(model).__module__}.{type(model).__name__} has no counterpart in this library"
+    )
 
 
 def to_published(model: nn.Module) -> nn.Module:
@@ -76,7 +89,9 @@ def to_published(model: nn.Module) -> nn.Module:
         names = _model_names(options.num_seq)
         return _fill(released.DCNWithRCNN, {"opt": options}, model, _reversed(names))
     if not isinstance(model, JointCoAttention):
-        raise ValueError(f"{type(model).__module__}.{type(model).__name__} has no published counterpart")
+        raise ValueError(
+            f"{type(model).__module__}.{type(model).__name__} has no published counterpart"
+        )
     count, n = len(model.layers), model.num_segments
     layer: Any = model.layers[0]
     config: dict[str, Any]
@@ -88,8 +103,18 @@ def to_published(model: nn.Module) -> nn.Module:
         return _fill(stack, config, model, _reversed(_stack_names(count, kind[2])))
     if kind == ("paper", "concat", 2) and count == 1 and not layer.dropout:
         k = layer.W_a.shape[0]
-        config = {"num_segments": n, "in_dim": model.dims, "dim": None, "attention_dim": k, "heads": ()}
-        weights = {f"layers.0.{own}{i}": f"{symbol}{i}.weight" for symbol, own in _CAM.items() for i in "av"}
+        config = {
+            "num_segments": n,
+            "in_dim": model.dims,
+            "dim": None,
+            "attention_dim": k,
+            "heads": (),
+        }
+        weights = {
+            f"layers.0.{own}{i}": f"{symbol}{i}.weight"
+            for symbol, own in _CAM.items()
+            for i in "av"
+        }
         return _fill(cam.CAM, config, model, weights, transposed="W_h")
     raise ValueError(
         f"no published module has form {kind[0]!r}, joint {kind[1]!r}, {kind[2]} modalities, {count} layers"
@@ -111,7 +136,9 @@ def _fill(
         if prefix is not None:
             new = names[prefix] + key.removeprefix(prefix)
             renamed[new] = value.mT.contiguous() if transposed in key else value.clone()
-    missing = [key for key in model.load_state_dict(renamed, strict=False, assign=True).missing_keys]
+    missing = [
+        key for key in model.load_state_dict(renamed, strict=False, assign=True).missing_keys
+    ]
     if any(".query_linear." not in key for key in missing):
         raise ValueError(f"{type(source).__name__} has no weights for {', '.join(missing[:3])}")
     first = next(source.parameters())
@@ -136,14 +163,18 @@ def _stack_names(num_layers: int, modalities: int) -> dict[str, str]:
 
 
 def _model_names(num_layers: int) -> dict[str, str]:
-    return _MODEL | {f"coattn.{old}": f"fusion.{new}" for old, new in _stack_names(num_layers, 2).items()}
+    return _MODEL | {
+        f"coattn.{old}": f"fusion.{new}" for old, new in _stack_names(num_layers, 2).items()
+    }
 
 
 def _localizer_config(model: released.DCNWithRCNN) -> dict[str, Any]:
     first: Any = model.coattn.dcn_layers[0]
     dense = first.dense_coattn
     if model.audio_extract.rnn.num_layers != 2:
-        raise ValueError(f"AVELocalizer has LSTM blocks of 2 layers, got {model.audio_extract.rnn.num_layers}")
+        raise ValueError(
+            f"AVELocalizer has LSTM blocks of 2 layers, got {model.audio_extract.rnn.num_layers}"
+        )
     last: Any = model.predict.predict[3]
     return {
         "audio_dim": dense.dims[1], "visual_dim": dense.dims[0], "num_layers": len(model.coattn.dcn_layers),
@@ -163,9 +194,13 @@ def _released_options(model: AVELocalizer) -> SimpleNamespace:
     }  # fmt: skip
     for name, needed in fixed.items():
         if config[name] != needed:
-            raise ValueError(f"the published model has {name}={needed!r}, this one has {config[name]!r}")
+            raise ValueError(
+                f"the published model has {name}={needed!r}, this one has {config[name]!r}"
+            )
     if config["joint"] not in (None, "concat_fc"):
-        raise ValueError(f"the published model has joint='concat_fc', this one has {config['joint']!r}")
+        raise ValueError(
+            f"the published model has joint='concat_fc', this one has {config['joint']!r}"
+        )
     dropout, rnn_dropout = config["dropout"], config["rnn_dropout"]
     return SimpleNamespace(
         audio_size=config["audio_dim"], video_size=config["visual_dim"], num_seq=config["num_layers"], num_layers=2,

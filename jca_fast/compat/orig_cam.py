@@ -52,22 +52,37 @@ class CAM(nn.Module):
     ) -> None:
         super().__init__()
         self.coattn = DCNLayer(visual_dim, audio_dim, num_layers, dropout, num_segments)
-        self.audio_extract: nn.Module = LSTM(audio_dim, audio_dim, 2, 0.1) if unimodal_rnn else nn.Identity()
-        self.video_extract: nn.Module = LSTM(visual_dim, visual_dim, 2, 0.1) if unimodal_rnn else nn.Identity()
+        self.audio_extract: nn.Module = (
+            LSTM(audio_dim, audio_dim, 2, 0.1) if unimodal_rnn else nn.Identity()
+        )
+        self.video_extract: nn.Module = (
+            LSTM(visual_dim, visual_dim, 2, 0.1) if unimodal_rnn else nn.Identity()
+        )
         self.video_attn = BottomUpExtract(audio_dim, visual_dim)
-        heads = {name: _regressor(visual_dim, hidden_dim, dropout) for name in ("vregressor", "aregressor")}
+        heads = {
+            name: _regressor(visual_dim, hidden_dim, dropout)
+            for name in ("vregressor", "aregressor")
+        }
         parts = {"Joint": LSTM(visual_dim + audio_dim, visual_dim, 2, dropout=0.0), **heads}
-        order = ("vregressor", "Joint", "aregressor") if unimodal_rnn else ("Joint", "vregressor", "aregressor")
+        order = (
+            ("vregressor", "Joint", "aregressor")
+            if unimodal_rnn
+            else ("Joint", "vregressor", "aregressor")
+        )
         for name in order:  # the published one, which an optimizer's state depends on
             self.add_module(name, parts[name])
         init_weights(self)
 
     def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> tuple[Tensor, Tensor]:
         audio = self.audio_extract(F.normalize(f1_norm, dim=-1))  # (B, N, d_a)
-        video = self.video_extract(self.video_attn(F.normalize(f2_norm, dim=-1), audio))  # (B, N, d_v)
+        video = self.video_extract(
+            self.video_attn(F.normalize(f2_norm, dim=-1), audio)
+        )  # (B, N, d_v)
         joint = self.Joint(torch.cat(self.coattn(video, audio), dim=-1))  # (B, N, d_v)
         return self.vregressor(joint).squeeze(2), self.aregressor(joint).squeeze(2)
 
 
 def _regressor(width: int, hidden_dim: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), Linear(hidden_dim, 1))
+    return nn.Sequential(
+        Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), Linear(hidden_dim, 1)
+    )

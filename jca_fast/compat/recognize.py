@@ -16,7 +16,15 @@ from .sizes import KNOWN, Known, Shapes, within
 
 WRAPPERS = ("module.", "JCA_model.", "fusion_model.", "model.")
 PART = "coattn."
-SIBLINGS = ("audio_extract.", "video_extract.", "video_attn.", "Joint.", "predict.", "vregressor.", "aregressor.")
+SIBLINGS = (
+    "audio_extract.",
+    "video_extract.",
+    "video_attn.",
+    "Joint.",
+    "predict.",
+    "vregressor.",
+    "aregressor.",
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,12 @@ class Recognized:
     others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.sizes}" + (f"; keys under {self.prefix!r}" if self.prefix else "")
-        return text + (f"; {len(self.others)} tensors of the larger model around it" if self.others else "")
+        text = f"{self.name}: {self.sizes}" + (
+            f"; keys under {self.prefix!r}" if self.prefix else ""
+        )
+        return text + (
+            f"; {len(self.others)} tensors of the larger model around it" if self.others else ""
+        )
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -58,7 +70,9 @@ def load_recognized(state_dict: Mapping[str, Tensor], found: Recognized) -> nn.M
     for key, expected in model.state_dict().items():
         value = state_dict[found.prefix + key]
         if value.is_floating_point() != expected.is_floating_point():
-            raise ValueError(f"{found.prefix + key} holds {value.dtype}, expected numbers like {expected.dtype}")
+            raise ValueError(
+                f"{found.prefix + key} holds {value.dtype}, expected numbers like {expected.dtype}"
+            )
         weights[key] = value.detach().clone()
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval()
@@ -75,14 +89,18 @@ def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
                 return Recognized(known.name, sizes, build, prefix, others)
     first = ", ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:4])
     names = ", ".join(known.name for known in KNOWN)
-    raise ValueError(f"none of the published modules; found {len(shapes)} keys: {first}, ...; expected one of: {names}")
+    raise ValueError(
+        f"none of the published modules; found {len(shapes)} keys: {first}, ...; expected one of: {names}"
+    )
 
 
 def shapes_of(state_dict: Mapping[str, Tensor]) -> Shapes:
     """The shape of every tensor; ValueError if there is anything else."""
     for key, value in state_dict.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"a state_dict maps names to tensors; found {key!r}: {type(value).__name__}")
+            raise ValueError(
+                f"a state_dict maps names to tensors; found {key!r}: {type(value).__name__}"
+            )
     return {key: tuple(value.shape) for key, value in state_dict.items()}
 
 
@@ -91,7 +109,10 @@ def _views(shapes: Shapes) -> Iterator[tuple[str, Shapes, tuple[str, ...]]]:
     prefix, inner = "", shapes
     while True:
         yield prefix, inner, ()
-        wrapper = next((w for w in (*WRAPPERS, PART) if inner and all(key.startswith(w) for key in inner)), None)
+        wrapper = next(
+            (w for w in (*WRAPPERS, PART) if inner and all(key.startswith(w) for key in inner)),
+            None,
+        )
         if wrapper is None:
             break
         prefix, inner = prefix + wrapper, within(inner, wrapper)
@@ -117,7 +138,9 @@ def checked(known: Known, shapes: Shapes) -> tuple[str, Callable[[], nn.Module]]
     except KeyError as error:
         raise ValueError(f"almost {known.name}, but {error} is missing") from error
     except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(f"almost {known.name}, but its sizes do not fit together: {error}") from error
+        raise ValueError(
+            f"almost {known.name}, but its sizes do not fit together: {error}"
+        ) from error
     problems = [f"{key} is missing" for key in expected if key not in shapes]
     problems += [f"{key} is unexpected" for key in shapes if key not in expected]
     problems += [

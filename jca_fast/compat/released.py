@@ -22,7 +22,11 @@ from ..modules.linear import Linear, check_positive
 from ..modules.visual_reduction import additive_reduction
 from .layers import PublishedCoAttention, PublishedLayer, PublishedStack, init_weights, option
 
-NUM_REGIONS, REGION_FEATURES, AUDIO_FEATURES = 49, 512, 128  # 7 x 7 positions of VGG19 pool5, channels of VGGish
+NUM_REGIONS, REGION_FEATURES, AUDIO_FEATURES = (
+    49,
+    512,
+    128,
+)  # 7 x 7 positions of VGG19 pool5, channels of VGGish
 
 
 class DenseCoAttn(PublishedCoAttention):
@@ -31,22 +35,47 @@ class DenseCoAttn(PublishedCoAttention):
     ``use_query=False`` leaves the query Linear out of the computation, as one published variant does.
     """
 
-    def __init__(self, dim1: int, dim2: int, dropout: float, num_segments: int = 10, *, use_query: bool = True) -> None:
+    def __init__(
+        self,
+        dim1: int,
+        dim2: int,
+        dropout: float,
+        num_segments: int = 10,
+        *,
+        use_query: bool = True,
+    ) -> None:
         super().__init__((dim1, dim2), dropout, num_segments, use_query)
 
 
 class NormalSubLayer(PublishedLayer):
     """One layer with its residual update: (B, N, dim1), (B, N, dim2) -> the same shapes."""
 
-    def __init__(self, dim1: int, dim2: int, dropout: float, num_segments: int = 10, *, use_query: bool = True) -> None:
-        super().__init__(DenseCoAttn(dim1, dim2, dropout, num_segments, use_query=use_query), dropout)
+    def __init__(
+        self,
+        dim1: int,
+        dim2: int,
+        dropout: float,
+        num_segments: int = 10,
+        *,
+        use_query: bool = True,
+    ) -> None:
+        super().__init__(
+            DenseCoAttn(dim1, dim2, dropout, num_segments, use_query=use_query), dropout
+        )
 
 
 class DCNLayer(PublishedStack):
     """``num_seq`` layers, each with its own weights: (B, N, dim1), (B, N, dim2) -> the same shapes."""
 
     def __init__(
-        self, dim1: int, dim2: int, num_seq: int, dropout: float, num_segments: int = 10, *, use_query: bool = True
+        self,
+        dim1: int,
+        dim2: int,
+        num_seq: int,
+        dropout: float,
+        num_segments: int = 10,
+        *,
+        use_query: bool = True,
     ) -> None:
         sizes = (dim1, dim2, dropout, num_segments)
         super().__init__([NormalSubLayer(*sizes, use_query=use_query) for _ in range(num_seq)])
@@ -59,18 +88,32 @@ class LSTM(ResidualRNN):
     """
 
     def __init__(
-        self, embed_size: int, dim: int, num_layers: int, dropout: float, residual_embeddings: bool = True
+        self,
+        embed_size: int,
+        dim: int,
+        num_layers: int,
+        dropout: float,
+        residual_embeddings: bool = True,
     ) -> None:
-        super().__init__(embed_size, dim, num_layers, "lstm", dropout, residual_embeddings, normalize=True)
+        super().__init__(
+            embed_size, dim, num_layers, "lstm", dropout, residual_embeddings, normalize=True
+        )
 
 
 class GRU(ResidualRNN):
     """The block with a GRU, called and returning like :class:`LSTM`; the published class cannot run."""
 
     def __init__(
-        self, embed_size: int, dim: int, num_layers: int, dropout: float, residual_embeddings: bool = True
+        self,
+        embed_size: int,
+        dim: int,
+        num_layers: int,
+        dropout: float,
+        residual_embeddings: bool = True,
     ) -> None:
-        super().__init__(embed_size, dim, num_layers, "gru", dropout, residual_embeddings, normalize=True)
+        super().__init__(
+            embed_size, dim, num_layers, "gru", dropout, residual_embeddings, normalize=True
+        )
 
 
 class PositionAttn(nn.Module):
@@ -95,7 +138,11 @@ class PositionAttn(nn.Module):
 
     def attend(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """The result (B, N, dim) and the attention (B, N, 49), which sums to 1 over the positions."""
-        if video.ndim < 4 or video.shape[-1] != REGION_FEATURES or video.shape[2:-1].numel() != NUM_REGIONS:
+        if (
+            video.ndim < 4
+            or video.shape[-1] != REGION_FEATURES
+            or video.shape[2:-1].numel() != NUM_REGIONS
+        ):
             needed = f"(B, N, 7, 7, {REGION_FEATURES}) or (B, N, {NUM_REGIONS}, {REGION_FEATURES})"
             raise ValueError(f"video must have shape {needed}, got {tuple(video.shape)}")
         regions = video.flatten(2, -2)  # (B, N, 49, 512)
@@ -122,7 +169,9 @@ class PredictLayer(nn.Module):
     1 as the published code does, so that a batch of one returns (N, num_ans).
     """
 
-    def __init__(self, dim1: int, dim2: int, num_ans: int, dropout: float, *, squeeze: bool = False) -> None:
+    def __init__(
+        self, dim1: int, dim2: int, num_ans: int, dropout: float, *, squeeze: bool = False
+    ) -> None:
         super().__init__()
         self.squeeze = squeeze
         self.Joint = LSTM(dim1 + dim2, dim1, 2, dropout=0.0)

@@ -16,20 +16,26 @@ from .layers import PublishedCoAttention, PublishedLayer, PublishedStack
 class DenseCoAttn(PublishedCoAttention):
     """(B, N, dim1), (B, N, dim2), (B, N, dim3) -> three attended features (B, N, dim1 + dim2 + dim3)."""
 
-    def __init__(self, dim1: int, dim2: int, dim3: int, dropout: float, num_segments: int = 300) -> None:
+    def __init__(
+        self, dim1: int, dim2: int, dim3: int, dropout: float, num_segments: int = 300
+    ) -> None:
         super().__init__((dim1, dim2, dim3), dropout, num_segments, use_query=False)
 
 
 class NormalSubLayer(PublishedLayer):
     """One layer with its residual update: three features -> the same shapes."""
 
-    def __init__(self, dim1: int, dim2: int, dim3: int, dropout: float, num_segments: int = 300) -> None:
+    def __init__(
+        self, dim1: int, dim2: int, dim3: int, dropout: float, num_segments: int = 300
+    ) -> None:
         super().__init__(DenseCoAttn(dim1, dim2, dim3, dropout, num_segments), dropout)
 
 
 class DCNLayer(PublishedStack):
     """``num_seq`` layers, each with its own weights: three features -> the same shapes."""
 
-    def __init__(self, dim1: int, dim2: int, dim3: int, num_seq: int, dropout: float, num_segments: int = 300) -> None:
+    def __init__(
+        self, dim1: int, dim2: int, dim3: int, num_seq: int, dropout: float, num_segments: int = 300
+    ) -> None:
         sizes = (dim1, dim2, dim3, dropout, num_segments)
         super().__init__([NormalSubLayer(*sizes) for _ in range(num_seq)])

@@ -25,7 +25,9 @@ class Known:
 
 def within(shapes: Shapes, prefix: str) -> Shapes:
     """The entries under ``prefix``, without it."""
-    return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)
+    }
 
 
 def _count(shapes: Shapes, pattern: str, start: int = 0) -> int:
@@ -39,15 +41,21 @@ def _count(shapes: Shapes, pattern: str, start: int = 0) -> int:
 def _dense_sizes(s: Shapes) -> tuple[list[int], int]:
     """The widths of the modalities of a co-attention layer, and N."""
     count = max(2, _count(s, "value{}_linear.weight", 1))
-    return [s[f"value{i}_linear.weight"][0] for i in range(1, count + 1)], s["key1_linear.weight"][0]
+    return [s[f"value{i}_linear.weight"][0] for i in range(1, count + 1)], s["key1_linear.weight"][
+        0
+    ]
 
 
 def _layers(s: Shapes, class_name: str, prefix: str, num_seq: tuple[int, ...] = ()) -> Sized:
     """``class_name`` of the two- or the three-modality code, sized by the layer under ``prefix``."""
     dims, n = _dense_sizes(within(s, prefix))
     home = released if len(dims) == 2 else rjcma
-    text = f"widths {'/'.join(map(str, dims))}, N = {n}" + "".join(f", {count} layers" for count in num_seq)
-    return text, lambda: getattr(home, class_name)(*dims, *num_seq, 0.3 if home is released else 0.6, num_segments=n)
+    text = f"widths {'/'.join(map(str, dims))}, N = {n}" + "".join(
+        f", {count} layers" for count in num_seq
+    )
+    return text, lambda: getattr(home, class_name)(
+        *dims, *num_seq, 0.3 if home is released else 0.6, num_segments=n
+    )
 
 
 def _stack(s: Shapes) -> Sized:
@@ -75,7 +83,9 @@ def _position(prefix: str, block: Callable[..., nn.Module]) -> Callable[[Shapes]
 def _predict(s: Shapes) -> Sized:
     dim1, width = s["Joint.linear.weight"]
     dim2, classes = width - 2 * dim1, s["predict.3.weight"][0]
-    return f"widths {dim1}/{dim2}, {classes} classes", lambda: released.PredictLayer(dim1, dim2, classes, 0.3)
+    return f"widths {dim1}/{dim2}, {classes} classes", lambda: released.PredictLayer(
+        dim1, dim2, classes, 0.3
+    )
 
 
 def _released(s: Shapes) -> Sized:
@@ -107,13 +117,17 @@ def _speaker(s: Shapes) -> tuple[str, Callable[[], speaker.CAM]]:
     speakers, unused = s["predict.predict.3.weight"][0], s["video_attn.attn.affine_audio.weight"]
     text = f"voice {audio}, face {visual}, {layers} layers, N = {n}"
     dims = unused[1], unused[0]
-    return text, lambda: speaker.CAM(n, audio, visual, layers, num_speakers=speakers, unused_dims=dims)
+    return text, lambda: speaker.CAM(
+        n, audio, visual, layers, num_speakers=speakers, unused_dims=dims
+    )
 
 
 def _fusion(s: Shapes) -> Sized:
     text, model = _speaker(within(s, "JCA_model."))
     embedding, hidden = s["linear.weight"][0], s["asp.attention.0.weight"][0]
-    return f"{text}, embedding {embedding}", lambda: speaker.FusionModel(model(), embedding, hidden_dim=hidden)
+    return f"{text}, embedding {embedding}", lambda: speaker.FusionModel(
+        model(), embedding, hidden_dim=hidden
+    )
 
 
 def _cam(s: Shapes) -> Sized:
@@ -127,7 +141,9 @@ def _cam(s: Shapes) -> Sized:
     else:  # published only as Jcam_512, whose head reads [visual; attended visual]
         dims, in_dims, visual = None, (d - width // 2, width // 2), True
     head_input = "visual" if visual else "attended"
-    taken = "" if heads or dims else " (taken as halves of d)"  # of the bare attention no shape tells them apart
+    taken = (
+        "" if heads or dims else " (taken as halves of d)"
+    )  # of the bare attention no shape tells them apart
     text = f"inputs {in_dims[0]}/{in_dims[1]}{taken}, d = {d}, N = {n}, k = {k}, heads {', '.join(heads) or 'none'}"
 
     def build() -> nn.Module:
@@ -136,19 +152,34 @@ def _cam(s: Shapes) -> Sized:
     return f"{text} on the {head_input} features", build
 
 
-_RELEASED, _EMOTION = "of tuffr5/Recursive-joint-co-attention", "of the emotion-recognition repositories"
+_RELEASED, _EMOTION = (
+    "of tuffr5/Recursive-joint-co-attention",
+    "of the emotion-recognition repositories",
+)
 KNOWN = (
     Known(
         "FusionModel of RJCAforSpeakerVerification",
         ("JCA_model.Joint.init_hidden", "asp.attention.0.weight", "linear.weight"),
         _fusion,
     ),
-    Known("CAM of RJCAforSpeakerVerification", ("Joint.init_hidden", "predict.Joint.init_hidden"), _speaker),
-    Known(f"DCNWithRCNN {_RELEASED}", ("audio_extract.init_hidden", "predict.predict.3.weight"), _released),
+    Known(
+        "CAM of RJCAforSpeakerVerification",
+        ("Joint.init_hidden", "predict.Joint.init_hidden"),
+        _speaker,
+    ),
+    Known(
+        f"DCNWithRCNN {_RELEASED}",
+        ("audio_extract.init_hidden", "predict.predict.3.weight"),
+        _released,
+    ),
     Known(f"orig_cam.CAM {_EMOTION}", ("vregressor.0.weight", "Joint.init_hidden"), _orig_cam),
     Known(f"CAM {_EMOTION}", ("affine_a.weight", "W_ca.weight"), _cam),
     Known(f"PredictLayer {_RELEASED}", ("Joint.init_hidden", "predict.3.weight"), _predict),
-    Known(f"BottomUpExtract {_RELEASED}", ("attn.affine_h.weight",), _position("attn.", released.BottomUpExtract)),
+    Known(
+        f"BottomUpExtract {_RELEASED}",
+        ("attn.affine_h.weight",),
+        _position("attn.", released.BottomUpExtract),
+    ),
     Known(f"PositionAttn {_RELEASED}", ("affine_h.weight",), _position("", released.PositionAttn)),
     Known("DCNLayer", ("dcn_layers.0.dense_coattn.key1_linear.weight",), _stack),
     Known(

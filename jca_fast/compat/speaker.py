@@ -71,7 +71,9 @@ class FusionModel(nn.Module):
     ``model`` is the CAM, with the published sizes if None; audio and visual as there -> (B, embedding_dim).
     """
 
-    def __init__(self, model: CAM | None = None, embedding_dim: int = 512, *, hidden_dim: int = 256) -> None:
+    def __init__(
+        self, model: CAM | None = None, embedding_dim: int = 512, *, hidden_dim: int = 256
+    ) -> None:
         super().__init__()
         self.JCA_model = CAM() if model is None else model
         width = self.JCA_model.Joint.linear.out_features

@@ -32,7 +32,9 @@ class InertModule:
             raise ValueError(f"{self.class_path} is not a module")
         transient = self.state.get("_non_persistent_buffers_set", ())
         own = {**self.state["_parameters"], **self.state.get("_buffers", {})}
-        out = {prefix + k: v for k, v in own.items() if isinstance(v, Tensor) and k not in transient}
+        out = {
+            prefix + k: v for k, v in own.items() if isinstance(v, Tensor) and k not in transient
+        }
         for name, module in self.state.get("_modules", {}).items():
             if isinstance(module, InertModule):
                 out |= module.state_dict(f"{prefix}{name}.")
@@ -131,8 +133,12 @@ class _Reader:
         storage, raw = ref.storage, self.read(ref.storage)
         needed = prod(ref.size) * ref.dtype.itemsize
         if len(raw) != storage.count * storage.dtype.itemsize or needed > len(raw):
-            raise ValueError(f"a tensor {ref.size} needs {needed} bytes, its storage of {storage.count} has {len(raw)}")
+            raise ValueError(
+                f"a tensor {ref.size} needs {needed} bytes, its storage of {storage.count} has {len(raw)}"
+            )
         if not needed:
             return torch.empty(ref.size, dtype=ref.dtype)
         flat = torch.frombuffer(bytearray(raw), dtype=ref.dtype)
-        return flat.as_strided(ref.size, ref.stride, ref.offset).clone(memory_format=torch.contiguous_format)
+        return flat.as_strided(ref.size, ref.stride, ref.offset).clone(
+            memory_format=torch.contiguous_format
+        )

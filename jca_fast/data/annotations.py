@@ -48,7 +48,13 @@ CATEGORIES: tuple[str, ...] = (
 BACKGROUND = 28
 """Index of the background class in labels of AVE."""
 
-_HEADER = ["category", "videoid", "quality", "starttime", "endtime"]  # some copies of the file begin with it
+_HEADER = [
+    "category",
+    "videoid",
+    "quality",
+    "starttime",
+    "endtime",
+]  # some copies of the file begin with it
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,9 @@ class Event:
     end: int
 
     def line(self) -> str:
-        return "&".join([self.category, self.video_id, self.quality, str(self.start), str(self.end)])
+        return "&".join(
+            [self.category, self.video_id, self.quality, str(self.start), str(self.end)]
+        )
 
 
 def read_annotations(path: str | Path, num_segments: int = 10) -> list[Event]:
@@ -73,29 +81,43 @@ def read_annotations(path: str | Path, num_segments: int = 10) -> list[Event]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; needed: rows of the form category&video id&quality&start&end")
+        raise FileNotFoundError(
+            f"{path}: no such file; needed: rows of the form category&video id&quality&start&end"
+        )
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a UTF-8 text file ({error})") from None
     first = 1 if lines and lines[0].replace(" ", "").lower().split("&") == _HEADER else 0
-    events = [_parse(line, f"{path}, line {i + 1}", num_segments) for i, line in enumerate(lines) if i >= first]
+    events = [
+        _parse(line, f"{path}, line {i + 1}", num_segments)
+        for i, line in enumerate(lines)
+        if i >= first
+    ]
     if not events:
-        raise ValueError(f"{path}: no rows; needed: at least one of the form category&video id&quality&start&end")
+        raise ValueError(
+            f"{path}: no rows; needed: at least one of the form category&video id&quality&start&end"
+        )
     return events
 
 
 def _parse(line: str, where: str, num_segments: int) -> Event:
     fields = [field.strip() for field in line.split("&")]
     if len(fields) != 5:
-        raise ValueError(f"{where}: {len(fields)} fields in {line!r}; needed: 5, category&video id&quality&start&end")
+        raise ValueError(
+            f"{where}: {len(fields)} fields in {line!r}; needed: 5, category&video id&quality&start&end"
+        )
     category, video_id, quality, start, end = fields
     if not category or not video_id:
         raise ValueError(f"{where}: empty category or video id in {line!r}")
     if not (start.isascii() and start.isdigit() and end.isascii() and end.isdigit()):
-        raise ValueError(f"{where}: start {start!r} and end {end!r} must be whole seconds, 0 or more")
+        raise ValueError(
+            f"{where}: start {start!r} and end {end!r} must be whole seconds, 0 or more"
+        )
     if not int(start) <= int(end) <= num_segments:
-        raise ValueError(f"{where}: start {start}, end {end}; needed: start <= end <= {num_segments} segments")
+        raise ValueError(
+            f"{where}: start {start}, end {end}; needed: start <= end <= {num_segments} segments"
+        )
     return Event(category, video_id, quality, int(start), int(end))
 
 

@@ -51,7 +51,9 @@ class AVEDataset(Dataset[Item]):
         if not dtype.is_floating_point:
             raise ValueError(f"dtype is {dtype}; needed: a floating-point dtype")
         if noisy and not weak:
-            raise ValueError("noisy=True without weak=True: noisy clips have no labels by segment; needed: weak=True")
+            raise ValueError(
+                "noisy=True without weak=True: noisy clips have no labels by segment; needed: weak=True"
+            )
         self.root, self.split, self.dtype, self.weak = find_cache(root), split, dtype, weak
         self.noisy = weak and split == "train" if noisy is None else noisy
         self._tables = [_features(self.root, "")]
@@ -94,7 +96,10 @@ class AVEDataset(Dataset[Item]):
 
 
 def _features(root: Path, suffix: str) -> tuple[files.Table, files.Table]:
-    audio, visual = files.Table(root, f"audio_feature{suffix}"), files.Table(root, f"visual_feature{suffix}")
+    audio, visual = (
+        files.Table(root, f"audio_feature{suffix}"),
+        files.Table(root, f"visual_feature{suffix}"),
+    )
     if audio.shape[:2] != visual.shape[:2]:
         raise ValueError(
             f"{visual}: found {visual.shape[:2]} (clips, segments); needed: {audio.shape[:2]}, as in {audio}"
@@ -104,7 +109,9 @@ def _features(root: Path, suffix: str) -> tuple[files.Table, files.Table]:
 
 def _require_shape(table: files.Table, shape: tuple[int, ...], other: files.Table) -> None:
     if table.shape[: len(shape)] != shape:
-        raise ValueError(f"{table}: found shape {table.shape}; needed: {shape} to begin with, to go with {other}")
+        raise ValueError(
+            f"{table}: found shape {table.shape}; needed: {shape} to begin with, to go with {other}"
+        )
 
 
 def _segment_labels(root: Path, audio: files.Table) -> np.ndarray:

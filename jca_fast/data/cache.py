@@ -83,7 +83,10 @@ def same_contents(manifest: Manifest, source: Path, name: str) -> bool:
     if list(table.shape) != entry["shape"]:
         return False
     ranges = block_ranges(len(table), entry["rows"])
-    return all(crc(table[rows]) == block["source"] for rows, block in zip(ranges, entry["blocks"], strict=True))
+    return all(
+        crc(table[rows]) == block["source"]
+        for rows, block in zip(ranges, entry["blocks"], strict=True)
+    )
 
 
 def is_whole(folder: Path, manifest: Manifest, name: str) -> bool:
@@ -93,7 +96,10 @@ def is_whole(folder: Path, manifest: Manifest, name: str) -> bool:
         return (folder / name).is_file() and checksum(folder / name) == entry["checksum"]
     table = files.Table(folder, Path(name).stem)
     ranges = block_ranges(len(table), entry["rows"])
-    return all(crc(table[rows]) == block["cache"] for rows, block in zip(ranges, entry["blocks"], strict=True))
+    return all(
+        crc(table[rows]) == block["cache"]
+        for rows, block in zip(ranges, entry["blocks"], strict=True)
+    )
 
 
 def find_cache(root: str | Path) -> Path:

@@ -44,7 +44,11 @@ def prepare(
         raise ValueError(f"dtype is {dtype!r}; needed: 'float32' or 'float16'")
     root = Path(root)
     out = root / cache.FOLDER if out is None else Path(out)
-    tables = [files.Table(root, stem) for stem in files.LAYOUT if stem in files.REQUIRED or files.exists(root, stem)]
+    tables = [
+        files.Table(root, stem)
+        for stem in files.LAYOUT
+        if stem in files.REQUIRED or files.exists(root, stem)
+    ]
     plan = _plan(root, out, tables, dtype)
     _require_cache_or_nothing(out)
     if (out / cache.MANIFEST).is_file() and not overwrite:
@@ -55,7 +59,9 @@ def prepare(
         _require_space(staging, manifest)
         try:
             _fill(root, staging, tables, manifest, progress)
-        except ValueError:  # a source that can never become this cache; a killed run leaves its work
+        except (
+            ValueError
+        ):  # a source that can never become this cache; a killed run leaves its work
             shutil.rmtree(staging)
             raise
         _publish(staging, out, manifest)
@@ -76,7 +82,12 @@ def _plan(root: Path, out: Path, tables: list[files.Table], dtype: str) -> cache
             entries[name] = {"checksum": None}
     for name, entry in entries.items():
         entry["fingerprint"] = cache.fingerprint(root / name)
-    return {"format": 1, "dtype": dtype, "source": os.path.relpath(root.resolve(), out.resolve()), "files": entries}
+    return {
+        "format": 1,
+        "dtype": dtype,
+        "source": os.path.relpath(root.resolve(), out.resolve()),
+        "files": entries,
+    }
 
 
 def _finished(root: Path, out: Path, plan: cache.Manifest) -> cache.Manifest:
@@ -90,7 +101,9 @@ def _finished(root: Path, out: Path, plan: cache.Manifest) -> cache.Manifest:
     wrong = [text for name, text in stale.items() if not cache.same_contents(manifest, root, name)]
     wrong += [f"{root / name} is new" for name in plan["files"] if name not in manifest["files"]]
     if wrong:
-        raise ValueError(f"{out}: this cache is stale: {'; '.join(wrong)}. Needed: --overwrite to make it anew")
+        raise ValueError(
+            f"{out}: this cache is stale: {'; '.join(wrong)}. Needed: --overwrite to make it anew"
+        )
     if stale or manifest["source"] != plan["source"]:
         for name in stale:
             manifest["files"][name]["fingerprint"] = plan["files"][name]["fingerprint"]
@@ -99,7 +112,11 @@ def _finished(root: Path, out: Path, plan: cache.Manifest) -> cache.Manifest:
 
 
 def _require_cache_or_nothing(out: Path) -> None:
-    if out.exists() and not (out / cache.MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if (
+        out.exists()
+        and not (out / cache.MANIFEST).is_file()
+        and (not out.is_dir() or any(out.iterdir()))
+    ):
         raise ValueError(f"{out}: exists and is not a cache; needed: a new or empty folder")
 
 
@@ -113,7 +130,9 @@ def _locked(staging: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"{staging}: another run is preparing this cache; needed: wait for it") from None
+            raise ValueError(
+                f"{staging}: another run is preparing this cache; needed: wait for it"
+            ) from None
         yield
 
 
@@ -131,7 +150,9 @@ def _resume(staging: Path, plan: cache.Manifest, overwrite: bool) -> cache.Manif
     if plan == manifest:
         return manifest
     if not overwrite:
-        raise ValueError(f"{staging}: a half-made cache of another source or dtype; needed: delete it, or --overwrite")
+        raise ValueError(
+            f"{staging}: a half-made cache of another source or dtype; needed: delete it, or --overwrite"
+        )
     for entry in plan["files"].values():
         if "blocks" in entry:
             entry["blocks"] = []
@@ -141,11 +162,19 @@ def _resume(staging: Path, plan: cache.Manifest, overwrite: bool) -> cache.Manif
 def _require_space(staging: Path, manifest: cache.Manifest) -> None:
     shapes = [entry["shape"] for entry in manifest["files"].values() if "blocks" in entry]
     size = sum(int(np.prod(shape)) for shape in shapes) * np.dtype(manifest["dtype"]).itemsize
-    size += sum(entry["fingerprint"]["size"] for entry in manifest["files"].values() if "blocks" not in entry)
-    files.require_space(staging, size - sum(path.stat().st_blocks * 512 for path in staging.iterdir()), "the cache")
+    size += sum(
+        entry["fingerprint"]["size"]
+        for entry in manifest["files"].values()
+        if "blocks" not in entry
+    )
+    files.require_space(
+        staging, size - sum(path.stat().st_blocks * 512 for path in staging.iterdir()), "the cache"
+    )
 
 
-def _fill(root: Path, staging: Path, tables: list[files.Table], manifest: cache.Manifest, progress: bool) -> None:
+def _fill(
+    root: Path, staging: Path, tables: list[files.Table], manifest: cache.Manifest, progress: bool
+) -> None:
     """Cast the features and copy everything else."""
     for table in tables:
         entry = manifest["files"][table.path.name]
@@ -157,7 +186,13 @@ def _fill(root: Path, staging: Path, tables: list[files.Table], manifest: cache.
             entry["checksum"] = cache.checksum(staging / name)
 
 
-def _cast(table: files.Table, staging: Path, manifest: cache.Manifest, entry: dict[str, Any], progress: bool) -> None:
+def _cast(
+    table: files.Table,
+    staging: Path,
+    manifest: cache.Manifest,
+    entry: dict[str, Any],
+    progress: bool,
+) -> None:
     """Cast the blocks of `table` that are not yet in its `.npy` file."""
     from tqdm import tqdm
 
@@ -165,14 +200,23 @@ def _cast(table: files.Table, staging: Path, manifest: cache.Manifest, entry: di
     ranges = list(cache.block_ranges(len(table), entry["rows"]))
     path = staging / f"{table.path.stem}.npy"
     path.touch()
-    with path.open("r+b") as file, tqdm(total=len(table), desc=table.path.stem, disable=not progress) as bar:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": table.shape}
+    with (
+        path.open("r+b") as file,
+        tqdm(total=len(table), desc=table.path.stem, disable=not progress) as bar,
+    ):
+        header = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": table.shape,
+        }
         np.lib.format.write_array_header_1_0(file, header)
         del blocks[_intact(file, blocks, ranges, table, dtype) :]
         bar.update(sum(rows.stop - rows.start for rows in ranges[: len(blocks)]))
         for rows in ranges[len(blocks) :]:
             source = table[rows]
-            values, facts = cast_block(source, dtype, f"{table}, rows {rows.start} to {rows.stop - 1}")
+            values, facts = cast_block(
+                source, dtype, f"{table}, rows {rows.start} to {rows.stop - 1}"
+            )
             file.write(values.data)
             file.flush()
             blocks.append({"source": cache.crc(source), "cache": cache.crc(values), **facts})
@@ -180,7 +224,9 @@ def _cast(table: files.Table, staging: Path, manifest: cache.Manifest, entry: di
             bar.update(len(source))
 
 
-def _intact(file: BinaryIO, blocks: list[Any], ranges: list[slice], table: files.Table, dtype: np.dtype) -> int:
+def _intact(
+    file: BinaryIO, blocks: list[Any], ranges: list[slice], table: files.Table, dtype: np.dtype
+) -> int:
     """Number of leading blocks that are in the file as recorded; leaves the file at their end."""
     row_bytes = table.row_bytes() // table.dtype.itemsize * dtype.itemsize
     for i, (block, rows) in enumerate(zip(blocks, ranges, strict=False)):

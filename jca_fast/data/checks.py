@@ -46,7 +46,9 @@ def check(root: str | Path, *, full: bool = False, progress: bool = False) -> li
     findings += more
     findings += [*_sizes(tables, events), *_labels(tables, events), *_splits(root, tables, events)]
     findings += _planted(root, tables)
-    findings += [_values(table, full, progress) for stem, table in tables.items() if "feature" in stem]
+    findings += [
+        _values(table, full, progress) for stem, table in tables.items() if "feature" in stem
+    ]
     return findings + list(_cache(root, full))
 
 
@@ -72,7 +74,13 @@ def _open(root: Path) -> tuple[Tables, list[Finding]]:
             text += " (contiguous storage reads faster)"
         findings.append(Finding("ok" if storage == "contiguous" else "note", table.path.name, text))
     if absent:
-        findings.append(Finding("note", "optional files", f"not here, used for weak supervision: {', '.join(absent)}"))
+        findings.append(
+            Finding(
+                "note",
+                "optional files",
+                f"not here, used for weak supervision: {', '.join(absent)}",
+            )
+        )
     return tables, findings
 
 
@@ -80,31 +88,51 @@ def _annotations(root: Path) -> tuple[list[Event], list[Finding]]:
     """The events, and findings on Annotations.txt."""
     name = "Annotations.txt"
     if not (root / name).is_file():
-        return [], [Finding("note", name, "not here; labels and video ids were not checked against it")]
+        return [], [
+            Finding("note", name, "not here; labels and video ids were not checked against it")
+        ]
     try:
-        events = read_annotations(root / name, num_segments=10**6)  # events that are too long are found with the labels
+        events = read_annotations(
+            root / name, num_segments=10**6
+        )  # events that are too long are found with the labels
     except ValueError as error:
         return [], [Finding("error", name, str(error))]
-    findings = [Finding("ok", name, f"{len(events)} rows, {len({event.category for event in events})} categories")]
+    findings = [
+        Finding(
+            "ok",
+            name,
+            f"{len(events)} rows, {len({event.category for event in events})} categories",
+        )
+    ]
     times = Counter(Counter(event.video_id for event in events).values())
     del times[1]
     if times:
         text = ", ".join(f"{ids} in {count} rows each" for count, ids in sorted(times.items()))
-        findings.append(Finding("note", name, f"video ids that repeat, one clip under several labels: {text}"))
+        findings.append(
+            Finding("note", name, f"video ids that repeat, one clip under several labels: {text}")
+        )
     empty = [i for i, event in enumerate(events) if event.start == event.end]
     if empty:
-        findings.append(Finding("note", name, f"events of no length, all background, in {_rows(empty)}"))
+        findings.append(
+            Finding("note", name, f"events of no length, all background, in {_rows(empty)}")
+        )
     return events, findings
 
 
 def _sizes(tables: Tables, events: list[Event]) -> Iterator[Finding]:
     """Files that go together have as many clips and segments as each other."""
     for noisy in (False, True):
-        group = [t for stem, t in tables.items() if stem.endswith("_noisy") == noisy and t.dataset != files.ORDER]
+        group = [
+            t
+            for stem, t in tables.items()
+            if stem.endswith("_noisy") == noisy and t.dataset != files.ORDER
+        ]
         clips = {table.path.name: table.shape[0] for table in group}
         if events and not noisy:
             clips["Annotations.txt"] = len(events)
-        segments = {table.path.name: table.shape[1] for table in group if table.path.stem not in _ONCE}
+        segments = {
+            table.path.name: table.shape[1] for table in group if table.path.stem not in _ONCE
+        }
         for what, counts in (("clips", clips), ("segments", segments)):
             if len(set(counts.values())) > 1:
                 text = ", ".join(f"{count} in {name}" for name, count in counts.items())
@@ -117,11 +145,17 @@ def _labels(tables: Tables, events: list[Event]) -> Iterator[Finding]:
         labels = tables["labels"][:]  # (n, N, C)
         one_hot = np.isin(labels, (0, 1)).all(axis=2) & (labels.sum(axis=2) == 1)  # (n, N)
         share = f"one class per segment; {np.mean(labels[:, :, -1] == 1):.1%} of the segments are background"
-        yield _verdict(tables["labels"].path.name, ~one_hot.all(axis=1), share, "not one class per segment")
-    segments = next((tables[stem].shape[1] for stem in ("labels", "audio_feature") if stem in tables), 10)
+        yield _verdict(
+            tables["labels"].path.name, ~one_hot.all(axis=1), share, "not one class per segment"
+        )
+    segments = next(
+        (tables[stem].shape[1] for stem in ("labels", "audio_feature") if stem in tables), 10
+    )
     late = [i for i, event in enumerate(events) if event.end > segments]
     if late:
-        yield Finding("error", "Annotations.txt", f"events that end after segment {segments} in {_rows(late)}")
+        yield Finding(
+            "error", "Annotations.txt", f"events that end after segment {segments} in {_rows(late)}"
+        )
     made = {
         "labels": lambda: segment_labels(events, segments),
         "labels_closs": lambda: foreground_labels(events, segments),
@@ -133,7 +167,11 @@ def _labels(tables: Tables, events: list[Event]) -> Iterator[Finding]:
         expected, found = made[stem](), tables[stem][:]
         name = tables[stem].path.name
         if expected.shape != found.shape:
-            yield Finding("error", name, f"found shape {found.shape}; needed: {expected.shape}, by Annotations.txt")
+            yield Finding(
+                "error",
+                name,
+                f"found shape {found.shape}; needed: {expected.shape}, by Annotations.txt",
+            )
         else:
             bad = (expected != found).reshape(len(found), -1).any(axis=1)
             yield _verdict(name, bad, "just as Annotations.txt says", "not as Annotations.txt says")
@@ -156,16 +194,24 @@ def _splits(root: Path, tables: Tables, events: list[Event]) -> Iterator[Finding
         repeats = len(order) - len(np.unique(order))
         text = f"{len(order)} clips" + (f", {repeats} of them repeated" if repeats else "")
         if background is not None and order.max() < len(background):
-            text += f"; {background[order].mean():.1%} background, the accuracy of naming nothing else"
+            text += (
+                f"; {background[order].mean():.1%} background, the accuracy of naming nothing else"
+            )
         yield Finding("error" if repeats else "ok", name, text)
     for first, second in itertools.combinations(rows, 2):
         shared = np.intersect1d(rows[first], rows[second])
         if shared.size:
             yield Finding("error", "splits", f"{first} and {second} share {_rows(shared)}")
         if events and max(rows[first].max(), rows[second].max()) < len(events):
-            ids = {events[i].video_id for i in rows[first]} & {events[i].video_id for i in rows[second]}
+            ids = {events[i].video_id for i in rows[first]} & {
+                events[i].video_id for i in rows[second]
+            }
             if ids:
-                yield Finding("note", "splits", f"{first} and {second} share {len(ids)} video ids (in different rows)")
+                yield Finding(
+                    "note",
+                    "splits",
+                    f"{first} and {second} share {len(ids)} video ids (in different rows)",
+                )
     if len(rows) == len(files.SPLITS) and clips:
         unused = clips - len(np.unique(np.concatenate(list(rows.values()))))
         text = f"{unused} clips are in no split" if unused else "every clip is in a split"
@@ -178,7 +224,12 @@ def _values(table: files.Table, full: bool, progress: bool) -> Finding:
 
     n = len(table)
     looked = range(n) if full or n <= _SAMPLE else np.linspace(0, n - 1, _SAMPLE).astype(int)
-    rows: dict[str, list[int]] = {"NaN": [], "infinite values": [], "negative values": [], "nothing but zeros": []}
+    rows: dict[str, list[int]] = {
+        "NaN": [],
+        "infinite values": [],
+        "negative values": [],
+        "nothing but zeros": [],
+    }
     zeros, largest = 0.0, -np.inf
     for row in tqdm(looked, table.path.stem, disable=not progress):
         clip = table[int(row)]
@@ -187,7 +238,9 @@ def _values(table: files.Table, full: bool, progress: bool) -> Finding:
             found += [int(row)] * bool(holds)
         zeros += np.mean(clip == 0) / len(looked)
         largest = max(largest, float(np.nanmax(clip)))
-    scope = f"{len(looked)} of {n} clips looked at" if len(looked) < n else f"all {n} clips looked at"
+    scope = (
+        f"{len(looked)} of {n} clips looked at" if len(looked) < n else f"all {n} clips looked at"
+    )
     problems = [f"{what} in {_rows(found)}" for what, found in rows.items() if found]
     level = "error" if rows["NaN"] or rows["infinite values"] else "note" if problems else "ok"
     facts = f"{zeros:.0%} zeros, largest value {largest:.4g}; {scope}"
@@ -210,10 +263,14 @@ def _planted(root: Path, tables: Tables) -> Iterator[Finding]:
         return
     inside = tables["labels"][:][:, :, -1] == 0  # (n, N)
     if event.shape != inside.shape:
-        yield Finding("error", "planted.h5", f"found {event.shape} (clips, segments); needed: {inside.shape}")
+        yield Finding(
+            "error", "planted.h5", f"found {event.shape} (clips, segments); needed: {inside.shape}"
+        )
         return
     bad = ((event == 1) != inside).any(axis=1) | (seen != visible).any(axis=1)
-    yield _verdict("planted.h5", bad, "audible and visible where the labels say", "not as the labels say")
+    yield _verdict(
+        "planted.h5", bad, "audible and visible where the labels say", "not as the labels say"
+    )
 
 
 def _cache(root: Path, full: bool) -> Iterator[Finding]:
@@ -226,17 +283,31 @@ def _cache(root: Path, full: bool) -> Iterator[Finding]:
     if not (folder / cache.MANIFEST).is_file():
         return
     manifest = cache.read_manifest(folder / cache.MANIFEST)
-    damaged = [name for name in manifest["files"] if not cache.is_whole(folder, manifest, name)] if full else []
+    damaged = (
+        [name for name in manifest["files"] if not cache.is_whole(folder, manifest, name)]
+        if full
+        else []
+    )
     text = f"{folder}, {manifest['dtype']}"
     if damaged:
-        yield Finding("error", "prepared cache", f"{text}: damaged since it was made: {', '.join(damaged)}")
+        yield Finding(
+            "error", "prepared cache", f"{text}: damaged since it was made: {', '.join(damaged)}"
+        )
     else:
-        yield Finding("ok", "prepared cache", f"{text}, " + ("checksums verified" if full else "belongs to its source"))
+        yield Finding(
+            "ok",
+            "prepared cache",
+            f"{text}, " + ("checksums verified" if full else "belongs to its source"),
+        )
 
 
 def _verdict(name: str, bad: np.ndarray, good_text: str, bad_text: str) -> Finding:
     rows = np.flatnonzero(bad)
-    return Finding("error", name, f"{bad_text} in {_rows(rows)}") if rows.size else Finding("ok", name, good_text)
+    return (
+        Finding("error", name, f"{bad_text} in {_rows(rows)}")
+        if rows.size
+        else Finding("ok", name, good_text)
+    )
 
 
 def _rows(rows: Iterable[int], most: int = 5) -> str:

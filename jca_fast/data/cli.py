@@ -11,56 +11,114 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the four commands and their options to `parser`."""
-    commands = parser.add_subparsers(dest="data_command", metavar="labels|check|prepare|synth", required=True)
+    commands = parser.add_subparsers(
+        dest="data_command", metavar="labels|check|prepare|synth", required=True
+    )
     _add_labels(commands.add_parser("labels", help="rebuild label files from Annotations.txt"))
     _add_check(commands.add_parser("check", help="say what is right and wrong with a data folder"))
-    _add_prepare(commands.add_parser("prepare", help="turn the features into a memory-mapped float32 or float16 cache"))
+    _add_prepare(
+        commands.add_parser(
+            "prepare", help="turn the features into a memory-mapped float32 or float16 cache"
+        )
+    )
     _add_synth(commands.add_parser("synth", help="make a planted set in the published layout"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen command; the exit status."""
-    return {"labels": _labels, "check": _check, "prepare": _prepare, "synth": _synth}[args.data_command](args)
+    return {"labels": _labels, "check": _check, "prepare": _prepare, "synth": _synth}[
+        args.data_command
+    ](args)
 
 
 def _add_labels(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("annotations", type=Path, help="Annotations.txt: category&video id&quality&start&end")
-    parser.add_argument("-o", "--output", type=Path, default=Path("labels.h5"), help="labels by segment (labels.h5)")
-    parser.add_argument("--mil", type=Path, metavar="FILE", help="also write the labels by clip (mil_labels.h5)")
-    parser.add_argument("--foreground", type=Path, metavar="FILE", help="also write event or not (labels_closs.h5)")
+    parser.add_argument(
+        "annotations", type=Path, help="Annotations.txt: category&video id&quality&start&end"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("labels.h5"), help="labels by segment (labels.h5)"
+    )
+    parser.add_argument(
+        "--mil", type=Path, metavar="FILE", help="also write the labels by clip (mil_labels.h5)"
+    )
+    parser.add_argument(
+        "--foreground", type=Path, metavar="FILE", help="also write event or not (labels_closs.h5)"
+    )
     parser.add_argument("--segments", type=int, default=10, help="segments in a clip (10)")
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--full", action="store_true", help="look at every value, and verify the checksums of a cache")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="look at every value, and verify the checksums of a cache",
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="the set in the published layout")
-    parser.add_argument("--out", type=Path, help="folder of the cache (FOLDER/prepared, where it is found by itself)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the cache (FOLDER/prepared, where it is found by itself)",
+    )
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
-    parser.add_argument("--overwrite", action="store_true", help="replace a cache of another source or dtype")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a cache of another source or dtype"
+    )
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     clips = parser.add_mutually_exclusive_group()
     clips.add_argument("--num-clips", type=int, metavar="N", help="make up N clips (600)")
-    clips.add_argument("--annotations", type=Path, metavar="FILE", help="make the clips of this Annotations.txt")
-    parser.add_argument("--orders", type=Path, metavar="DIR", help="take the splits from the order files in DIR")
-    parser.add_argument("--num-noisy", type=int, default=0, metavar="N", help="also N background clips (0)")
+    clips.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="make the clips of this Annotations.txt"
+    )
+    parser.add_argument(
+        "--orders", type=Path, metavar="DIR", help="take the splits from the order files in DIR"
+    )
+    parser.add_argument(
+        "--num-noisy", type=int, default=0, metavar="N", help="also N background clips (0)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=["float64", "float32"], default="float64", help="on disk (float64)")
-    parser.add_argument("--segments", dest="num_segments", type=int, default=10, metavar="N", help="of a clip (10)")
-    parser.add_argument("--grid", type=int, nargs=2, default=[7, 7], metavar=("ROWS", "COLUMNS"), help="regions (7 7)")
-    parser.add_argument("--audio-dim", type=int, default=128, metavar="D", help="audio channels (128)")
-    parser.add_argument("--visual-dim", type=int, default=512, metavar="D", help="visual channels (512)")
-    parser.add_argument("--noise", type=float, default=1.0, help="noise against prototypes; more is harder (1)")
-    parser.add_argument("--distractors", type=int, default=2, metavar="N", help="silent objects, 0 to 3 (2)")
-    parser.add_argument("--offscreen", type=float, default=0.5, help="share of clips with a second sound (0.5)")
-    parser.add_argument("--full-length", type=float, default=0.4, help="share of made-up events of full length (0.4)")
+    parser.add_argument(
+        "--dtype", choices=["float64", "float32"], default="float64", help="on disk (float64)"
+    )
+    parser.add_argument(
+        "--segments", dest="num_segments", type=int, default=10, metavar="N", help="of a clip (10)"
+    )
+    parser.add_argument(
+        "--grid",
+        type=int,
+        nargs=2,
+        default=[7, 7],
+        metavar=("ROWS", "COLUMNS"),
+        help="regions (7 7)",
+    )
+    parser.add_argument(
+        "--audio-dim", type=int, default=128, metavar="D", help="audio channels (128)"
+    )
+    parser.add_argument(
+        "--visual-dim", type=int, default=512, metavar="D", help="visual channels (512)"
+    )
+    parser.add_argument(
+        "--noise", type=float, default=1.0, help="noise against prototypes; more is harder (1)"
+    )
+    parser.add_argument(
+        "--distractors", type=int, default=2, metavar="N", help="silent objects, 0 to 3 (2)"
+    )
+    parser.add_argument(
+        "--offscreen", type=float, default=0.5, help="share of clips with a second sound (0.5)"
+    )
+    parser.add_argument(
+        "--full-length",
+        type=float,
+        default=0.4,
+        help="share of made-up events of full length (0.4)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the set in FOLDER")
 
 
@@ -88,7 +146,9 @@ def _check(args: argparse.Namespace) -> int:
     errors = sum(finding.level == "error" for finding in findings)
     if args.json:
         listed = [vars(finding) for finding in findings]
-        print(json.dumps({"folder": str(args.folder), "errors": errors, "findings": listed}, indent=2))
+        print(
+            json.dumps({"folder": str(args.folder), "errors": errors, "findings": listed}, indent=2)
+        )
     else:
         print(*findings, sep="\n")
         print(f"{args.folder}: {errors or 'no'} error{'s' * (errors != 1)}")
@@ -100,7 +160,9 @@ def _prepare(args: argparse.Namespace) -> int:
     from .casting import prepare
 
     out = args.out or args.folder / FOLDER
-    for report in prepare(args.folder, out, dtype=args.dtype, overwrite=args.overwrite, progress=True):
+    for report in prepare(
+        args.folder, out, dtype=args.dtype, overwrite=args.overwrite, progress=True
+    ):
         print(report)
     print(f"{out}: {sum(path.stat().st_size for path in out.iterdir()) / 1e9:.2f} GB, ready")
     return 0
@@ -110,7 +172,11 @@ def _synth(args: argparse.Namespace) -> int:
     from .synthetic import synthesize
 
     started = time.monotonic()
-    settings = {name: value for name, value in vars(args).items() if name not in ("command", "data_command", "folder")}
+    settings = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in ("command", "data_command", "folder")
+    }
     synthesize(args.folder, **{**settings, "grid": tuple(args.grid)}, progress=True)
     size = sum(path.stat().st_size for path in args.folder.iterdir())
     print(f"{args.folder}: {size / 1e9:.2f} GB in {time.monotonic() - started:.1f} s")

@@ -22,7 +22,11 @@ SPLITS = ("train", "val", "test")
 # What each file of the published layout holds: dataset, number of axes (None: four or more), meaning of the axes.
 LAYOUT: dict[str, tuple[str, int | None, str]] = {
     "audio_feature": (FEATURES, 3, "(clips, segments, d_a) numbers"),
-    "visual_feature": (FEATURES, None, "(clips, segments, 7, 7, d_v) or (clips, segments, regions, d_v) numbers"),
+    "visual_feature": (
+        FEATURES,
+        None,
+        "(clips, segments, 7, 7, d_v) or (clips, segments, regions, d_v) numbers",
+    ),
     "labels": (FEATURES, 3, "(clips, segments, classes) numbers"),
     "mil_labels": (FEATURES, 2, "(clips, classes) numbers"),
     "labels_closs": (FEATURES, 2, "(clips, segments) numbers"),
@@ -60,11 +64,19 @@ class Table:
         self.dtype: np.dtype = rows.dtype
         self._offset = getattr(rows, "offset", 0)  # of the values in a .npy file
         wrong_axes = len(self.shape) < 4 if axes is None else len(self.shape) != axes
-        if wrong_axes or 0 in self.shape or self.dtype.kind not in ("iu" if self.dataset == ORDER else "fiu"):
+        if (
+            wrong_axes
+            or 0 in self.shape
+            or self.dtype.kind not in ("iu" if self.dataset == ORDER else "fiu")
+        ):
             raise ValueError(f"{self}: found shape {self.shape}, {self.dtype}; {needed(stem)}")
 
     def __str__(self) -> str:
-        return f"{self.path}, dataset {self.dataset!r}" if self.path.suffix == ".h5" else str(self.path)
+        return (
+            f"{self.path}, dataset {self.dataset!r}"
+            if self.path.suffix == ".h5"
+            else str(self.path)
+        )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -72,7 +84,9 @@ class Table:
     def __getitem__(self, rows: int | slice) -> np.ndarray:
         if self.path.suffix == ".npy":
             return self._read_npy(rows)
-        if self._handle is None or self._pid != os.getpid():  # after a fork the parent's handle is not ours to use
+        if (
+            self._handle is None or self._pid != os.getpid()
+        ):  # after a fork the parent's handle is not ours to use
             self._handle, self._pid = self._open_h5(), os.getpid()
         try:
             return self._handle[rows]
@@ -114,16 +128,22 @@ class Table:
                 f"{self.path}: not a whole HDF5 file, {size} ({error}); {needed(self.path.stem)}"
             ) from None
         if not isinstance(file.get(self.dataset), h5py.Dataset):
-            raise ValueError(f"{self.path}: found datasets {sorted(file) or 'none'}; {needed(self.path.stem)}")
+            raise ValueError(
+                f"{self.path}: found datasets {sorted(file) or 'none'}; {needed(self.path.stem)}"
+            )
         return file[self.dataset]
 
     def _open_npy(self) -> np.memmap:
         try:
             rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise ValueError(f"{self.path}: not a whole .npy file ({error}); {needed(self.path.stem)}") from None
+            raise ValueError(
+                f"{self.path}: not a whole .npy file ({error}); {needed(self.path.stem)}"
+            ) from None
         if not rows.flags.c_contiguous:
-            raise ValueError(f"{self.path}: found an array in Fortran order; needed: C order, row after row")
+            raise ValueError(
+                f"{self.path}: found an array in Fortran order; needed: C order, row after row"
+            )
         return rows
 
 
@@ -136,9 +156,13 @@ def find(root: str | Path, stem: str) -> Path:
     """Path of `<stem>.h5`, else of `<stem>.npy`, under `root`."""
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; needed: a folder in the published layout. {_WHERE}; {_SYNTH}")
+        raise FileNotFoundError(
+            f"{root}: no such folder; needed: a folder in the published layout. {_WHERE}; {_SYNTH}"
+        )
     if not exists(root, stem):
-        raise FileNotFoundError(f"{root / stem}.h5: no such file; {needed(stem)}. {_WHERE}; {_SYNTH}")
+        raise FileNotFoundError(
+            f"{root / stem}.h5: no such file; {needed(stem)}. {_WHERE}; {_SYNTH}"
+        )
     return root / f"{stem}.h5" if (root / f"{stem}.h5").is_file() else root / f"{stem}.npy"
 
 
@@ -148,8 +172,14 @@ def read_order(root: str | Path, split: str, num_clips: int | None = None) -> np
     order = table[:].astype(np.int64)
     bad = np.flatnonzero((order < 0) | (order >= (num_clips if num_clips is not None else np.inf)))
     if bad.size:
-        upper = f"{num_clips - 1} (the feature files have {num_clips} rows)" if num_clips is not None else "more"
-        raise ValueError(f"{table}: found row {order[bad[0]]} at position {bad[0]}; needed: rows from 0 to {upper}")
+        upper = (
+            f"{num_clips - 1} (the feature files have {num_clips} rows)"
+            if num_clips is not None
+            else "more"
+        )
+        raise ValueError(
+            f"{table}: found row {order[bad[0]]} at position {bad[0]}; needed: rows from 0 to {upper}"
+        )
     return order
 
 
@@ -174,7 +204,9 @@ def sync(path: str | Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_h5(path: str | Path, attributes: dict[str, str] | None = None, /, **datasets: np.ndarray) -> None:
+def write_h5(
+    path: str | Path, attributes: dict[str, str] | None = None, /, **datasets: np.ndarray
+) -> None:
     """Write small arrays as contiguous datasets of one new h5 file, atomically."""
     import h5py
 
@@ -188,4 +220,6 @@ def require_space(folder: str | Path, num_bytes: int, what: str) -> None:
     """Raise OSError unless the disk of `folder` has room for `num_bytes` more and 1 % to spare."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes * 1.01:
-        raise OSError(f"{folder}: {free / 1e9:.2f} GB free; needed: {num_bytes * 1.01 / 1e9:.2f} GB for {what}")
+        raise OSError(
+            f"{folder}: {free / 1e9:.2f} GB free; needed: {num_bytes * 1.01 / 1e9:.2f} GB for {what}"
+        )

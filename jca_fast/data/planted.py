@@ -47,8 +47,12 @@ class World:
     noise: float = 1.0
     distractors: int = 2
     offscreen: float = 0.5
-    audio_prototypes: np.ndarray = field(init=False, repr=False, compare=False)  # (classes, d_a) float32
-    visual_prototypes: np.ndarray = field(init=False, repr=False, compare=False)  # (classes, d_v) float32
+    audio_prototypes: np.ndarray = field(
+        init=False, repr=False, compare=False
+    )  # (classes, d_a) float32
+    visual_prototypes: np.ndarray = field(
+        init=False, repr=False, compare=False
+    )  # (classes, d_v) float32
     audio_threshold: np.ndarray = field(init=False, repr=False, compare=False)  # (d_a,) float32
     visual_threshold: np.ndarray = field(init=False, repr=False, compare=False)  # (d_v,) float32
 
@@ -56,8 +60,12 @@ class World:
         _validate(self)
         rng = stream(self.seed, _WORLD_STREAM)
         for name, values in {
-            "audio_prototypes": _prototypes(rng, self.num_classes, self.audio_dim, share=0.12, level=1.0),
-            "visual_prototypes": _prototypes(rng, self.num_classes, self.visual_dim, share=0.08, level=1.6),
+            "audio_prototypes": _prototypes(
+                rng, self.num_classes, self.audio_dim, share=0.12, level=1.0
+            ),
+            "visual_prototypes": _prototypes(
+                rng, self.num_classes, self.visual_dim, share=0.08, level=1.6
+            ),
             "audio_threshold": _thresholds(rng, self.audio_dim, -0.42, 0.52),
             "visual_threshold": _thresholds(rng, self.visual_dim, -0.8, 0.4),
         }.items():
@@ -93,15 +101,24 @@ def draw_clip(world: World, row: int, category: int | None, start: int = 0, end:
     others = rng.permutation([c for c in range(world.num_classes) if c != category])
     silent_objects, offscreen_sound = others[: world.distractors], others[-1]
     has_offscreen = rng.random() < world.offscreen
-    kinds = _kinds(rng, segments, start, end) if category is not None else np.full(segments, NEITHER)  # (N,)
-    audible, visible = np.isin(kinds, (EVENT, SOUND_ONLY)), np.isin(kinds, (EVENT, PICTURE_ONLY))  # (N,)
+    kinds = (
+        _kinds(rng, segments, start, end) if category is not None else np.full(segments, NEITHER)
+    )  # (N,)
+    audible, visible = (
+        np.isin(kinds, (EVENT, SOUND_ONLY)),
+        np.isin(kinds, (EVENT, PICTURE_ONLY)),
+    )  # (N,)
     places = _places(rng, world)  # (1 + distractors, N, rows, columns)
     places[0] &= visible[:, None, None]
     for place in places[1:]:
         place &= _presence(rng, segments)[:, None, None]
     own = -1 if category is None else category
     return Clip(
-        audio=_audio(rng, world, [(own, audible), (offscreen_sound, has_offscreen & _presence(rng, segments))]),
+        audio=_audio(
+            rng,
+            world,
+            [(own, audible), (offscreen_sound, has_offscreen & _presence(rng, segments))],
+        ),
         visual=_visual(rng, world, [own, *silent_objects], places),
         position=places[0].reshape(segments, -1).astype(np.uint8),
         audible=audible.astype(np.uint8),
@@ -129,7 +146,9 @@ def _validate(world: World) -> None:
             raise ValueError(f"{name} is {value}; needed: {low} to {high}")
 
 
-def _prototypes(rng: np.random.Generator, count: int, dim: int, share: float, level: float) -> np.ndarray:
+def _prototypes(
+    rng: np.random.Generator, count: int, dim: int, share: float, level: float
+) -> np.ndarray:
     """Non-negative prototypes, `share` of the channels active (at least two), (count, dim) float32."""
     active = rng.random((count, dim)).argsort(axis=1) < max(2, round(share * dim))
     return (active * level * rng.uniform(0.5, 1.5, (count, dim))).astype(np.float32)
@@ -182,7 +201,9 @@ def _walk(rng: np.random.Generator, segments: int, size: int, upper: bool) -> np
     return (at[:, None] <= cell) & (cell < at[:, None] + length)
 
 
-def _audio(rng: np.random.Generator, world: World, sounds: list[tuple[int, np.ndarray]]) -> np.ndarray:
+def _audio(
+    rng: np.random.Generator, world: World, sounds: list[tuple[int, np.ndarray]]
+) -> np.ndarray:
     """Features of the sounds (class, when), (N, d_a) float32."""
     shape = (world.num_segments, world.audio_dim)
     texture = 0.2 * rng.standard_normal(shape[1], dtype=np.float32)  # (d_a,)
@@ -195,16 +216,23 @@ def _audio(rng: np.random.Generator, world: World, sounds: list[tuple[int, np.nd
     return np.maximum(signal, 0) * np.float32(_AUDIO_SCALE)
 
 
-def _visual(rng: np.random.Generator, world: World, objects: list[int], places: np.ndarray) -> np.ndarray:
+def _visual(
+    rng: np.random.Generator, world: World, objects: list[int], places: np.ndarray
+) -> np.ndarray:
     """Features of objects (classes) at places (objects, N, rows, columns), (N, rows, columns, d_v) float32."""
     shape = (world.num_segments, *world.grid, world.visual_dim)
-    texture = 0.7 * rng.standard_normal(shape[1:], dtype=np.float32)  # (rows, columns, d_v), the still scene
+    texture = 0.7 * rng.standard_normal(
+        shape[1:], dtype=np.float32
+    )  # (rows, columns, d_v), the still scene
     signal = rng.standard_normal(shape, dtype=np.float32)  # (N, rows, columns, d_v)
     signal *= np.float32(0.7)
     signal += texture + world.visual_threshold
     signal *= np.float32(world.noise)
     for category, place in zip(objects, places, strict=True):
-        look = rng.uniform(0.7, 1.3, world.visual_dim).astype(np.float32) * world.visual_prototypes[category]  # (d_v,)
+        look = (
+            rng.uniform(0.7, 1.3, world.visual_dim).astype(np.float32)
+            * world.visual_prototypes[category]
+        )  # (d_v,)
         signal[place] += look
     np.maximum(signal, 0, out=signal)
     signal *= np.float32(_VISUAL_SCALE)

@@ -27,10 +27,14 @@ class CastReport:
             text += f"; {self.vanished:,} became 0" if self.vanished else ""
         else:
             text += "lossless"
-        return text + (f"; {self.not_finite:,} values are NaN or infinite" if self.not_finite else "")
+        return text + (
+            f"; {self.not_finite:,} values are NaN or infinite" if self.not_finite else ""
+        )
 
 
-def cast_block(source: np.ndarray, dtype: np.dtype, where: str) -> tuple[np.ndarray, dict[str, Any]]:
+def cast_block(
+    source: np.ndarray, dtype: np.dtype, where: str
+) -> tuple[np.ndarray, dict[str, Any]]:
     """The block in `dtype`, and what that did to its values."""
     with np.errstate(over="ignore"):
         values = source.astype(dtype)
@@ -57,8 +61,13 @@ def cast_reports(manifest: dict[str, Any]) -> list[CastReport]:
     reports = []
     for name, entry in manifest["files"].items():
         if "blocks" in entry:
-            total = {key: sum(block[key] for block in entry["blocks"]) for key in ("inexact", "vanished", "not_finite")}
+            total = {
+                key: sum(block[key] for block in entry["blocks"])
+                for key in ("inexact", "vanished", "not_finite")
+            }
             error = max(block["error"] for block in entry["blocks"])
             values = int(np.prod(entry["shape"]))
-            reports.append(CastReport(name, manifest["dtype"], values, largest_error=error, **total))
+            reports.append(
+                CastReport(name, manifest["dtype"], values, largest_error=error, **total)
+            )
     return reports

@@ -80,7 +80,9 @@ def synthesize(
         else {split: files.read_order(orders, split, len(events)) for split in files.SPLITS}
     )
     classes = len(event_classes(events))
-    world = World(classes, num_segments, audio_dim, visual_dim, grid, seed, noise, distractors, offscreen)
+    world = World(
+        classes, num_segments, audio_dim, visual_dim, grid, seed, noise, distractors, offscreen
+    )
     with _staging(root, _num_bytes(world, len(events) + num_noisy, dtype), overwrite) as folder:
         _write_tables(folder, events, splits, num_segments, num_noisy)
         _write_clips(folder, world, events, num_noisy, dtype, progress)
@@ -103,7 +105,9 @@ def _check_arguments(
     if orders is not None and annotations is None:
         raise ValueError("orders were given without annotations; needed: both or neither")
     if num_clips is not None and num_clips < 8:
-        raise ValueError(f"num_clips is {num_clips}; needed: 8 or more, so that every split gets a clip")
+        raise ValueError(
+            f"num_clips is {num_clips}; needed: 8 or more, so that every split gets a clip"
+        )
     if num_noisy < 0:
         raise ValueError(f"num_noisy is {num_noisy}; needed: 0 or more")
     if not 0 <= full_length <= 1:
@@ -114,17 +118,27 @@ def _check_arguments(
 
 def _num_bytes(world: World, clips: int, dtype: str) -> int:
     regions = world.grid[0] * world.grid[1]
-    per_segment = (world.audio_dim + regions * world.visual_dim) * np.dtype(dtype).itemsize + regions + 256
+    per_segment = (
+        (world.audio_dim + regions * world.visual_dim) * np.dtype(dtype).itemsize + regions + 256
+    )
     return clips * world.num_segments * per_segment + 2**20
 
 
-def _made_up_events(rng: np.random.Generator, count: int, segments: int, full_length: float) -> list[Event]:
+def _made_up_events(
+    rng: np.random.Generator, count: int, segments: int, full_length: float
+) -> list[Event]:
     """Events in equal blocks of the 28 classes; two segments or more, where a clip has as many."""
     events = []
     for i in range(count):
-        length = segments if rng.random() < full_length else int(rng.integers(min(2, segments), segments + 1))
+        length = (
+            segments
+            if rng.random() < full_length
+            else int(rng.integers(min(2, segments), segments + 1))
+        )
         start = int(rng.integers(0, segments - length + 1))
-        events.append(Event(CATEGORIES[i * BACKGROUND // count], f"pl{i:09d}", "good", start, start + length))
+        events.append(
+            Event(CATEGORIES[i * BACKGROUND // count], f"pl{i:09d}", "good", start, start + length)
+        )
     return events
 
 
@@ -139,7 +153,9 @@ def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
     """A folder inside `root` whose files move up into it when the block has ended well."""
     taken = sorted(name for name in _NAMES if (root / name).exists())
     if taken and not overwrite:
-        raise FileExistsError(f"{root}: already holds {', '.join(taken)}; needed: another folder, or overwrite")
+        raise FileExistsError(
+            f"{root}: already holds {', '.join(taken)}; needed: another folder, or overwrite"
+        )
     root.mkdir(parents=True, exist_ok=True)
     files.require_space(root, num_bytes, "the planted set")
     folder = root / ".synth.partial"
@@ -159,10 +175,16 @@ def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
 
 
 def _write_tables(
-    folder: Path, events: Sequence[Event], splits: dict[str, np.ndarray], segments: int, num_noisy: int
+    folder: Path,
+    events: Sequence[Event],
+    splits: dict[str, np.ndarray],
+    segments: int,
+    num_noisy: int,
 ) -> None:
     """Everything but features: annotations, labels, splits."""
-    (folder / "Annotations.txt").write_text("".join(event.line() + "\n" for event in events), encoding="utf-8")
+    (folder / "Annotations.txt").write_text(
+        "".join(event.line() + "\n" for event in events), encoding="utf-8"
+    )
     labels = segment_labels(events, segments)  # (n, N, C)
     files.write_h5(folder / "labels.h5", avadataset=labels)
     files.write_h5(folder / "mil_labels.h5", avadataset=mil_labels(events))
@@ -203,7 +225,13 @@ def _write_clips(
 
 
 def _write_features(
-    folder: Path, suffix: str, world: World, dtype: str, clips: Iterator[Clip], count: int, progress: bool
+    folder: Path,
+    suffix: str,
+    world: World,
+    dtype: str,
+    clips: Iterator[Clip],
+    count: int,
+    progress: bool,
 ) -> None:
     """Two contiguous files, one clip in memory at a time."""
     import h5py
@@ -212,10 +240,16 @@ def _write_features(
     with contextlib.ExitStack() as stack:
 
         def dataset(stem: str, *clip_shape: int) -> Any:
-            file = stack.enter_context(h5py.File(folder / f"{stem}{suffix}.h5", "w", libver="earliest"))
-            return file.create_dataset(files.FEATURES, shape=(count, world.num_segments, *clip_shape), dtype=dtype)
+            file = stack.enter_context(
+                h5py.File(folder / f"{stem}{suffix}.h5", "w", libver="earliest")
+            )
+            return file.create_dataset(
+                files.FEATURES, shape=(count, world.num_segments, *clip_shape), dtype=dtype
+            )
 
         audio = dataset("audio_feature", world.audio_dim)
         visual = dataset("visual_feature", *world.grid, world.visual_dim)
-        for row, clip in enumerate(tqdm(clips, f"clips{suffix}", total=count, disable=not progress)):
+        for row, clip in enumerate(
+            tqdm(clips, f"clips{suffix}", total=count, disable=not progress)
+        ):
             audio[row], visual[row] = clip.audio.astype(dtype), clip.visual.astype(dtype)

@@ -24,26 +24,49 @@ TIERS = ("exact", "tf32", "half")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", default=",".join(map(str, ARCHITECTURES)), help="compute capabilities, like 80,90")
-    parser.add_argument("--case", default="", help="audit only the cases whose name contains this text")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per kernel instead of the table")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes to compile in (default: all CPUs)")
-    parser.add_argument("--loops", action="store_true", help="also print what each loop is made of (with --jobs 1)")
+    parser.add_argument(
+        "--arch", default=",".join(map(str, ARCHITECTURES)), help="compute capabilities, like 80,90"
+    )
+    parser.add_argument(
+        "--case", default="", help="audit only the cases whose name contains this text"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per kernel instead of the table"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count(),
+        help="processes to compile in (default: all CPUs)",
+    )
+    parser.add_argument(
+        "--loops", action="store_true", help="also print what each loop is made of (with --jobs 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     try:
         archs = [int(a) for a in args.arch.split(",")]
     except ValueError:
-        raise ValueError(f"--arch must be compute capabilities like 80,90; got {args.arch!r}") from None
+        raise ValueError(
+            f"--arch must be compute capabilities like 80,90; got {args.arch!r}"
+        ) from None
     if unknown := [a for a in archs if a not in ARCHITECTURES]:
-        raise ValueError(f"--arch must be among {', '.join(map(str, ARCHITECTURES))}; got {unknown[0]}")
+        raise ValueError(
+            f"--arch must be among {', '.join(map(str, ARCHITECTURES))}; got {unknown[0]}"
+        )
     if importlib.util.find_spec("triton") is None:
-        raise RuntimeError("triton is not installed; it comes with the extra of that name: pip install -e '.[triton]'")
+        raise RuntimeError(
+            "triton is not installed; it comes with the extra of that name: pip install -e '.[triton]'"
+        )
     if not any(args.case in name for name in _names()):
         raise ValueError(f"--case {args.case!r} is in none of: {', '.join(_names())}")
     broken = count = 0
-    for row in _in_parallel(archs, args.case, args.jobs) if args.jobs > 1 else audit(archs, args.case, args.loops):
+    for row in (
+        _in_parallel(archs, args.case, args.jobs)
+        if args.jobs > 1
+        else audit(archs, args.case, args.loops)
+    ):
         if count == 0 and not args.json:
             print(_HEADER)
         print(json.dumps(asdict(row)) if args.json else _line(row), flush=True)
@@ -113,7 +136,9 @@ def audit(
             if only in case.name and case.tier in tiers:
                 for item in compiled(case, arch):
                     unique.setdefault(item.cubin, (case, item))
-        for (case, item), binary in zip(unique.values(), sass.read(list(unique), arch), strict=True):
+        for (case, item), binary in zip(
+            unique.values(), sass.read(list(unique), arch), strict=True
+        ):
             yield judge(arch, case.name, case.tier, item, binary)
             if show_loops:
                 print("\n".join(f"    {sass.most_common(loop)}" for loop in binary.loops))

@@ -57,7 +57,9 @@ def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
         breaches.append("global atomics")
     per_element = mufu = None
     if item.kernel in TANH:
-        if not binary.count("HGMMA" if arch == 90 and "paper" in case else MATRIX.get(arch, "HMMA")):
+        if not binary.count(
+            "HGMMA" if arch == 90 and "paper" in case else MATRIX.get(arch, "HMMA")
+        ):
             breaches.append("no matrix instruction" + " HGMMA" * (arch == 90))
         if meta.get("CHUNKS", 1) == meta.get("VALUE_CHUNKS", 1) == 1:
             loops = tanh_loops(item, tier, binary, breaches)
@@ -72,13 +74,17 @@ def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
     )  # fmt: skip
 
 
-def tanh_loops(item: Any, tier: str, binary: Binary, breaches: list[str]) -> list[tuple[Loop, float]]:
+def tanh_loops(
+    item: Any, tier: str, binary: Binary, breaches: list[str]
+) -> list[tuple[Loop, float]]:
     """The loops over the affinity matrix, each with the elements that a thread computes in one round of it.
 
     The kernel's tile code says how often a tile is computed in a pass, which must be once; machine code may hold a
     loop unrolled, several passes in one round.
     """
-    unit, instruction = (r"MUFU\.RCP", "rcp.approx") if tier == "exact" else (r"MUFU\.TANH", "tanh.approx.f32")
+    unit, instruction = (
+        (r"MUFU\.RCP", "rcp.approx") if tier == "exact" else (r"MUFU\.TANH", "tanh.approx.f32")
+    )
     tile = item.meta["BM"] * item.meta["BN"]
     elements = tile / (32 * item.meta["num_warps"])
     if tier == "exact" and binary.count(r"MUFU\.TANH"):
@@ -102,7 +108,11 @@ def computed_in_loops(ttgir: str, instruction: str) -> list[int]:
             loops.append([indent, 0])
         elif loops and line.lstrip().startswith("}") and indent == loops[-1][0]:
             found.append(loops.pop()[1])
-        elif loops and f'"{instruction}' in line and (shape := re.search(r"-> tensor<([\dx]+)xf32", line)):
+        elif (
+            loops
+            and f'"{instruction}' in line
+            and (shape := re.search(r"-> tensor<([\dx]+)xf32", line))
+        ):
             loops[-1][1] += math.prod(int(n) for n in shape[1].split("x"))
     return [elements for elements in found if elements]
 

@@ -57,7 +57,9 @@ def cases() -> list[Case]:
 def _forward(tier: str, dtype: torch.dtype) -> list[Case]:
     def case(what: str, size: str, call: Callable[..., Any], *args: Any) -> Case:
         start = partial(call, dtype, False, *args)
-        return Case(f"{tier} {what}", tier, ("forward", tier, size), (), _elements(call, *args), start)
+        return Case(
+            f"{tier} {what}", tier, ("forward", tier, size), (), _elements(call, *args), start
+        )
 
     return [
         case("layer forward, paper", "narrow", layer, (64, 10, 32), 0.0),
@@ -66,16 +68,24 @@ def _forward(tier: str, dtype: torch.dtype) -> list[Case]:
         case("layer forward, widest", "wide", layer, (64, *LARGEST[tier]), 0.3),
         case("attention forward, N=200 D=512", "blocked", attention, (64, 200, 512)),
         *([case("attention forward, released", "narrow", released)] if tier == "half" else []),
-        *([case("layer forward, apart", "small", layer, (3, 7, 5), 0.0, APART)] if tier == "half" else []),
+        *(
+            [case("layer forward, apart", "small", layer, (3, 7, 5), 0.0, APART)]
+            if tier == "half"
+            else []
+        ),
     ]
 
 
 def _backward(tier: str, dtype: torch.dtype) -> list[Case]:
     core, rest = ("backward",), ("backward", "prepare", "finish")
 
-    def case(what: str, size: str, only: tuple[str, ...], call: Callable[..., Any], *args: Any) -> Case:
+    def case(
+        what: str, size: str, only: tuple[str, ...], call: Callable[..., Any], *args: Any
+    ) -> Case:
         start = partial(call, dtype, True, *args)
-        return Case(f"{tier} {what}", tier, ("backward", tier, size), only, _elements(call, *args), start)
+        return Case(
+            f"{tier} {what}", tier, ("backward", tier, size), only, _elements(call, *args), start
+        )
 
     found = [
         case("layer backward, paper", "narrow", (), layer, (64, 10, 32), 0.0),
@@ -86,7 +96,10 @@ def _backward(tier: str, dtype: torch.dtype) -> list[Case]:
     if tier == "half":
         found.append(case("layer backward, apart", "small", rest, layer, (3, 7, 5), 0.0, APART))
     if LARGEST[tier] == WIDE[tier]:
-        return [*found, case("layer backward, widest", "wide", rest, layer, (64, *LARGEST[tier]), 0.3)]
+        return [
+            *found,
+            case("layer backward, widest", "wide", rest, layer, (64, *LARGEST[tier]), 0.3),
+        ]
     return [
         *found,
         case("attention backward, wide", "wide", core, attention, (64, *WIDE[tier])),
@@ -97,17 +110,34 @@ def _backward(tier: str, dtype: torch.dtype) -> list[Case]:
 def _affinity(tier: str, dtype: torch.dtype) -> list[Case]:
     """The paper's matrix, and where most registers are needed one with more segments than a block holds."""
     return [
-        Case(f"{tier} affinity, N={n}", tier, None, (), _elements(affinity, (64, n)), partial(affinity, dtype, (64, n)))
+        Case(
+            f"{tier} affinity, N={n}",
+            tier,
+            None,
+            (),
+            _elements(affinity, (64, n)),
+            partial(affinity, dtype, (64, n)),
+        )
         for n in ((10, 200) if tier == "exact" else (10,))
     ]
 
 
 def _visual(dtype: torch.dtype) -> Case:
-    return Case(f"visual {str(dtype).removeprefix('torch.')}, aligned", "half", None, (), 0, partial(visual, dtype))
+    return Case(
+        f"visual {str(dtype).removeprefix('torch.')}, aligned",
+        "half",
+        None,
+        (),
+        0,
+        partial(visual, dtype),
+    )
 
 
 def _elements(
-    call: Callable[..., Any], sizes: tuple[int, ...] = (64,), dropout: float = 0.0, dims: tuple[int, int] = (512, 512)
+    call: Callable[..., Any],
+    sizes: tuple[int, ...] = (64,),
+    dropout: float = 0.0,
+    dims: tuple[int, int] = (512, 512),
 ) -> int:
     """Elements of the affinity matrices of ``call``, one of the functions below, with these arguments."""
     return sizes[0] * (sum(dims) ** 2 if call is layer else 1024 * 512)
@@ -115,7 +145,11 @@ def _elements(
 
 def tensor(device: str, dtype: torch.dtype, *shape: int) -> Tensor:
     """Random numbers on a GPU; on the CPU nothing computes with them."""
-    return torch.empty(shape, dtype=dtype) if device == "cpu" else torch.randn(shape, dtype=dtype, device=device)
+    return (
+        torch.empty(shape, dtype=dtype)
+        if device == "cpu"
+        else torch.randn(shape, dtype=dtype, device=device)
+    )
 
 
 def layer(
@@ -139,15 +173,25 @@ def released(dtype: torch.dtype, backward: bool, device: str = "cpu") -> Any:
     new = partial(tensor, device, dtype, 64, 10)
     query, key, value = new(1024), new(512), new(512)
     args = (query, key, value, 1 / 32, 0.3, torch.zeros((), dtype=torch.int64, device=device))
-    return kernels.released_attention_backward(query, query, *args) if backward else kernels.released_attention(*args)
+    return (
+        kernels.released_attention_backward(query, query, *args)
+        if backward
+        else kernels.released_attention(*args)
+    )
 
 
-def attention(dtype: torch.dtype, backward: bool, sizes: tuple[int, int, int], device: str = "cpu") -> Any:
+def attention(
+    dtype: torch.dtype, backward: bool, sizes: tuple[int, int, int], device: str = "cpu"
+) -> Any:
     """tanh attention with sizes (B, N, D), 1,024 rows, 512 columns and dropout."""
     batch, n, d = sizes
-    q, k, v, grad = (tensor(device, dtype, batch, *s) for s in ((1024, n), (512, n), (512, d), (1024, d)))
+    q, k, v, grad = (
+        tensor(device, dtype, batch, *s) for s in ((1024, n), (512, n), (512, d), (1024, d))
+    )
     args = (q, k, v, 1 / 32, 0.3, torch.zeros((), dtype=torch.int64, device=device))
-    return kernels.tanh_attention_backward(grad, *args) if backward else kernels.tanh_attention(*args)
+    return (
+        kernels.tanh_attention_backward(grad, *args) if backward else kernels.tanh_attention(*args)
+    )
 
 
 def affinity(dtype: torch.dtype, sizes: tuple[int, int], device: str = "cpu") -> Any:

@@ -95,7 +95,9 @@ def precision(tier: str) -> Iterator[torch.dtype]:
         matmul.fp32_precision = before
 
 
-def run_checks(cases: Sequence[Case], tier: str, device: torch.device | str, backend: str = "triton") -> list[Result]:
+def run_checks(
+    cases: Sequence[Case], tier: str, device: torch.device | str, backend: str = "triton"
+) -> list[Result]:
     """Outputs and gradients of every case in one tier, and whether a second run gives the same bits."""
     results = []
     with precision(tier) as dtype, torch.no_grad():
@@ -104,7 +106,9 @@ def run_checks(cases: Sequence[Case], tier: str, device: torch.device | str, bac
     return results
 
 
-def _run_case(case: Case, tier: str, dtype: torch.dtype, device: torch.device, backend: str) -> list[Result]:
+def _run_case(
+    case: Case, tier: str, dtype: torch.dtype, device: torch.device, backend: str
+) -> list[Result]:
     tensors, seed = _INPUTS[case.op](case), None
     tensors = [t.to(device, dtype) for t in tensors]
     if case.dropout:
@@ -116,7 +120,9 @@ def _run_case(case: Case, tier: str, dtype: torch.dtype, device: torch.device, b
     again = call(kernels, case, tensors, seed)
     plain = call(formulas, case, tensors, seed)
     exact = call(formulas, case, [t.double() for t in tensors], seed)
-    same = all(torch.equal(a, b) for a, b in zip((*got[0], *got[1]), (*again[0], *again[1]), strict=True))
+    same = all(
+        torch.equal(a, b) for a, b in zip((*got[0], *got[1]), (*again[0], *again[1]), strict=True)
+    )
     results = [Result(case, "repeats", 0.0 if same else float("inf"), 0.0, 0.0)]
     for what, *groups in zip(("out", "grad"), got, plain, exact, strict=True):
         error = max(_error(a, b) for a, b in zip(groups[0], groups[2], strict=True))
@@ -133,7 +139,10 @@ def _error(a: Tensor, exact: Tensor) -> float:
 
 def _random(*shapes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator("cpu").manual_seed(sum(sum(s) for s in shapes))
-    return [torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") for shape in shapes]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        for shape in shapes
+    ]
 
 
 def _attention_inputs(case: Case) -> list[Tensor]:
@@ -142,7 +151,9 @@ def _attention_inputs(case: Case) -> list[Tensor]:
     return [t.mT for t in _random((b, n, m), (b, n, n_l), (1 if shared else b, d, n_l), (b, d, m))]
 
 
-def _attention(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+def _attention(
+    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
+) -> Any:
     *qkv, grad = tensors
     options = (0.5 * qkv[0].shape[2] ** -0.5, case.dropout, seed)
     return [ops[0](*qkv, *options)], ops[1](grad, *qkv, *options)
@@ -154,7 +165,9 @@ def _released_inputs(case: Case) -> list[Tensor]:
     return _random((b, n, d), (b, n, d_x), (b, n, d_x), (b, n, d))
 
 
-def _released(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+def _released(
+    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
+) -> Any:
     """All get the same T in the backward, as with H of a layer."""
     *inputs, grad = tensors
     options: tuple[Any, ...] = (0.1 * case.sizes[1] ** -0.5, case.dropout, seed)
@@ -170,7 +183,9 @@ def _affinity_inputs(case: Case) -> list[Tensor]:
     return [q.mT, k.mT, grad]
 
 
-def _affinity(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+def _affinity(
+    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
+) -> Any:
     """All get the same C in the backward: near 1 its rounding would decide the slope."""
     q, k, grad = tensors
     scale = 0.5 * case.sizes[-1] ** -0.5
@@ -188,10 +203,17 @@ def _layer_inputs(case: Case) -> list[Tensor]:
     return [*_random(*shapes), *scaled, *_random((b, n, d_a), (b, n, d_v))]
 
 
-def _layer(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+def _layer(
+    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
+) -> Any:
     """All get the same H in the backward: one that rounds to the other side of the ReLU would be another function."""
     joints = case.sizes[-1]
-    inputs, given, weights, grads = tensors[:2], tensors[2 : 2 + joints], tensors[2 + joints : -2], tensors[-2:]
+    inputs, given, weights, grads = (
+        tensors[:2],
+        tensors[2 : 2 + joints],
+        tensors[2 + joints : -2],
+        tensors[-2:],
+    )
     groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
     options: tuple[Any, ...] = ([0.2, 0.1], case.dropout, seed)
     wide: list[Any] = [[t.double() for t in group] for group in groups]
@@ -206,7 +228,9 @@ def _reduction_inputs(case: Case) -> list[Tensor]:
     return _random((s, d), (s, r, d), (s, d), (s, r))
 
 
-def _reduction(ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None) -> Any:
+def _reduction(
+    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
+) -> Any:
     query, regions, *grads = tensors
     scale = case.sizes[-1] ** -0.5
     out = ops[0](query, regions, scale)

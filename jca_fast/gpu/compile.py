@@ -62,7 +62,15 @@ def compiling_for(capability: int, only: Collection[str] = ()) -> Iterator[list[
         dtype = str(next(x.dtype for x in launch.leaves(args) if isinstance(x, torch.Tensor)))
         asm = binary.asm
         compiled.append(
-            Compiled(kernel.__name__, dtype, grid, meta, binary.metadata.shared, asm["cubin"], asm["ttgir"])
+            Compiled(
+                kernel.__name__,
+                dtype,
+                grid,
+                meta,
+                binary.metadata.shared,
+                asm["cubin"],
+                asm["ttgir"],
+            )
         )
 
     before = driver._active

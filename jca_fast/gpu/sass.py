@@ -56,7 +56,9 @@ def read(cubins: Sequence[bytes], capability: int) -> list[Binary]:
     if not cubins:
         return []
     codes = [code_of(cubin) for cubin in cubins]
-    lines = _run("nvdisasm", "-b", f"SM{capability}{'a' * (capability >= 90)}", content=b"".join(codes)).splitlines()
+    lines = _run(
+        "nvdisasm", "-b", f"SM{capability}{'a' * (capability >= 90)}", content=b"".join(codes)
+    ).splitlines()
     lines = [line for line in lines if re.match(r"\s*/\*[0-9a-f]+\*/", line)]
     binaries, first = [], 0
     for cubin, code in zip(cubins, codes, strict=True):
@@ -78,7 +80,10 @@ def resources(cubin: bytes) -> tuple[int, int, int]:
 
 def code_of(cubin: bytes) -> bytes:
     """The machine code in a cubin, which is a 64-bit ELF file: its one section ".text.<kernel>"."""
-    table, (size, count, names) = struct.unpack_from("<Q", cubin, 0x28)[0], struct.unpack_from("<3H", cubin, 0x3A)
+    table, (size, count, names) = (
+        struct.unpack_from("<Q", cubin, 0x28)[0],
+        struct.unpack_from("<3H", cubin, 0x3A),
+    )
     sections = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
     for name, _, _, _, offset, length in sections:
         if cubin.startswith(b".text.", sections[names][4] + name):
@@ -91,7 +96,9 @@ def _run(name: str, *args: str, content: bytes) -> str:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        return subprocess.run([str(tool(name)), *args, file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [str(tool(name)), *args, file.name], capture_output=True, text=True, check=True
+        ).stdout
 
 
 def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
@@ -106,7 +113,11 @@ def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
         if i == 0:
             first = int(code[1], 16)
         opcodes.append(code[2])
-        target = re.match(r"\s*(?:!?U?P\w+,\s*)?0x([0-9a-f]+)", code[3]) if code[2].startswith("BRA") else None
+        target = (
+            re.match(r"\s*(?:!?U?P\w+,\s*)?0x([0-9a-f]+)", code[3])
+            if code[2].startswith("BRA")
+            else None
+        )
         start = (int(target[1], 16) - first) // INSTRUCTION if target else len(opcodes)
         if 0 <= start < i:  # a branch to itself is the padding behind a kernel
             spans.append((start, i + 1))

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-OPS = ("tanh_attention", "released_attention", "joint_affinity", "joint_coattention", "visual_reduction")
+OPS = (
+    "tanh_attention",
+    "released_attention",
+    "joint_affinity",
+    "joint_coattention",
+    "visual_reduction",
+)
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 CHANNELS = 8192
 """Channels of a region that the visual kernel holds in registers."""
@@ -19,8 +25,14 @@ def reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
     found = []
     if op not in OPS:
         found.append(f"it has no kernel for {op}")
-    found += [f"it serves CUDA tensors, got {t.device}" for t in tensors if t.device.type != "cuda"][:1]
-    found += [f"it serves float32, bfloat16 and float16, got {t.dtype}" for t in tensors if t.dtype not in DTYPES][:1]
+    found += [
+        f"it serves CUDA tensors, got {t.device}" for t in tensors if t.device.type != "cuda"
+    ][:1]
+    found += [
+        f"it serves float32, bfloat16 and float16, got {t.dtype}"
+        for t in tensors
+        if t.dtype not in DTYPES
+    ][:1]
     if op == "visual_reduction" and tensors and tensors[0].shape[-1] > CHANNELS:
         found.append(f"it serves up to {CHANNELS} channels of a region, got {tensors[0].shape[-1]}")
     if any(span >= 2**31 for span in (*map(_span, tensors), *_results(op, tensors))):
@@ -55,7 +67,9 @@ def float32_tier() -> str:
 
 def _span(t: Tensor) -> int:
     """Elements from the first to the last of one sample, in memory."""
-    return sum((size - 1) * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True))
+    return sum(
+        (size - 1) * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True)
+    )
 
 
 def _results(op: str, tensors: Sequence[Tensor]) -> list[int]:

@@ -48,7 +48,9 @@ def architecture(index: int) -> str:
     """The architecture class of CUDA device ``index`` in the kernels' table."""
     from ..kernels.triton import launch
 
-    return launch.architecture(torch.device("cuda", index))  # which asks the driver once: this is on every call's way
+    return launch.architecture(
+        torch.device("cuda", index)
+    )  # which asks the driver once: this is on every call's way
 
 
 def report(index: int) -> dict[str, str]:
@@ -63,7 +65,11 @@ def report(index: int) -> dict[str, str]:
         elif tier not in known:
             verdicts[tier] = "not decided: checked on first use"
         else:
-            verdicts[tier] = f"not used: {known[tier]}" if known[tier] else "used: the self-check on this device passed"
+            verdicts[tier] = (
+                f"not used: {known[tier]}"
+                if known[tier]
+                else "used: the self-check on this device passed"
+            )
     return verdicts
 
 
@@ -73,9 +79,13 @@ def _decide(index: int, tier: str) -> str:
     if tier in known:
         return known[tier]
     try:
-        with ThreadPoolExecutor(1) as thread:  # it has none of the caller's autocast, modes, transforms and streams
+        with ThreadPoolExecutor(
+            1
+        ) as thread:  # it has none of the caller's autocast, modes, transforms and streams
             verdict = thread.submit(_check, index, tier).result()
-    except Exception as error:  # whatever breaks a kernel must leave the user's call on plain PyTorch
+    except (
+        Exception
+    ) as error:  # whatever breaks a kernel must leave the user's call on plain PyTorch
         return f"its self-check raised {type(error).__name__}: {error}".splitlines()[0]
     _keep(index, tier, verdict)
     return verdict
@@ -105,7 +115,10 @@ def _check(index: int, tier: str) -> str:
 @contextlib.contextmanager
 def _any_algorithm() -> Iterator[None]:
     """Without deterministic mode, in which cuBLAS may refuse the products that the kernels are compared with."""
-    mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(False)
     try:
         yield
@@ -125,7 +138,9 @@ def _key(index: int) -> str:
 
     driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
     versions = (torch.__version__, triton.__version__, __version__)
-    return " | ".join((torch.cuda.get_device_name(index), architecture(index), f"driver {driver}", *versions))
+    return " | ".join(
+        (torch.cuda.get_device_name(index), architecture(index), f"driver {driver}", *versions)
+    )
 
 
 def _read() -> dict[str, Any]:

@@ -8,8 +8,12 @@ import os
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda", help="the device to check (default: cuda)")
-    parser.add_argument("--tier", default="", help="only this tier: exact, tf32, bfloat16 or float16")
-    parser.add_argument("--quick", action="store_true", help="only the cases of the self-check on first use")
+    parser.add_argument(
+        "--tier", default="", help="only this tier: exact, tf32, bfloat16 or float16"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="only the cases of the self-check on first use"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,9 +27,13 @@ def run(args: argparse.Namespace) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device found: there is nothing to verify")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise RuntimeError(f"--device {device}: the kernels run on CUDA, elsewhere only under TRITON_INTERPRET=1")
+        raise RuntimeError(
+            f"--device {device}: the kernels run on CUDA, elsewhere only under TRITON_INTERPRET=1"
+        )
     failed = 0
-    print(f"{'tier':<9} {'op':<18} {'sizes':<30} {'drop':>4} {'what':<7} {'error':>8} {'PyTorch':>8} {'bound':>8}")
+    print(
+        f"{'tier':<9} {'op':<18} {'sizes':<30} {'drop':>4} {'what':<7} {'error':>8} {'PyTorch':>8} {'bound':>8}"
+    )
     for tier in [args.tier] if args.tier else TIERS:
         for result in run_checks(QUICK if args.quick else FULL, tier, device):
             case = result.case

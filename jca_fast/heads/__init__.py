@@ -16,7 +16,12 @@ identity of a speaker       :class:`AttentiveStatisticsPooling`, :class:`Additiv
 
 from .classification import UtteranceClassifier, segment_loss, video_scores, weak_loss
 from .regression import ccc_loss, concordance
-from .verification import AdditiveAngularMargin, AttentiveStatisticsPooling, equal_error_rate, min_dcf
+from .verification import (
+    AdditiveAngularMargin,
+    AttentiveStatisticsPooling,
+    equal_error_rate,
+    min_dcf,
+)
 
 __all__ = [
     "AdditiveAngularMargin",

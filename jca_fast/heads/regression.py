@@ -23,7 +23,9 @@ def concordance(prediction: Tensor, target: Tensor, dim: int | None = None) -> T
     axis = 0 if dim is None else dim
     mean_x, mean_y = x.mean(axis, keepdim=True), y.mean(axis, keepdim=True)
     covariance = ((x - mean_x) * (y - mean_y)).mean(axis)
-    spread = ((x - mean_x) ** 2 + (y - mean_y) ** 2).mean(axis) + ((mean_x - mean_y) ** 2).mean(axis)
+    spread = ((x - mean_x) ** 2 + (y - mean_y) ** 2).mean(axis) + ((mean_x - mean_y) ** 2).mean(
+        axis
+    )
     return 2 * covariance / spread.clamp_min(torch.finfo(spread.dtype).tiny)
 
 

@@ -49,7 +49,9 @@ class AdditiveAngularMargin(nn.Module):
     Source: Deng et al., CVPR 2019 (ArcFace).
     """
 
-    def __init__(self, dim: int, num_speakers: int, margin: float = 0.2, scale: float = 30.0) -> None:
+    def __init__(
+        self, dim: int, num_speakers: int, margin: float = 0.2, scale: float = 30.0
+    ) -> None:
         super().__init__()
         if not 0 <= margin < math.pi / 2:
             raise ValueError(f"margin must lie in [0, pi / 2), got {margin}")
@@ -70,7 +72,9 @@ class AdditiveAngularMargin(nn.Module):
         shifted = true * math.cos(self.margin) - sine * math.sin(self.margin)
         past = true - self.margin * math.sin(self.margin)
         with_margin = torch.where(true > -math.cos(self.margin), shifted, past)  # (B, 1)
-        return F.cross_entropy(self.scale * cosine.scatter(1, speaker[:, None], with_margin), speaker)
+        return F.cross_entropy(
+            self.scale * cosine.scatter(1, speaker[:, None], with_margin), speaker
+        )
 
 
 def equal_error_rate(scores: Tensor, same: Tensor) -> float:
@@ -87,7 +91,11 @@ def equal_error_rate(scores: Tensor, same: Tensor) -> float:
 
 
 def min_dcf(
-    scores: Tensor, same: Tensor, prior: float = 0.05, cost_miss: float = 1.0, cost_alarm: float = 1.0
+    scores: Tensor,
+    same: Tensor,
+    prior: float = 0.05,
+    cost_miss: float = 1.0,
+    cost_alarm: float = 1.0,
 ) -> float:
     """Minimum of the normalised detection cost over all thresholds, in [0, 1].
 
@@ -105,12 +113,16 @@ def min_dcf(
 def _error_rates(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
     """Miss and false alarm rates (t,) at every threshold, from accepting all pairs to accepting none."""
     if scores.ndim != 1 or scores.shape != same.shape:
-        raise ValueError(f"scores and same must have one shape (n,), got {tuple(scores.shape)}, {tuple(same.shape)}")
+        raise ValueError(
+            f"scores and same must have one shape (n,), got {tuple(scores.shape)}, {tuple(same.shape)}"
+        )
     positive = same > 0
     if positive.all() or not positive.any():
         raise ValueError("need pairs of the same speaker and pairs of different speakers")
     values, which = torch.unique(scores.double(), return_inverse=True)  # ascending
-    counts = torch.zeros(2, len(values) + 1, dtype=torch.double, device=scores.device)  # rejected below each threshold
+    counts = torch.zeros(
+        2, len(values) + 1, dtype=torch.double, device=scores.device
+    )  # rejected below each threshold
     counts[0, 1:] = torch.bincount(which[positive], minlength=len(values)).cumsum(0)
     counts[1, 1:] = torch.bincount(which[~positive], minlength=len(values)).cumsum(0)
     return counts[0] / counts[0, -1], 1 - counts[1] / counts[1, -1]

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modules import AdditiveReduction, AudioGuidedReduction, JointCoAttention, PooledReduction, ResidualRNN
+from ..modules import (
+    AdditiveReduction,
+    AudioGuidedReduction,
+    JointCoAttention,
+    PooledReduction,
+    ResidualRNN,
+)
 from ..modules.linear import check_positive, check_probability, xavier_linear
 
 
@@ -93,12 +99,16 @@ class AVELocalizer(nn.Module):
         modalities: str = "both",
         backend: str = "auto",
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        config = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
         super().__init__()
         _check_choice("form", form, ("paper", "released"))
         _check_choice("pooling", pooling, ("attention", "average", "max"))
         _check_choice("modalities", modalities, ("both", "audio", "visual"))
-        check_positive(num_classes=num_classes, audio_features=audio_features, region_features=region_features)
+        check_positive(
+            num_classes=num_classes, audio_features=audio_features, region_features=region_features
+        )
         released = form == "released"
         dropout = (0.3 if released else 0.0) if dropout is None else dropout
         rnn_dropout = (0.1 if released else 0.0) if rnn_dropout is None else rnn_dropout
@@ -109,7 +119,12 @@ class AVELocalizer(nn.Module):
         def network(input_dim: int, dim: int) -> nn.Module:
             if unimodal_rnn:
                 return ResidualRNN(
-                    input_dim, dim, cell=cell, dropout=rnn_dropout, residual=residual, normalize=released
+                    input_dim,
+                    dim,
+                    cell=cell,
+                    dropout=rnn_dropout,
+                    residual=residual,
+                    normalize=released,
                 )
             return nn.Identity() if input_dim == dim else xavier_linear(input_dim, dim)
 
@@ -123,12 +138,23 @@ class AVELocalizer(nn.Module):
         if modalities == "both":
             dims = (visual_dim, audio_dim) if released else (audio_dim, visual_dim)
             self.fusion = JointCoAttention(
-                None, None, num_segments, attention_dim, num_layers, form, joint, dropout, dims=dims, backend=backend
+                None,
+                None,
+                num_segments,
+                attention_dim,
+                num_layers,
+                form,
+                joint,
+                dropout,
+                dims=dims,
+                backend=backend,
             )
         self.joint_network: nn.Module = nn.Identity()
         if joint_rnn:
             hidden = audio_dim if modalities == "audio" else visual_dim
-            self.joint_network = ResidualRNN(width, hidden, cell=joint_cell, residual=residual, normalize=released)
+            self.joint_network = ResidualRNN(
+                width, hidden, cell=joint_cell, residual=residual, normalize=released
+            )
             width = hidden
         self.head = self._head(form, width, num_classes, dropout)
 
@@ -147,7 +173,11 @@ class AVELocalizer(nn.Module):
 
     @staticmethod
     def _head(form: str, width: int, num_classes: int, dropout: float) -> nn.Sequential:
-        sizes = (width, width // 4, num_classes) if form == "released" else (width, 1024, 256, num_classes)
+        sizes = (
+            (width, width // 4, num_classes)
+            if form == "released"
+            else (width, 1024, 256, num_classes)
+        )
         layers: list[nn.Module] = []
         for i, o in pairwise(sizes[:-1]):
             layers += [xavier_linear(i, o), nn.ReLU(), nn.Dropout(dropout)]
@@ -167,7 +197,9 @@ class AVELocalizer(nn.Module):
         """The scores before their sigmoid or softmax (B, N, num_classes), as losses on logits want them."""
         return self._run(audio, visual, False)[0]
 
-    def _run(self, audio: Tensor, visual: Tensor, return_maps: bool) -> tuple[Tensor, dict[str, Any]]:
+    def _run(
+        self, audio: Tensor, visual: Tensor, return_maps: bool
+    ) -> tuple[Tensor, dict[str, Any]]:
         audio, regions = self._inputs(audio, visual)
         maps: dict[str, Any] = {"visual_attention": None, "coattention": []}
         features = []
@@ -182,7 +214,9 @@ class AVELocalizer(nn.Module):
         joint = self.joint_network(torch.cat(features, dim=-1))
         return self.head(joint), maps
 
-    def _fuse(self, features: list[Tensor], return_maps: bool) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    def _fuse(
+        self, features: list[Tensor], return_maps: bool
+    ) -> tuple[list[Tensor], list[dict[str, Any]]]:
         """The fused features in the order in which the form concatenates them, and the maps, audio first."""
         if self.form == "released":
             features = features[::-1]  # the released code puts the visual feature first
@@ -197,7 +231,9 @@ class AVELocalizer(nn.Module):
         """Both inputs checked, the regions as (B, N, R, D), normalised if the model does so."""
         segments, channels = self.config["num_segments"], self.config["audio_features"]
         if audio.ndim != 3 or tuple(audio.shape[1:]) != (segments, channels):
-            raise ValueError(f"audio must have shape (B, {segments}, {channels}), got {tuple(audio.shape)}")
+            raise ValueError(
+                f"audio must have shape (B, {segments}, {channels}), got {tuple(audio.shape)}"
+            )
         width = self.config["region_features"]
         shape = tuple(visual.shape)
         if visual.ndim not in (4, 5) or shape[:2] != tuple(audio.shape[:2]) or shape[-1] != width:

@@ -33,14 +33,25 @@ class PaperLayer(nn.Module):
     """
 
     def __init__(
-        self, dims: Sequence[int], num_segments: int, attention_dim: int, joint: str, dropout: float, backend: str
+        self,
+        dims: Sequence[int],
+        num_segments: int,
+        attention_dim: int,
+        joint: str,
+        dropout: float,
+        backend: str,
     ) -> None:
         super().__init__()
         self.joint = JointFeature(dims, joint)
         self.names, self.dropout, self.backend = modality_names(len(dims)), dropout, backend
         n, k = num_segments, attention_dim
         for name, d in zip(self.names, self.joint.widths, strict=True):
-            for symbol, shape in (("W_j", (n, n)), ("W_", (k, n)), ("W_c", (k, d)), ("W_h", (k, n))):
+            for symbol, shape in (
+                ("W_j", (n, n)),
+                ("W_", (k, n)),
+                ("W_c", (k, d)),
+                ("W_h", (k, n)),
+            ):
                 weight = nn.Parameter(torch.empty(shape))
                 nn.init.xavier_uniform_(weight)
                 self.register_parameter(symbol + name, weight)
@@ -66,9 +77,14 @@ class PaperLayer(nn.Module):
         """C_i (B, d_i, d) and H_i (B, k, d_i) of every modality, without dropout."""
         joints = self.joint(inputs) * (1 if self.joint.kind == "cross" else len(inputs))
         weights = (self.weights("W_j"), self.weights("W_"), self.weights("W_c"))
-        c = tuple(joint_affinity(x, j, w) for x, j, w in zip(inputs, joints, weights[0], strict=True))
+        c = tuple(
+            joint_affinity(x, j, w) for x, j, w in zip(inputs, joints, weights[0], strict=True)
+        )
         pairs = zip(weights[1], inputs, weights[2], c, strict=True)
-        return {"C": c, "H": tuple(torch.relu(w_x @ x + w_c @ c_x.mT) for w_x, x, w_c, c_x in pairs)}
+        return {
+            "C": c,
+            "H": tuple(torch.relu(w_x @ x + w_c @ c_x.mT) for w_x, x, w_c, c_x in pairs),
+        }
 
 
 def released_key(x: Tensor, key: nn.Module) -> Tensor:
@@ -77,7 +93,12 @@ def released_key(x: Tensor, key: nn.Module) -> Tensor:
 
 
 def released_attention(
-    x: Tensor, query: Tensor, key: nn.Module, value: nn.Module, dropout_p: float = 0.0, backend: str = "auto"
+    x: Tensor,
+    query: Tensor,
+    key: nn.Module,
+    value: nn.Module,
+    dropout_p: float = 0.0,
+    backend: str = "auto",
 ) -> Tensor:
     """T (B, N, d) of the released form: ``relu(tanh(value(x) C))`` with ``C = dropout(tanh(K query / sqrt(d)))``.
 
@@ -103,21 +124,29 @@ class ReleasedLayer(nn.Module):
     Source: released code of Duan et al., WACV 2021; its sizes are the ones Table 5 counts.
     """
 
-    def __init__(self, dims: Sequence[int], num_segments: int, joint: str, dropout: float, backend: str) -> None:
+    def __init__(
+        self, dims: Sequence[int], num_segments: int, joint: str, dropout: float, backend: str
+    ) -> None:
         super().__init__()
         self.joint = JointFeature(dims, joint)
         self.backend = backend
         self.key = nn.ModuleList(xavier_linear(num_segments, num_segments) for _ in dims)
         self.value = nn.ModuleList(xavier_linear(d_x, d_x) for d_x in dims)
-        self.output = nn.ModuleList(xavier_linear(d, d_x) for d, d_x in zip(self.joint.widths, dims, strict=True))
+        self.output = nn.ModuleList(
+            xavier_linear(d, d_x) for d, d_x in zip(self.joint.widths, dims, strict=True)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def attend(self, *inputs: Tensor, dropout: bool = True) -> tuple[Tensor, ...]:
         """T_i (B, N, d) of every modality; ``dropout=False`` leaves the dropout of C out."""
-        queries = self.joint(inputs) * (1 if self.joint.kind == "cross" else len(inputs))  # (B, N, d) each
+        queries = self.joint(inputs) * (
+            1 if self.joint.kind == "cross" else len(inputs)
+        )  # (B, N, d) each
         p = self.dropout.p if self.training and dropout else 0.0
         parts = zip(inputs, queries, self.key, self.value, strict=True)
-        return tuple(released_attention(x, q, key, value, p, self.backend) for x, q, key, value in parts)
+        return tuple(
+            released_attention(x, q, key, value, p, self.backend) for x, q, key, value in parts
+        )
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         attended = zip(inputs, self.output, self.attend(*inputs), strict=True)
@@ -177,14 +206,23 @@ class JointCoAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.dims = _modality_dims(audio_dim, visual_dim, dims)
-        check_positive(num_segments=num_segments, attention_dim=attention_dim, num_layers=num_layers)
+        check_positive(
+            num_segments=num_segments, attention_dim=attention_dim, num_layers=num_layers
+        )
         check_probability(dropout=dropout)
         if form not in ("paper", "released"):
             raise ValueError(f"form must be 'paper' or 'released', got {form!r}")
         self.num_segments, self.form = num_segments, form
         self.joint = joint or ("concat" if form == "paper" else "concat_fc")
         if form == "paper":
-            args: tuple[Any, ...] = (self.dims, num_segments, attention_dim, self.joint, dropout, backend)
+            args: tuple[Any, ...] = (
+                self.dims,
+                num_segments,
+                attention_dim,
+                self.joint,
+                dropout,
+                backend,
+            )
             self.layers = nn.ModuleList(PaperLayer(*args) for _ in range(num_layers))
         else:
             args = (self.dims, num_segments, self.joint, dropout, backend)
@@ -211,21 +249,33 @@ class JointCoAttention(nn.Module):
 
     def _check(self, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs) != len(self.dims):
-            raise ValueError(f"need one feature for each of the {len(self.dims)} modalities, got {len(inputs)}")
-        labels = ("audio", "visual") if len(inputs) == 2 else [f"feature {i + 1}" for i in range(len(inputs))]
+            raise ValueError(
+                f"need one feature for each of the {len(self.dims)} modalities, got {len(inputs)}"
+            )
+        labels = (
+            ("audio", "visual")
+            if len(inputs) == 2
+            else [f"feature {i + 1}" for i in range(len(inputs))]
+        )
         for label, x, width in zip(labels, inputs, self.dims, strict=True):
             if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
-                raise ValueError(f"{label} must have shape (B, {self.num_segments}, {width}), got {tuple(x.shape)}")
+                raise ValueError(
+                    f"{label} must have shape (B, {self.num_segments}, {width}), got {tuple(x.shape)}"
+                )
 
     def extra_repr(self) -> str:
         return f"dims={self.dims}, num_segments={self.num_segments}, form={self.form!r}, joint={self.joint!r}"
 
 
-def _modality_dims(audio_dim: int | None, visual_dim: int | None, dims: Sequence[int] | None) -> tuple[int, ...]:
+def _modality_dims(
+    audio_dim: int | None, visual_dim: int | None, dims: Sequence[int] | None
+) -> tuple[int, ...]:
     """The widths of the modalities, given in one of the two ways."""
     if dims is None:
         if audio_dim is None or visual_dim is None:
-            raise ValueError("give audio_dim and visual_dim, or dims with the width of each modality")
+            raise ValueError(
+                "give audio_dim and visual_dim, or dims with the width of each modality"
+            )
         dims = (audio_dim, visual_dim)
     elif audio_dim is not None or visual_dim is not None:
         raise ValueError("give either audio_dim and visual_dim, or dims; not both")

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from .linear import xavier_linear
 
-JOINT_STRATEGIES = ("add", "multiply", "concat", "add_fc", "multiply_fc", "concat_fc", "cross", "cross_fc")
+JOINT_STRATEGIES = (
+    "add",
+    "multiply",
+    "concat",
+    "add_fc",
+    "multiply_fc",
+    "concat_fc",
+    "cross",
+    "cross_fc",
+)
 """Table 4's addition, multiplication and concatenation, each plain and followed by a fully connected layer ("_fc").
 "cross" is the original co-attention of Table 3: each modality attends to the others, not to a joint feature."""
 
@@ -42,13 +51,21 @@ class JointFeature(nn.Module):
     def __init__(self, dims: Sequence[int], strategy: str) -> None:
         super().__init__()
         if strategy not in JOINT_STRATEGIES:
-            raise ValueError(f"joint must be one of {', '.join(JOINT_STRATEGIES)}; got {strategy!r}")
+            raise ValueError(
+                f"joint must be one of {', '.join(JOINT_STRATEGIES)}; got {strategy!r}"
+            )
         self.dims, self.strategy = tuple(dims), strategy
         self.kind = strategy.removesuffix("_fc")
         if self.kind in ("add", "multiply") and len(set(dims)) > 1:
-            raise ValueError(f"joint={strategy!r} needs modalities of one width, got widths {self.dims}")
+            raise ValueError(
+                f"joint={strategy!r} needs modalities of one width, got widths {self.dims}"
+            )
         distinct = self.widths if self.kind == "cross" else self.widths[:1]
-        self.fc = nn.ModuleList(xavier_linear(d, d) for d in distinct) if strategy.endswith("_fc") else None
+        self.fc = (
+            nn.ModuleList(xavier_linear(d, d) for d in distinct)
+            if strategy.endswith("_fc")
+            else None
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -64,7 +81,10 @@ class JointFeature(nn.Module):
 
     def _combine(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if self.kind == "cross":
-            return [torch.cat([x for j, x in enumerate(inputs) if j != i], dim=-1) for i in range(len(inputs))]
+            return [
+                torch.cat([x for j, x in enumerate(inputs) if j != i], dim=-1)
+                for i in range(len(inputs))
+            ]
         if self.kind == "concat":
             return [torch.cat(list(inputs), dim=-1)]
         return [reduce(add if self.kind == "add" else mul, inputs)]

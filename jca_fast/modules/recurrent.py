@@ -56,12 +56,18 @@ class ResidualRNN(nn.Module):
         self.linear = xavier_linear(dim + input_dim if residual else dim, dim)
         network = nn.LSTM if cell == "lstm" else nn.GRU
         between = dropout if num_layers > 1 else 0.0
-        self.rnn = network(input_dim, dim // 2, num_layers, batch_first=True, dropout=between, bidirectional=True)
+        self.rnn = network(
+            input_dim, dim // 2, num_layers, batch_first=True, dropout=between, bidirectional=True
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        state = self.init_hidden[:, None].expand(-1, x.shape[0], -1).contiguous()  # (states, B, dim / 2)
+        state = (
+            self.init_hidden[:, None].expand(-1, x.shape[0], -1).contiguous()
+        )  # (states, B, dim / 2)
         initial = state if isinstance(self.rnn, nn.GRU) else state.chunk(2)
         y, _ = self.rnn(x, initial)  # (B, N, dim)
-        y = self.linear(self.dropout(torch.cat((x, y), dim=-1) if self.residual else y))  # (B, N, dim)
+        y = self.linear(
+            self.dropout(torch.cat((x, y), dim=-1) if self.residual else y)
+        )  # (B, N, dim)
         return F.normalize(y, dim=-1) if self.normalize else y

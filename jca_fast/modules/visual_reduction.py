@@ -32,7 +32,9 @@ class AudioGuidedReduction(nn.Module):
         self.backend = backend
 
     def forward(self, audio: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-        out = visual_reduction(self.query(audio), regions, return_weights=True, backend=self.backend)
+        out = visual_reduction(
+            self.query(audio), regions, return_weights=True, backend=self.backend
+        )
         return out  # type: ignore[return-value]
 
 
@@ -61,9 +63,13 @@ class AdditiveReduction(nn.Module):
     Source: released code of Duan et al., WACV 2021; after Tian et al., ECCV 2018.
     """
 
-    def __init__(self, audio_dim: int, region_dim: int, out_dim: int, num_regions: int = 49) -> None:
+    def __init__(
+        self, audio_dim: int, region_dim: int, out_dim: int, num_regions: int = 49
+    ) -> None:
         super().__init__()
-        check_positive(audio_dim=audio_dim, region_dim=region_dim, out_dim=out_dim, num_regions=num_regions)
+        check_positive(
+            audio_dim=audio_dim, region_dim=region_dim, out_dim=out_dim, num_regions=num_regions
+        )
         self.num_regions = num_regions
         self.audio = xavier_linear(audio_dim, out_dim)
         self.regions = xavier_linear(region_dim, out_dim)
@@ -74,9 +80,18 @@ class AdditiveReduction(nn.Module):
 
     def forward(self, audio: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         if regions.shape[-2] != self.num_regions:
-            raise ValueError(f"regions must have {self.num_regions} positions (..., R, D), got {tuple(regions.shape)}")
+            raise ValueError(
+                f"regions must have {self.num_regions} positions (..., R, D), got {tuple(regions.shape)}"
+            )
         return additive_reduction(
-            audio, regions, self.audio, self.regions, self.score_audio, self.score_regions, self.score, self.output
+            audio,
+            regions,
+            self.audio,
+            self.regions,
+            self.score_audio,
+            self.score_regions,
+            self.score,
+            self.output,
         )
 
 

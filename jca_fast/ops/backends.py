@@ -72,7 +72,12 @@ BACKENDS: tuple[Backend, ...] = (
         _gpu_reasons,
         doubts=_gpu_doubts,
     ),
-    Backend("reference", "plain PyTorch on any device, in any floating dtype", None, lambda op, tensors: []),
+    Backend(
+        "reference",
+        "plain PyTorch on any device, in any floating dtype",
+        None,
+        lambda op, tensors: [],
+    ),
 )
 
 
@@ -86,7 +91,9 @@ def find(name: str) -> Backend:
     for backend in BACKENDS:
         if backend.name == name:
             return backend
-    raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, names()))}; got {name!r}")
+    raise ValueError(
+        f"backend must be 'auto' or one of {', '.join(map(repr, names()))}; got {name!r}"
+    )
 
 
 def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
@@ -111,7 +118,9 @@ def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
     tanh_attention of (2, 6, 10) float32 cpu, ...
       reference  chosen
     """
-    described = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} {t.device}" for t in tensors)
+    described = ", ".join(
+        f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} {t.device}" for t in tensors
+    )
     lines = [f"{op} of {described}" if tensors else op]
     forced = os.environ.get("JCA_FAST_BACKEND", "auto")
     taken = False
@@ -123,6 +132,8 @@ def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
         elif doubts:
             verdict = 'can serve, not taken by "auto": ' + "; ".join(doubts)
         else:
-            verdict = "cannot serve: " + "; ".join(reasons) if reasons else "can serve, not first choice"
+            verdict = (
+                "cannot serve: " + "; ".join(reasons) if reasons else "can serve, not first choice"
+            )
         lines.append(f"  {backend.name:<10} {verdict}")
     return "\n".join(lines)

@@ -17,7 +17,9 @@ def check_tensor(name: str, value: object, ndim: int | None, layout: str) -> Non
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor {layout}, got {type(value).__name__}")
     if ndim is not None and value.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} dimensions {layout}, got shape {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must have {ndim} dimensions {layout}, got shape {tuple(value.shape)}"
+        )
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
 
@@ -27,7 +29,9 @@ def check_size(name: str, value: Tensor, shape: Sequence[int | None], layout: st
     for got, needed in zip(value.shape, shape, strict=True):
         if needed is not None and got != needed:
             wanted = ", ".join("*" if n is None else str(n) for n in shape)
-            raise ValueError(f"{name} must have shape ({wanted}) {layout}, got {tuple(value.shape)}")
+            raise ValueError(
+                f"{name} must have shape ({wanted}) {layout}, got {tuple(value.shape)}"
+            )
 
 
 def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
@@ -36,7 +40,9 @@ def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
     device, dtype = first.device, first.dtype
     for name, tensor in zip(names, tensors, strict=True):
         if tensor.device != device:
-            raise ValueError(f"{name} must be on {first.device} like {names[0]}, got {tensor.device}")
+            raise ValueError(
+                f"{name} must be on {first.device} like {names[0]}, got {tensor.device}"
+            )
         if tensor.dtype != dtype:
             raise TypeError(f"{name} must be {first.dtype} like {names[0]}, got {tensor.dtype}")
 
@@ -59,7 +65,10 @@ def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def dropout_seed(
-    dropout_p: float, seed: int | Tensor | None, generator: torch.Generator | None, device: torch.device
+    dropout_p: float,
+    seed: int | Tensor | None,
+    generator: torch.Generator | None,
+    device: torch.device,
 ) -> Tensor | None:
     """The seed () int64 of this call's dropout mask: the one given, or one drawn; None where nothing is dropped."""
     if not 0.0 <= dropout_p <= 1.0:
@@ -72,6 +81,10 @@ def dropout_seed(
         return draw_seed(device, generator)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.ndim != 0:
-            raise ValueError(f"seed must be an int or an int64 tensor (), got {seed.dtype} {tuple(seed.shape)}")
+            raise ValueError(
+                f"seed must be an int or an int64 tensor (), got {seed.dtype} {tuple(seed.shape)}"
+            )
         return seed.to(device)
-    return torch.full((), seed, dtype=torch.int64, device=device)  # a graph capture would refuse a copy
+    return torch.full(
+        (), seed, dtype=torch.int64, device=device
+    )  # a graph capture would refuse a copy

@@ -16,7 +16,12 @@ from .library import overload
 
 
 def joint_affinity(
-    x: Tensor, joint: Tensor, weight: Tensor | None = None, *, scale: float | None = None, backend: str = "auto"
+    x: Tensor,
+    joint: Tensor,
+    weight: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """``C = tanh(xᵀ W_j J * scale)``, the affinity of every channel of one modality with every channel of the joint.
 
@@ -99,7 +104,9 @@ class JointAffinityBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         def formula(grad_c, q, k):
-            c = reference.joint_affinity(q, k, ctx.scale)  # a function of q and k here, not a constant
+            c = reference.joint_affinity(
+                q, k, ctx.scale
+            )  # a function of q and k here, not a constant
             return reference.joint_affinity_backward(grad_c, q, k, c, ctx.scale)
 
         return *vjp_of(formula, ctx.saved_tensors, grads), None, None, None

@@ -21,7 +21,14 @@ from torch import Tensor
 from . import reference
 from .autograd import needs_grad, record, vjp_of
 from .backends import choose
-from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
+from .checks import (
+    autocast,
+    check_alike,
+    check_size,
+    check_sizes_positive,
+    check_tensor,
+    dropout_seed,
+)
 from .library import overload
 
 
@@ -66,20 +73,28 @@ def joint_coattention(
     groups = {"inputs": inputs, "joints": joints, "w_j": w_j, "w_x": w_x, "w_c": w_c, "w_h": w_h}
     _check_groups(groups)
     tensors = autocast(list(chain.from_iterable(groups.values())))
-    check_alike([f"{name}[{i}]" for name, group in groups.items() for i in range(len(group))], tensors)
+    check_alike(
+        [f"{name}[{i}]" for name, group in groups.items() for i in range(len(group))], tensors
+    )
     sizes = [len(group) for group in groups.values()]
     n = sizes[0]
     if scales is None:
         scales = [w.shape[1] ** -0.5 for w in w_c]
     elif len(scales) != n:
-        raise ValueError(f"scales must hold one factor for each of the {n} modalities, got {len(scales)}")
+        raise ValueError(
+            f"scales must hold one factor for each of the {n} modalities, got {len(scales)}"
+        )
     seed = dropout_seed(dropout_p, seed, generator, tensors[0].device)
     backend = choose("joint_coattention", backend, tensors)
     scales = [float(s) for s in scales]
     if needs_grad(*tensors):
-        return record(JointCoAttention, sizes, scales, float(dropout_p), seed, backend, *tensors)[:n]
+        return record(JointCoAttention, sizes, scales, float(dropout_p), seed, backend, *tensors)[
+            :n
+        ]
     grouped = _split(tensors, sizes)
-    return tuple(overload("joint_coattention", backend)(*grouped, scales, float(dropout_p), seed, False))
+    return tuple(
+        overload("joint_coattention", backend)(*grouped, scales, float(dropout_p), seed, False)
+    )
 
 
 def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
@@ -93,7 +108,9 @@ def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
         check_sizes_positive(f"inputs[{i}]", x)
     batch, segments = inputs[0].shape[:2]
     if len(joints) not in (0, 1, len(inputs)):
-        raise ValueError(f"joints must hold 0, 1 or {len(inputs)} tensors (B, N, d), got {len(joints)}")
+        raise ValueError(
+            f"joints must hold 0, 1 or {len(inputs)} tensors (B, N, d), got {len(joints)}"
+        )
     for i, joint in enumerate(joints):
         check_tensor(f"joints[{i}]", joint, 3, "(B, N, d)")
         check_size(f"joints[{i}]", joint, (batch, segments, None), "(B, N, d)")
@@ -108,7 +125,12 @@ def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
     for i, width in enumerate(widths):
         check_tensor(f"w_x[{i}]", groups["w_x"][i], 2, "(k, N)")
         k = groups["w_x"][i].shape[0]
-        shapes = {"w_j": (segments, segments), "w_x": (k, segments), "w_c": (k, width), "w_h": (k, segments)}
+        shapes = {
+            "w_j": (segments, segments),
+            "w_x": (k, segments),
+            "w_c": (k, width),
+            "w_h": (k, segments),
+        }
         layouts = {"w_j": "(N, N)", "w_x": "(k, N)", "w_c": "(k, d)", "w_h": "(k, N)"}
         for name, shape in shapes.items():
             check_tensor(f"{name}[{i}]", groups[name][i], 2, layouts[name])
@@ -129,7 +151,11 @@ class JointCoAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(sizes, scales, dropout_p, seed, backend, *tensors):
-        return tuple(overload("joint_coattention", backend)(*_split(tensors, sizes), scales, dropout_p, seed, True))
+        return tuple(
+            overload("joint_coattention", backend)(
+                *_split(tensors, sizes), scales, dropout_p, seed, True
+            )
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -141,7 +167,15 @@ class JointCoAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         seed, *tensors = ctx.saved_tensors
-        args = (ctx.sizes, ctx.scales, ctx.dropout_p, seed, ctx.backend, *grads[: ctx.sizes[0]], *tensors)
+        args = (
+            ctx.sizes,
+            ctx.scales,
+            ctx.dropout_p,
+            seed,
+            ctx.backend,
+            *grads[: ctx.sizes[0]],
+            *tensors,
+        )
         if torch.is_grad_enabled():
             grads = record(JointCoAttentionBackward, *args)
         else:
@@ -157,7 +191,9 @@ class JointCoAttentionBackward(torch.autograd.Function):
     @staticmethod
     def forward(sizes, scales, dropout_p, seed, backend, *tensors):
         groups = _split(tensors, (sizes[0], sizes[0], *sizes))
-        return tuple(overload("joint_coattention_backward", backend)(*groups, scales, dropout_p, seed))
+        return tuple(
+            overload("joint_coattention_backward", backend)(*groups, scales, dropout_p, seed)
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -174,8 +210,12 @@ class JointCoAttentionBackward(torch.autograd.Function):
             grad_outs, *groups = _split(tensors, (n, *ctx.sizes))
             inputs, joints, w_j, w_x, w_c, w_h = groups
             weights = (w_j, w_x, w_c, w_h)
-            maps = reference.joint_coattention(inputs, joints, *weights, *options, True)[n:]  # functions, not constants
-            return reference.joint_coattention_backward(grad_outs, maps, inputs, joints, *weights, *options)
+            maps = reference.joint_coattention(inputs, joints, *weights, *options, True)[
+                n:
+            ]  # functions, not constants
+            return reference.joint_coattention_backward(
+                grad_outs, maps, inputs, joints, *weights, *options
+            )
 
         vjp = vjp_of(formula, tensors, grads)
         return None, None, None, None, None, *vjp[:n], *(None for _ in range(n)), *vjp[n:]

@@ -72,7 +72,9 @@ def _fake_joint_coattention(inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_
     return [_empty(x, *x.shape) for x in inputs] + (maps if keep_maps else [])
 
 
-def _fake_joint_coattention_backward(grad_outs, maps, inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed):
+def _fake_joint_coattention_backward(
+    grad_outs, maps, inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed
+):
     return [_empty(t, *t.shape) for group in (inputs, joints, w_j, w_x, w_c, w_h) for t in group]
 
 
@@ -80,7 +82,9 @@ def _fake_visual_reduction(query, regions, scale):
     return _empty(query, *query.shape), _empty(query, *regions.shape[:2])
 
 
-def _fake_visual_reduction_backward(grad_out, grad_weights, query, regions, weights, scale, need_regions):
+def _fake_visual_reduction_backward(
+    grad_out, grad_weights, query, regions, weights, scale, need_regions
+):
     return _empty(query, *query.shape), _empty(regions, *(regions.shape if need_regions else (0,)))
 
 

@@ -39,7 +39,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if needs_grad(x, weight) or (bias is not None and needs_grad(bias)):
         rows = record(_Linear, x.reshape(-1, x.shape[-1]), weight, bias)  # (R, out)
-        return rows.view(*x.shape[:-1], -1)  # out here: a view made by the Function could not be changed in place
+        return rows.view(
+            *x.shape[:-1], -1
+        )  # out here: a view made by the Function could not be changed in place
     return _product(x, weight, bias)
 
 
@@ -62,7 +64,9 @@ def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        weight = weight.contiguous()  # on a slice of something wider oneDNN is a thousand times slower
+        weight = (
+            weight.contiguous()
+        )  # on a slice of something wider oneDNN is a thousand times slower
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

@@ -23,13 +23,21 @@ def _dropped(c: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
     return c.masked_fill(~keep_mask(seed, dropout_p, *c.shape), 0) * keep_scale(dropout_p)
 
 
-def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
+def tanh_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+) -> Tensor:
     c = torch.tanh(q @ k.mT * scale)  # (B, M, L)
     return _dropped(c, dropout_p, seed) @ v  # (B, M, D)
 
 
 def tanh_attention_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     c = torch.tanh(q @ k.mT * scale)  # (B, M, L)
     grad_c = _dropped(grad_out @ v.mT, dropout_p, seed)  # (B, M, L)
@@ -61,7 +69,9 @@ def joint_affinity(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return torch.tanh(q @ k.mT * scale)  # (B, M, L)
 
 
-def joint_affinity_backward(grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def joint_affinity_backward(
+    grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     grad_s = grad_c * (1 - c * c) * scale  # (B, M, L)
     return grad_s @ k, grad_s.mT @ q
 
@@ -83,7 +93,9 @@ def joint_coattention(
     out, maps = [], []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
         key = w_j[i] @ joint  # (B, N, d)
-        o = attention(x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, _fold(seed, i))  # (B, d_x, k)
+        o = attention(
+            x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, _fold(seed, i)
+        )  # (B, d_x, k)
         maps.append(torch.relu(w_x[i] @ x + o.mT))  # (B, k, d_x)
         out.append(x + w_h[i].mT @ maps[-1])  # (B, N, d_x)
     return out + maps if keep_maps else out
@@ -138,4 +150,6 @@ def visual_reduction_backward(
     grad_query = (grad_s[:, None] @ regions)[:, 0]  # (S, D)
     if not need_regions:
         return grad_query, regions.new_empty(0)
-    return grad_query, weights[..., None] * grad_out[:, None] + grad_s[..., None] * query[:, None]  # (S, R, D)
+    return grad_query, weights[..., None] * grad_out[:, None] + grad_s[..., None] * query[
+        :, None
+    ]  # (S, R, D)

@@ -15,7 +15,14 @@ from torch import Tensor
 from . import reference
 from .autograd import needs_grad, record, vjp_of
 from .backends import choose
-from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
+from .checks import (
+    autocast,
+    check_alike,
+    check_size,
+    check_sizes_positive,
+    check_tensor,
+    dropout_seed,
+)
 from .library import overload
 
 
@@ -63,8 +70,12 @@ def released_attention(
     seed = dropout_seed(dropout_p, seed, generator, query.device)
     backend = choose("released_attention", backend, (query, key, value))
     if needs_grad(query, key, value):
-        return record(ReleasedAttention, query, key, value, float(scale), float(dropout_p), seed, backend)
-    return overload("released_attention", backend)(query, key, value, float(scale), float(dropout_p), seed)
+        return record(
+            ReleasedAttention, query, key, value, float(scale), float(dropout_p), seed, backend
+        )
+    return overload("released_attention", backend)(
+        query, key, value, float(scale), float(dropout_p), seed
+    )
 
 
 class ReleasedAttention(torch.autograd.Function):
@@ -113,7 +124,9 @@ class ReleasedAttentionBackward(torch.autograd.Function):
         options = (ctx.scale, ctx.dropout_p, seed)
 
         def formula(grad_out, query, key, value):
-            out = reference.released_attention(query, key, value, *options)  # a function here, not a constant
+            out = reference.released_attention(
+                query, key, value, *options
+            )  # a function here, not a constant
             return reference.released_attention_backward(grad_out, out, query, key, value, *options)
 
         grad_out, *rest = vjp_of(formula, tensors, grads)

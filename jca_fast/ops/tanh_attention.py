@@ -17,7 +17,14 @@ from torch import Tensor
 from . import reference
 from .autograd import needs_grad, record, vjp_of
 from .backends import choose
-from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor, dropout_seed
+from .checks import (
+    autocast,
+    check_alike,
+    check_size,
+    check_sizes_positive,
+    check_tensor,
+    dropout_seed,
+)
 from .library import overload
 
 
@@ -55,12 +62,18 @@ def tanh_attention(
 
     Source: Eqs. 3-4 and the attention map of section 3.3 of Duan et al., WACV 2021.
     """
-    for name, value, layout in (("q", q, "(B, M, N)"), ("k", k, "(B, L, N)"), ("v", v, "(B or 1, L, D)")):
+    for name, value, layout in (
+        ("q", q, "(B, M, N)"),
+        ("k", k, "(B, L, N)"),
+        ("v", v, "(B or 1, L, D)"),
+    ):
         check_tensor(name, value, 3, layout)
     q, k, v = autocast((q, k, v))
     check_alike("qkv", (q, k, v))
     check_size("k", k, (q.shape[0], None, q.shape[2]), "(B, L, N)")
-    check_size("v", v, (None if v.shape[0] == 1 else q.shape[0], k.shape[1], None), "(B or 1, L, D)")
+    check_size(
+        "v", v, (None if v.shape[0] == 1 else q.shape[0], k.shape[1], None), "(B or 1, L, D)"
+    )
     for name, value in zip("qkv", (q, k, v), strict=True):
         check_sizes_positive(name, value)
     seed = dropout_seed(dropout_p, seed, generator, q.device)
@@ -102,7 +115,9 @@ class TanhAttentionBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_out, q, k, v, scale, dropout_p, seed, backend):
-        return overload("tanh_attention_backward", backend)(grad_out, q, k, v, scale, dropout_p, seed)
+        return overload("tanh_attention_backward", backend)(
+            grad_out, q, k, v, scale, dropout_p, seed
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -114,6 +129,8 @@ class TanhAttentionBackward(torch.autograd.Function):
         *tensors, seed = ctx.saved_tensors
 
         def formula(grad_out, q, k, v):
-            return reference.tanh_attention_backward(grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed)
+            return reference.tanh_attention_backward(
+                grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed
+            )
 
         return *vjp_of(formula, tensors, grads), None, None, None, None

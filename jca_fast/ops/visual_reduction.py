@@ -52,7 +52,9 @@ def visual_reduction(
         )
     check_size("regions", regions, (*query.shape[:-1], None, query.shape[-1]), "(..., R, D)")
     if 0 in regions.shape[-2:]:
-        raise ValueError(f"regions must have at least one region and one channel, got {tuple(regions.shape)}")
+        raise ValueError(
+            f"regions must have at least one region and one channel, got {tuple(regions.shape)}"
+        )
     query, regions = autocast((query, regions))
     check_alike(("query", "regions"), (query, regions))
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -109,7 +111,9 @@ class VisualReductionBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         def formula(grad_out, grad_weights, query, regions):
-            _, weights = reference.visual_reduction(query, regions, ctx.scale)  # a function here, not a constant
+            _, weights = reference.visual_reduction(
+                query, regions, ctx.scale
+            )  # a function here, not a constant
             args = (grad_out, grad_weights, query, regions, weights, ctx.scale, ctx.need_regions)
             return reference.visual_reduction_backward(*args)
 

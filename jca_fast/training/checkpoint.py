@@ -23,7 +23,11 @@ def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
     """Writes the model's weights, its `config` and the further entries of state to path, atomically."""
     content = {
         "format": FORMAT,
-        "versions": {"jca_fast": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        "versions": {
+            "jca_fast": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
         "model": model.state_dict(),
         "model_config": model.config,
         **state,
@@ -54,14 +58,18 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
         ) from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT:
-        raise ValueError(f"{path}: expected a file of format {FORMAT!r}, found {found!r}; see jca-fast convert")
+        raise ValueError(
+            f"{path}: expected a file of format {FORMAT!r}, found {found!r}; see jca-fast convert"
+        )
     for key in ("model", "model_config"):
         if key not in content:
             raise ValueError(f"{path}: the entry {key!r} is missing")
     return content
 
 
-def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str | Path) -> None:
+def load_weights(
+    model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str | Path
+) -> None:
     """Copies weights into model; raises ValueError naming source and the first keys or shapes that do not fit."""
     own = model.state_dict()
     problems = [f"{key} is missing" for key in own if key not in weights]
@@ -73,11 +81,15 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], sourc
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{source}: the weights do not fit the model: {'; '.join(problems[:3])}{more}")
+        raise ValueError(
+            f"{source}: the weights do not fit the model: {'; '.join(problems[:3])}{more}"
+        )
     model.load_state_dict(weights)
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[torch.nn.Module, dict[str, Any]]:
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The AVELocalizer of a checkpoint in eval mode on device, and the whole checkpoint.
 
     path may be the folder of a run: then its best.pt is read.
@@ -89,6 +101,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[to
     try:
         model = AVELocalizer(**content["model_config"])
     except TypeError as error:
-        raise ValueError(f"{path}: model_config does not fit this version of AVELocalizer: {error}") from error
+        raise ValueError(
+            f"{path}: model_config does not fit this version of AVELocalizer: {error}"
+        ) from error
     load_weights(model, content["model"], path)
     return model.to(device).eval(), content

@@ -19,7 +19,12 @@ T = TypeVar("T")
 
 
 def option(
-    default: Any, help: str, *, choices: tuple[str, ...] | None = None, low: float | None = None, free: bool = False
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    free: bool = False,
 ) -> Any:
     """A dataclass field with its help text, allowed values (choices) or smallest value (low). {} makes a table.
 
@@ -33,13 +38,23 @@ def option(
 
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """One flag per field of the dataclass cls, and --config FILE. Flags not given leave no trace in the namespace."""
-    parser.add_argument("--config", metavar="FILE", help="TOML file with any of the settings below (flags go first)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file with any of the settings below (flags go first)"
+    )
     kinds = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         kind, meta = kinds[field.name], field.metadata
         flag = "--" + field.name.replace("_", "-")
-        shown = "" if field.default in (None, "", dataclasses.MISSING) else f" (default: {field.default})"
-        common: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": meta["help"] + shown}
+        shown = (
+            ""
+            if field.default in (None, "", dataclasses.MISSING)
+            else f" (default: {field.default})"
+        )
+        common: dict[str, Any] = {
+            "dest": field.name,
+            "default": argparse.SUPPRESS,
+            "help": meta["help"] + shown,
+        }
         if kind is bool or bool in typing.get_args(kind):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif kind == dict[str, Any]:
@@ -114,7 +129,9 @@ def check_values(settings: Any) -> None:
             names = " or ".join(k.__name__ for k in allowed or (kind,) if k is not type(None))
             raise ValueError(f"{field.name}: expected {names}, got {value!r}")
         if meta["choices"] and value not in meta["choices"]:
-            raise ValueError(f"{field.name}: expected one of {', '.join(meta['choices'])}, got {value!r}")
+            raise ValueError(
+                f"{field.name}: expected one of {', '.join(meta['choices'])}, got {value!r}"
+            )
         if meta["low"] is not None and not value >= meta["low"]:
             raise ValueError(f"{field.name}: must be at least {meta['low']}, got {value!r}")
 

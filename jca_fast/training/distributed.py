@@ -69,13 +69,17 @@ def pick_device(device: str = "auto", local_rank: int | None = None) -> torch.de
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}") from error
+        raise ValueError(
+            f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}"
+        ) from error
     if chosen.type != "cuda":
         return chosen
     index = chosen.index if chosen.index is not None else local_rank or 0
     if index >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise ValueError(f"device: {device!r} asked for (GPU {index} in this process), but there are {found} GPUs")
+        raise ValueError(
+            f"device: {device!r} asked for (GPU {index} in this process), but there are {found} GPUs"
+        )
     return torch.device("cuda", index)
 
 
@@ -87,8 +91,16 @@ class GlobalBatches(Sampler[list[int]]):
     without a clip by a short last batch gets one all the same, so that all take part in every step; `share` is 0 then.
     """
 
-    def __init__(self, num_clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.num_clips, self.batch_size, self.seed, self.rank, self.world = num_clips, batch_size, seed, rank, world
+    def __init__(
+        self, num_clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.num_clips, self.batch_size, self.seed, self.rank, self.world = (
+            num_clips,
+            batch_size,
+            seed,
+            rank,
+            world,
+        )
         self.seek(epoch=0, batch=0)
 
     def seek(self, epoch: int, batch: int) -> None:

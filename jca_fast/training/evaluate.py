@@ -10,19 +10,37 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `jca-fast evaluate`."""
     add_model_arguments(parser)
-    parser.add_argument("--data", required=True, help="folder with the data in the published layout or prepared")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write all metrics as JSON, confusion matrix included")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read data (default: 0)")
+    parser.add_argument(
+        "--data", required=True, help="folder with the data in the published layout or prepared"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write all metrics as JSON, confusion matrix included",
+    )
+    parser.add_argument(
+        "--num-workers", type=int, default=0, help="processes that read data (default: 0)"
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags `evaluate` and `predict` share."""
-    parser.add_argument("checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
-    parser.add_argument("--batch-size", type=int, default=64, help="clips at a time (default: 64)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)")
     parser.add_argument(
-        "--precision", default="float32", choices=("float32", "bfloat16"), help="bfloat16: autocast (default: float32)"
+        "checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)"
+    )
+    parser.add_argument(
+        "--split", default="test", choices=("train", "val", "test"), help="default: test"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="clips at a time (default: 64)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)"
+    )
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="bfloat16: autocast (default: float32)",
     )
 
 
@@ -51,7 +69,11 @@ def class_names(num_classes: int) -> list[str]:
     """The names of AVE's classes, or numbers for another set of classes."""
     from jca_fast.data.annotations import CATEGORIES
 
-    return list(CATEGORIES) if num_classes == len(CATEGORIES) else [f"class {i}" for i in range(num_classes)]
+    return (
+        list(CATEGORIES)
+        if num_classes == len(CATEGORIES)
+        else [f"class {i}" for i in range(num_classes)]
+    )
 
 
 def table(result: dict[str, Any]) -> str:

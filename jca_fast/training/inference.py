@@ -73,7 +73,12 @@ def evaluate_split(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, dataset: Any, group: Group, *, batch_size: int = 64, precision: str = "float32"
+    model: nn.Module,
+    dataset: Any,
+    group: Group,
+    *,
+    batch_size: int = 64,
+    precision: str = "float32",
 ) -> tuple[Tensor, Tensor]:
     """Class and score of every segment, (n, N) int64 and (n, N) float32; items of dataset begin with audio, visual."""
     model.eval()
@@ -98,7 +103,9 @@ def play_pointing_game(
     import h5py
 
     with h5py.File(planted, "r") as file:
-        position, audible, visible = (torch.from_numpy(file[k][:]) for k in ("position", "audible", "visible"))
+        position, audible, visible = (
+            torch.from_numpy(file[k][:]) for k in ("position", "audible", "visible")
+        )
     score = metrics.PointingGame()
     model.eval()
     for rows, (audio, visual, _) in split_batches(dataset, batch_size, group):
@@ -106,7 +113,9 @@ def play_pointing_game(
         if attention is None:
             return None
         clips = dataset.indices[rows]  # (B,)
-        score += metrics.pointing_game(attention.cpu(), position[clips], audible[clips] & visible[clips])
+        score += metrics.pointing_game(
+            attention.cpu(), position[clips], audible[clips] & visible[clips]
+        )
     return sum(group.gather(score), metrics.PointingGame())
 
 
@@ -129,10 +138,20 @@ def evaluate_checkpoint(
         model, content = load_model(path, group.device)
         dataset = AVEDataset(data, split)
         objective = Objective(model, content.get("config", {}).get("loss", "auto"))
-        settings: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "num_workers": num_workers}
+        settings: dict[str, Any] = {
+            "batch_size": batch_size,
+            "precision": precision,
+            "num_workers": num_workers,
+        }
         result = evaluate_split(objective, dataset, group, **settings)
-        target, reference = dataset.labels.argmax(dim=-1), AVEDataset(data, "train").labels.argmax(dim=-1)
-        planted = next((p for p in (Path(data) / "planted.h5", dataset.root / "planted.h5") if p.is_file()), None)
+        target, reference = (
+            dataset.labels.argmax(dim=-1),
+            AVEDataset(data, "train").labels.argmax(dim=-1),
+        )
+        planted = next(
+            (p for p in (Path(data) / "planted.h5", dataset.root / "planted.h5") if p.is_file()),
+            None,
+        )
         game = play_pointing_game(model, dataset, planted, group) if planted else None
     return {
         "checkpoint": str(path),
@@ -140,18 +159,23 @@ def evaluate_checkpoint(
         "split": split,
         **result,
         "majority_baseline": metrics.majority_baseline(target, reference),
-        "pointing_game": game and {"accuracy": game.accuracy, "chance": game.chance, "segments": game.segments},
+        "pointing_game": game
+        and {"accuracy": game.accuracy, "chance": game.chance, "segments": game.segments},
     }
 
 
 @torch.no_grad()
-def backends_used(objective: Objective, item: tuple[Tensor, ...], group: Group, precision: str) -> list[str]:
+def backends_used(
+    objective: Objective, item: tuple[Tensor, ...], group: Group, precision: str
+) -> list[str]:
     """`<op>: <backend>` for every op of this library that one forward pass over a clip calls."""
     objective.eval()
     seen: dict[str, None] = {}
 
     class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func.namespace == "jca_fast":
                 op, backend = func.__name__.split(".")
                 seen[f"{op}: {backend}"] = None

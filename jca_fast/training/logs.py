@@ -91,7 +91,9 @@ def epoch_line(row: dict[str, Any], epochs: int, best: bool) -> str:
     text = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
     text += f"  train {row['train_loss']:.4f} {100 * row['train_accuracy']:5.1f} %"
     if row["val_accuracy"] is not None:
-        text += f"  val {row['val_loss']:.4f} {100 * row['val_accuracy']:5.1f} %{'*' if best else ' '}"
+        text += (
+            f"  val {row['val_loss']:.4f} {100 * row['val_accuracy']:5.1f} %{'*' if best else ' '}"
+        )
     return text + f"  lr {row['lr']:.1e}  {row['seconds']:.1f} s"
 
 
@@ -109,7 +111,9 @@ def summarize_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
     ]
     names = ("val_accuracy", "test_accuracy", "test_batch_mean_accuracy")
     values = {name: [run[name] for run in runs] for name in names}
-    scores = {name: {"mean": statistics.mean(v), "sd": statistics.stdev(v)} for name, v in values.items()}
+    scores = {
+        name: {"mean": statistics.mean(v), "sd": statistics.stdev(v)} for name, v in values.items()
+    }
     return {"seeds": len(runs), "scores": scores, "runs": runs}
 
 
@@ -117,7 +121,9 @@ def describe(model: torch.nn.Module) -> str:
     """The form of the model and the arguments that are not its defaults, on one line."""
     defaults = inspect.signature(type(model)).parameters
     config: dict[str, Any] = model.config  # type: ignore[assignment]
-    return ", ".join(f"{k}={v}" for k, v in config.items() if k == "form" or v != defaults[k].default)
+    return ", ".join(
+        f"{k}={v}" for k, v in config.items() if k == "form" or v != defaults[k].default
+    )
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
@@ -143,7 +149,9 @@ def _open_board(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print("TensorBoard is not installed, so no TensorBoard log is written: pip install tensorboard")
+        print(
+            "TensorBoard is not installed, so no TensorBoard log is written: pip install tensorboard"
+        )
         return None
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("events.out.tfevents.*"):  # the whole history is written again

@@ -66,11 +66,15 @@ def majority_baseline(target: Tensor, reference: Tensor | None = None) -> float:
 
     target (n, N), reference (m, N): classes; pass the training labels as reference for a baseline that saw no answer.
     """
-    majority = torch.bincount((target if reference is None else reference).flatten().long()).argmax()
+    majority = torch.bincount(
+        (target if reference is None else reference).flatten().long()
+    ).argmax()
     return float((target == majority).double().mean())
 
 
-def event_f1(predicted: Tensor, target: Tensor, background: int, min_iou: float = 0.5) -> float | None:
+def event_f1(
+    predicted: Tensor, target: Tensor, background: int, min_iou: float = 0.5
+) -> float | None:
     """F1 of whole events; None where neither side has an event.
 
     An event is a longest run of segments of one class other than background. A predicted event is right if a true
@@ -90,7 +94,9 @@ def event_f1(predicted: Tensor, target: Tensor, background: int, min_iou: float 
     return 2 * right / (found + wanted) if found + wanted else None
 
 
-def summarize(predicted: Tensor, target: Tensor, num_classes: int, *, background: int | None = None) -> dict[str, Any]:
+def summarize(
+    predicted: Tensor, target: Tensor, num_classes: int, *, background: int | None = None
+) -> dict[str, Any]:
     """All segment metrics of one split as plain numbers, ready for JSON.
 
     predicted, target: classes (n, N) in the order of the split. background: index of the background class, by default
@@ -124,7 +130,9 @@ class PointingGame:
     area: float = 0.0
 
     def __add__(self, other: PointingGame) -> PointingGame:
-        return PointingGame(self.hits + other.hits, self.segments + other.segments, self.area + other.area)
+        return PointingGame(
+            self.hits + other.hits, self.segments + other.segments, self.area + other.area
+        )
 
     @property
     def accuracy(self) -> float | None:
@@ -137,7 +145,9 @@ class PointingGame:
         return self.area / self.segments if self.segments else None
 
 
-def pointing_game(attention: Tensor, position: Tensor, counts: Tensor | None = None) -> PointingGame:
+def pointing_game(
+    attention: Tensor, position: Tensor, counts: Tensor | None = None
+) -> PointingGame:
     """Pointing game of one batch: a hit is a segment whose most attended region is one of the object's.
 
     attention (B, N, R): weights of the regions, any floating dtype; of equal largest weights the first is taken.
@@ -151,7 +161,9 @@ def pointing_game(attention: Tensor, position: Tensor, counts: Tensor | None = N
     valid = occupied.any(dim=-1)  # (B, N)
     if counts is not None:
         if counts.shape != valid.shape:
-            raise ValueError(f"counts must have shape {tuple(valid.shape)}, got {tuple(counts.shape)}")
+            raise ValueError(
+                f"counts must have shape {tuple(valid.shape)}, got {tuple(counts.shape)}"
+            )
         valid = valid & (counts > 0)
     hit = occupied.gather(-1, attention.argmax(dim=-1, keepdim=True)).squeeze(-1)  # (B, N)
     area = occupied.double().mean(dim=-1)  # (B, N)

@@ -53,7 +53,9 @@ class Objective(nn.Module):
 def build_model(arguments: dict[str, Any], dataset: AVEDataset) -> AVELocalizer:
     """AVELocalizer(**arguments) with the sizes of the data; ValueError for an unknown or contradicting argument."""
     check_keys(arguments, inspect.signature(AVELocalizer).parameters, "model")
-    audio, visual, labels = dataset[0]  # (N, d_audio), (N, 7, 7, d_visual) or (N, R, d_visual), (N, C)
+    audio, visual, labels = dataset[
+        0
+    ]  # (N, d_audio), (N, 7, 7, d_visual) or (N, R, d_visual), (N, C)
     sizes = {
         "num_segments": labels.shape[0],
         "num_classes": labels.shape[1],
@@ -63,5 +65,7 @@ def build_model(arguments: dict[str, Any], dataset: AVEDataset) -> AVELocalizer:
     }
     for name, size in sizes.items():
         if arguments.get(name, size) != size:
-            raise ValueError(f"model: {name} is {arguments[name]}, but the data in {dataset.root} have {size}")
+            raise ValueError(
+                f"model: {name} is {arguments[name]}, but the data in {dataset.root} have {size}"
+            )
     return AVELocalizer(**(arguments | sizes))

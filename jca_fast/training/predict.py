@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder in the published layout (see --split), or an .npz with audio (n, N, 128), "
         "visual (n, N, 7, 7, 512) and, if wanted, the names of the clips, clips (n,)",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="a name ending in .json or .csv")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="a name ending in .json or .csv"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,8 +41,12 @@ def run(args: argparse.Namespace) -> int:
 
     group = Group(pick_device(args.device))
     model, content = load_model(args.checkpoint, group.device)
-    dataset, clips = read_npz(args.data) if args.data.endswith(".npz") else read_split(args.data, args.split)
-    classes, scores = predict(model, dataset, group, batch_size=args.batch_size, precision=args.precision)
+    dataset, clips = (
+        read_npz(args.data) if args.data.endswith(".npz") else read_split(args.data, args.split)
+    )
+    classes, scores = predict(
+        model, dataset, group, batch_size=args.batch_size, precision=args.precision
+    )
     names = class_names(content["model_config"]["num_classes"])
     rows = [
         {"clip": clip, "segment": segment, "class": names[label], "score": score}
@@ -63,7 +69,12 @@ def read_split(data: str, split: str) -> tuple[Any, list[str]]:
     dataset = AVEDataset(data, split)
     rows = dataset.indices.tolist()
     annotations = next(
-        (f / "Annotations.txt" for f in (Path(data), dataset.root) if (f / "Annotations.txt").is_file()), None
+        (
+            f / "Annotations.txt"
+            for f in (Path(data), dataset.root)
+            if (f / "Annotations.txt").is_file()
+        ),
+        None,
     )
     if annotations is None:
         return dataset, [str(row) for row in rows]

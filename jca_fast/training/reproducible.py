@@ -17,7 +17,9 @@ import torch
 
 def random_state() -> dict[str, Any]:
     """The states of the random generators of Python, NumPy and torch (CPU, all GPUs) as tensors and plain values."""
-    name, words, position, has_gauss, gauss = cast(tuple[Any, ...], np.random.get_state(legacy=True))
+    name, words, position, has_gauss, gauss = cast(
+        tuple[Any, ...], np.random.get_state(legacy=True)
+    )
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(words.astype(np.int64)), position, has_gauss, gauss),
@@ -50,13 +52,21 @@ def fingerprint(dataset: Any) -> str:
     return f"{len(rows)} clips, crc32 {zlib.crc32(classes.numpy().tobytes(), zlib.crc32(rows.numpy().tobytes())):08x}"
 
 
-def check_same_run(path: Path, state: dict[str, Any], config: Any, model: dict[str, Any], data: str) -> None:
+def check_same_run(
+    path: Path, state: dict[str, Any], config: Any, model: dict[str, Any], data: str
+) -> None:
     """Raises ValueError if path holds a run with other settings, model or data, naming what differs."""
     if "run" not in state:
         raise ValueError(f"{path}: holds only a model, not the state of a training run")
-    fixed = [field.name for field in dataclasses.fields(config) if not field.metadata["free"] and field.name != "model"]
+    fixed = [
+        field.name
+        for field in dataclasses.fields(config)
+        if not field.metadata["free"] and field.name != "model"
+    ]
     pairs = [(name, state["config"].get(name), getattr(config, name)) for name in fixed]
-    pairs += [(f"model {name}", state["model_config"].get(name), value) for name, value in model.items()]
+    pairs += [
+        (f"model {name}", state["model_config"].get(name), value) for name, value in model.items()
+    ]
     pairs += [("training data", state["data"], data)]
     differing = [f"{name} was {old!r}, now {new!r}" for name, old, new in pairs if old != new]
     if differing:
@@ -69,7 +79,10 @@ def check_same_run(path: Path, state: dict[str, Any], config: Any, model: dict[s
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
     """Deterministic algorithms while training; an operator that has none warns. Puts torch's switches back."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

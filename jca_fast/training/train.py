@@ -37,23 +37,43 @@ class Config:
         choices=("auto", "softmargin", "softmargin_logits", "cross_entropy"),
     )
     plateau: str = option(
-        "train_loss", "what the schedule watches", choices=("train_loss", "val_loss", "val_accuracy", "none")
+        "train_loss",
+        "what the schedule watches",
+        choices=("train_loss", "val_loss", "val_accuracy", "none"),
     )
-    plateau_factor: float = option(0.5, "the learning rate is multiplied by this on a plateau", low=0)
-    plateau_patience: int = option(10, "epochs (of validation: validations) without progress until then", low=0)
+    plateau_factor: float = option(
+        0.5, "the learning rate is multiplied by this on a plateau", low=0
+    )
+    plateau_patience: int = option(
+        10, "epochs (of validation: validations) without progress until then", low=0
+    )
     clip_norm: float = option(0.0, "largest norm of all gradients together; 0: no clipping", low=0)
-    early_stop: int = option(0, "stop after so many validations without a better accuracy; 0: never", low=0, free=True)
-    eval_every: int = option(1, "validate every so many epochs (the released code: 5), and after the last", low=1)
+    early_stop: int = option(
+        0, "stop after so many validations without a better accuracy; 0: never", low=0, free=True
+    )
+    eval_every: int = option(
+        1, "validate every so many epochs (the released code: 5), and after the last", low=1
+    )
 
-    precision: str = option("float32", "bfloat16: autocast of model and loss", choices=("float32", "bfloat16"))
+    precision: str = option(
+        "float32", "bfloat16: autocast of model and loss", choices=("float32", "bfloat16")
+    )
     compile: bool = option(False, "torch.compile the training step")
     device: str = option("auto", "auto, cpu, cuda or cuda:<index>", free=True)
-    deterministic: bool = option(True, "ask torch for deterministic algorithms (on a GPU they may be slower)")
+    deterministic: bool = option(
+        True, "ask torch for deterministic algorithms (on a GPU they may be slower)"
+    )
     seed: int = option(0, "of weights, dropout and order of clips", low=0)
-    seeds: int = option(1, "train seed, seed + 1, ...: so many runs; report mean and sd", low=1, free=True)
+    seeds: int = option(
+        1, "train seed, seed + 1, ...: so many runs; report mean and sd", low=1, free=True
+    )
 
-    num_workers: int = option(0, "processes that read data, per training process; 0: none", low=0, free=True)
-    checkpoint_every: int = option(0, "also write last.pt every so many steps; 0: only after epochs", low=0, free=True)
+    num_workers: int = option(
+        0, "processes that read data, per training process; 0: none", low=0, free=True
+    )
+    checkpoint_every: int = option(
+        0, "also write last.pt every so many steps; 0: only after epochs", low=0, free=True
+    )
     tensorboard: bool = option(False, "write a TensorBoard log", free=True)
     progress: bool | None = option(None, "progress bar (default: on a terminal)", free=True)
     resume: bool | None = option(

@@ -23,7 +23,15 @@ from jca_fast.data.ave import AVEDataset
 from jca_fast.training import checkpoint
 from jca_fast.training.distributed import GlobalBatches, Group, process_group
 from jca_fast.training.inference import autocast, backends_used, evaluate_split
-from jca_fast.training.logs import RunLog, describe, epoch_line, final_line, peak_memory, summarize_seeds, write_json
+from jca_fast.training.logs import (
+    RunLog,
+    describe,
+    epoch_line,
+    final_line,
+    peak_memory,
+    summarize_seeds,
+    write_json,
+)
 from jca_fast.training.objective import Objective, build_model
 from jca_fast.training.reproducible import (
     check_same_run,
@@ -43,7 +51,9 @@ def run_training(config: Config) -> dict[str, Any]:
             return Trainer(config, group).fit()
         results = []
         for seed in range(config.seed, config.seed + config.seeds):
-            resume = False if config.resume is False else None  # the seeds not begun yet have nothing to resume
+            resume = (
+                False if config.resume is False else None
+            )  # the seeds not begun yet have nothing to resume
             out = str(Path(config.out) / f"seed{seed}")
             one = dataclasses.replace(config, seed=seed, seeds=1, out=out, resume=resume)
             results.append(Trainer(one, group).fit())
@@ -61,18 +71,25 @@ class Trainer:
 
     def __init__(self, config: Config, group: Group) -> None:
         self.config, self.group, self.out = config, group, Path(config.out)
-        self.train_set, self.val_set = AVEDataset(config.data, "train"), AVEDataset(config.data, "val")
+        self.train_set, self.val_set = (
+            AVEDataset(config.data, "train"),
+            AVEDataset(config.data, "val"),
+        )
         seed_everything(config.seed)  # the same start weights in every process
         self.model = build_model(config.model, self.train_set).to(group.device)
         self.objective = Objective(self.model, config.loss)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer,
             mode="max" if config.plateau == "val_accuracy" else "min",
             factor=config.plateau_factor,
             patience=config.plateau_patience,
         )
-        self.batches = GlobalBatches(len(self.train_set), config.batch_size, config.seed, group.rank, group.world)
+        self.batches = GlobalBatches(
+            len(self.train_set), config.batch_size, config.seed, group.rank, group.world
+        )
         self.loader_generator = torch.Generator()
         self.loader = DataLoader(
             self.train_set,
@@ -83,12 +100,16 @@ class Trainer:
             pin_memory=group.device.type == "cuda",
         )
         self.epoch = self.batch = self.step = self.stale = 0
-        self.sums = torch.zeros(2, dtype=torch.float64, device=group.device)  # loss * clips, right segments
+        self.sums = torch.zeros(
+            2, dtype=torch.float64, device=group.device
+        )  # loss * clips, right segments
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.seconds = 0.0
         if group.rank:
-            seed_everything(config.seed + 1_000_003 * group.rank)  # other dropout masks than process 0
+            seed_everything(
+                config.seed + 1_000_003 * group.rank
+            )  # other dropout masks than process 0
         self.prepare_folder()
         self.wrapped = self.wrap()
 
@@ -96,7 +117,9 @@ class Trainer:
         """The objective as the training step calls it: compiled, synchronised over processes."""
         wrapped: Any = self.objective
         if self.config.compile:
-            wrapped = torch.compile(wrapped, dynamic=False)  # one graph per batch size: same bits after a resume
+            wrapped = torch.compile(
+                wrapped, dynamic=False
+            )  # one graph per batch size: same bits after a resume
         if self.group.world > 1:
             wrapped = DistributedDataParallel(wrapped, static_graph=True)
         return wrapped
@@ -127,12 +150,22 @@ class Trainer:
         self.batches.seek(self.epoch, self.batch)
         self.loader_generator.manual_seed(self.config.seed + self.epoch)
         total = self.batch + len(self.batches)
-        hidden = not self.group.main or (None if self.config.progress is None else not self.config.progress)
+        hidden = not self.group.main or (
+            None if self.config.progress is None else not self.config.progress
+        )
         name = f"epoch {self.epoch + 1}"
-        for tensors in tqdm(self.loader, name, total, initial=self.batch, disable=hidden, leave=False, unit="batch"):
-            self.train_step(*(tensor.to(self.group.device, non_blocking=True) for tensor in tensors))
+        for tensors in tqdm(
+            self.loader, name, total, initial=self.batch, disable=hidden, leave=False, unit="batch"
+        ):
+            self.train_step(
+                *(tensor.to(self.group.device, non_blocking=True) for tensor in tensors)
+            )
             self.seconds = time.perf_counter() - start
-            if self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0 and self.batch < total:
+            if (
+                self.config.checkpoint_every
+                and self.step % self.config.checkpoint_every == 0
+                and self.batch < total
+            ):
                 self.save_last()
 
     def train_step(self, audio: Tensor, visual: Tensor, labels: Tensor) -> None:
@@ -156,7 +189,9 @@ class Trainer:
         clips, segments = len(self.train_set), self.train_set.labels.shape[1]
         loss_sum, right = self.group.sum(self.sums.clone()).tolist()
         if not math.isfinite(loss_sum):
-            raise RuntimeError(f"the loss of epoch {self.epoch + 1} is {loss_sum}; a smaller lr or clip_norm may help")
+            raise RuntimeError(
+                f"the loss of epoch {self.epoch + 1} is {loss_sum}; a smaller lr or clip_norm may help"
+            )
         lr, validation = self.optimizer.param_groups[0]["lr"], {}
         self.epoch += 1
         if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
@@ -182,8 +217,15 @@ class Trainer:
         self.stale = 0 if better else self.stale + bool(validation)
         self.batch, self.seconds = 0, 0.0
         self.sums.zero_()
-        if better and self.group.main:  # before last.pt: if killed between the two, the epoch is done again, same bits
-            checkpoint.save(self.out / "best.pt", self.model, config=dataclasses.asdict(self.config), best=self.best)
+        if (
+            better and self.group.main
+        ):  # before last.pt: if killed between the two, the epoch is done again, same bits
+            checkpoint.save(
+                self.out / "best.pt",
+                self.model,
+                config=dataclasses.asdict(self.config),
+                best=self.best,
+            )
         self.save_last()
         self.say(epoch_line(row, self.config.epochs, better))
 
@@ -194,7 +236,11 @@ class Trainer:
     def evaluate(self, dataset: AVEDataset) -> dict[str, Any]:
         """Loss and metrics of the current weights on a split."""
         c = self.config
-        settings: dict[str, Any] = {"batch_size": c.batch_size, "precision": c.precision, "num_workers": c.num_workers}
+        settings: dict[str, Any] = {
+            "batch_size": c.batch_size,
+            "precision": c.precision,
+            "num_workers": c.num_workers,
+        }
         return evaluate_split(self.objective, dataset, self.group, **settings)
 
     def test(self) -> dict[str, Any]:
@@ -252,7 +298,9 @@ class Trainer:
             set_random_state(ranks[self.group.rank]["random"])
             self.sums = ranks[self.group.rank]["sums"].to(self.group.device)
         elif self.group.main:
-            self.say(f"{path} was written by {len(ranks)} processes: from here on dropout draws other masks")
+            self.say(
+                f"{path} was written by {len(ranks)} processes: from here on dropout draws other masks"
+            )
             self.sums = sum(rank["sums"] for rank in ranks).to(self.group.device)
 
     # ---- words
@@ -270,10 +318,16 @@ class Trainer:
         count = sum(parameter.numel() for parameter in self.model.parameters())
         self.say(f"model    {count / 1e6:.2f} million parameters, {describe(self.model)}")
         self.say(f"loss     {self.objective.loss}, {self.config.precision}")
-        self.say(f"device   {self.group.device}, {self.group.world} process{'es' * (self.group.world > 1)}")
+        self.say(
+            f"device   {self.group.device}, {self.group.world} process{'es' * (self.group.world > 1)}"
+        )
         if self.group.main:
-            used = backends_used(self.objective, self.train_set[0], self.group, self.config.precision)
-            self.say("backend  " + ("; ".join(used) or "none of the library's ops is used by this model"))
+            used = backends_used(
+                self.objective, self.train_set[0], self.group, self.config.precision
+            )
+            self.say(
+                "backend  " + ("; ".join(used) or "none of the library's ops is used by this model")
+            )
         resumed = f", resumed at epoch {self.epoch + 1}, step {self.step}" if self.step else ""
         self.say(f"out      {self.out}{resumed}")
 

@@ -32,13 +32,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `jca-fast visualize`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)")
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder with the data, published or prepared")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="default: test")
-    parser.add_argument("--clips", default="3", metavar="NUMBER|IDS", help="which clips, see below (default: 3)")
-    parser.add_argument("--frames", metavar="DIR", help="folder with the frames of the clips, see below")
-    parser.add_argument("--dpi", type=int, default=150, help="pixels per inch, 50 to 600 (default: 150)")
-    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for the pictures; made if missing")
+    parser.add_argument(
+        "checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)"
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="folder with the data, published or prepared"
+    )
+    parser.add_argument(
+        "--split", default="test", choices=("train", "val", "test"), help="default: test"
+    )
+    parser.add_argument(
+        "--clips", default="3", metavar="NUMBER|IDS", help="which clips, see below (default: 3)"
+    )
+    parser.add_argument(
+        "--frames", metavar="DIR", help="folder with the frames of the clips, see below"
+    )
+    parser.add_argument(
+        "--dpi", type=int, default=150, help="pixels per inch, 50 to 600 (default: 150)"
+    )
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="DIR", help="folder for the pictures; made if missing"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

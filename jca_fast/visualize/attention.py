@@ -25,7 +25,10 @@ def draw_attention(view: ClipView) -> Figure:
     between the centres of the regions, and the smaller the more transparent; else each region shows its own weight.
     """
     assert view.attention is not None
-    count, shape = len(view.target), view.frames[0].shape if view.frames else view.attention[0].shape
+    count, shape = (
+        len(view.target),
+        view.frames[0].shape if view.frames else view.attention[0].shape,
+    )
     columns, bands = 5 if count <= 20 else 10, 2 if view.frames else 1
     rows = ceil(count / columns)
     height = rows * (bands * PANEL * shape[0] / shape[1] + 0.3) + 1.0
@@ -43,12 +46,20 @@ def draw_attention(view: ClipView) -> Figure:
             image = _panel(bottom, view, segment)
             for axes in (top, bottom):
                 axes.set_aspect(shape[0] / shape[1])
-            top.set_title(f"segment {segment}: {view.short(view.target[segment])}", color=INK, fontsize=8.5)
+            top.set_title(
+                f"segment {segment}: {view.short(view.target[segment])}", color=INK, fontsize=8.5
+            )
         figure.suptitle(_title(view), fontsize=11)
-        bar = figure.colorbar(image, ax=grid, shrink=0.85, aspect=height * 6, pad=0.02, fraction=0.02)
+        bar = figure.colorbar(
+            image, ax=grid, shrink=0.85, aspect=height * 6, pad=0.02, fraction=0.02
+        )
         regions = view.attention[0].size
-        bar.set_label(f"attention weight (sum over {regions} regions = 1, uniform = {1 / regions:.3f})")
-        figure.legend(handles=_legend(view), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+        bar.set_label(
+            f"attention weight (sum over {regions} regions = 1, uniform = {1 / regions:.3f})"
+        )
+        figure.legend(
+            handles=_legend(view), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5
+        )
     return figure
 
 
@@ -68,7 +79,12 @@ def _panel(axes: Axes, view: ClipView, segment: int) -> Any:
     frame = view.frames[segment] if view.frames else None
     image = draw_weights(axes, weights, float(view.attention.max()), extent, frame)
     if view.position is not None and view.position[segment].any():
-        outline(axes, view.position[segment], extent, solid=bool(view.audible is not None and view.audible[segment]))
+        outline(
+            axes,
+            view.position[segment],
+            extent,
+            solid=bool(view.audible is not None and view.audible[segment]),
+        )
     mark_peak(axes, weights, extent)
     return image
 
@@ -77,7 +93,9 @@ def _title(view: ClipView) -> str:
     score = hits(view)
     text = f"Audio-guided attention: {view.title}"
     if score and score[1]:
-        text += f"\nmost attended region on the sounding object in {score[0]} of {score[1]} segments"
+        text += (
+            f"\nmost attended region on the sounding object in {score[0]} of {score[1]} segments"
+        )
     return text
 
 
@@ -85,6 +103,12 @@ def _legend(view: ClipView) -> list[Line2D]:
     cross = {"marker": "x", "linestyle": "none", "color": "black", "markeredgewidth": 1.6}
     handles = [Line2D([], [], label="most attended region", **cross)]  # type: ignore[arg-type]
     if view.position is not None:
-        handles.append(Line2D([], [], color=OBJECT, linewidth=2, label="planted object, heard and seen"))
-        handles.append(Line2D([], [], color=OBJECT, linewidth=2, linestyle=(0, (1, 1.2)), label="seen but silent"))
+        handles.append(
+            Line2D([], [], color=OBJECT, linewidth=2, label="planted object, heard and seen")
+        )
+        handles.append(
+            Line2D(
+                [], [], color=OBJECT, linewidth=2, linestyle=(0, (1, 1.2)), label="seen but silent"
+            )
+        )
     return handles

@@ -33,7 +33,9 @@ class ClipView:
     position: np.ndarray | None = None  # (N, rows, columns) bool, where the planted object is
     audible: np.ndarray | None = None  # (N,) bool, whether the planted object sounds
     frames: list[np.ndarray] | None = None  # N images (height, width, 3) uint8
-    layers: list[Layer] = field(default_factory=list)  # of every fusion layer, "C" and "H", audio before visual
+    layers: list[Layer] = field(
+        default_factory=list
+    )  # of every fusion layer, "C" and "H", audio before visual
     form: str = "paper"
 
     @property
@@ -44,12 +46,20 @@ class ClipView:
     @property
     def title(self) -> str:
         """The clip in words: its event and which clip it is."""
-        events = [self.classes[c] for c in dict.fromkeys(self.target.tolist()) if c != len(self.classes) - 1]
+        events = [
+            self.classes[c]
+            for c in dict.fromkeys(self.target.tolist())
+            if c != len(self.classes) - 1
+        ]
         return f"{', '.join(events) or 'no event'}  (clip {self.video_id or self.row})"
 
     def short(self, label: int) -> str:
         """A class name short enough for a picture: "Violin, fiddle" is "Violin", background is "bg"."""
-        return "bg" if label == len(self.classes) - 1 else self.classes[label].split(",")[0].split("(")[0].strip()
+        return (
+            "bg"
+            if label == len(self.classes) - 1
+            else self.classes[label].split(",")[0].split("(")[0].strip()
+        )
 
 
 class ClipSource:
@@ -58,7 +68,9 @@ class ClipSource:
     Raises FileNotFoundError or ValueError naming the file at fault.
     """
 
-    def __init__(self, model: torch.nn.Module, data: str | Path, split: str, frames: str | Path | None = None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, data: str | Path, split: str, frames: str | Path | None = None
+    ) -> None:
         self.model, self.dataset = model, AVEDataset(data, split)
         self.frames = Path(frames) if frames is not None else None
         if self.frames and not self.frames.is_dir():
@@ -81,14 +93,18 @@ class ClipSource:
         """Positions in the split of the clips that `clips` asks for; the rule is in the help of the command."""
         if clips.isascii() and clips.isdigit():
             if not 1 <= int(clips) <= len(self.dataset):
-                raise ValueError(f"--clips {clips}: {self.dataset.split} has 1 to {len(self.dataset)} clips to draw")
+                raise ValueError(
+                    f"--clips {clips}: {self.dataset.split} has 1 to {len(self.dataset)} clips to draw"
+                )
             return self._first(int(clips))
         found = []
         for wanted in clips.split(","):
             matches = [i for i in range(len(self.dataset)) if wanted.strip() in self._names(i)]
             if not matches:
                 known = ", ".join(self._names(i)[-1] for i in range(min(3, len(self.dataset))))
-                raise ValueError(f"--clips: no clip {wanted!r} in split {self.dataset.split!r}; it has {known}, ...")
+                raise ValueError(
+                    f"--clips: no clip {wanted!r} in split {self.dataset.split!r}; it has {known}, ..."
+                )
             found += matches
         return list(dict.fromkeys(found))
 
@@ -133,7 +149,9 @@ class ClipSource:
         others = (i for i in range(len(classes)) if i not in preferred)
         return preferred + [next(others) for _ in range(count - len(preferred))]
 
-    def _planted(self, row: int, shape: tuple[int, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _planted(
+        self, row: int, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
         if not self.planted:
             return None, None
         import h5py
@@ -158,7 +176,11 @@ def read_frames(folder: Path, count: int) -> list[np.ndarray]:
         raise FileNotFoundError(f"{folder}: no such folder; {needed}")
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and path.stem.isascii() and path.stem.isdigit():
+        if (
+            path.suffix.lower() in (".jpg", ".jpeg", ".png")
+            and path.stem.isascii()
+            and path.stem.isdigit()
+        ):
             if int(path.stem) in found:
                 raise ValueError(f"{path}: a second image of segment {int(path.stem)}; {needed}")
             found[int(path.stem)] = path

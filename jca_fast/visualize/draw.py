@@ -58,7 +58,10 @@ def _draw(view: ClipView, out: Path, dpi: int, say: Callable[[str], object]) -> 
         figures["attention"] = draw_attention
     if view.layers:
         figures["maps"] = draw_maps
-    paths = [save(draw(view), out / f"{view.name}_{kind}.png", dpi) for kind, draw in sorted(figures.items())]
+    paths = [
+        save(draw(view), out / f"{view.name}_{kind}.png", dpi)
+        for kind, draw in sorted(figures.items())
+    ]
     say(f"{view.name}: {', '.join(path.name for path in paths)}")
     return paths
 

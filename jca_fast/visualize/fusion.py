@@ -21,7 +21,10 @@ MAX_CELLS = 256
 def saturation(layers: list[Layer]) -> list[dict[str, float]]:
     """For every layer: the shares of |C| > 0.95 ("C_a", "C_v") and of zeros in H ("H_a", "H_v")."""
     return [
-        {f"C_{m}": float((np.abs(c) > SATURATED).mean()) for m, c in zip("av", layer["C"], strict=True)}
+        {
+            f"C_{m}": float((np.abs(c) > SATURATED).mean())
+            for m, c in zip("av", layer["C"], strict=True)
+        }
         | {f"H_{m}": float((h == 0).mean()) for m, h in zip("av", layer["H"], strict=True)}
         for layer in layers
     ]
@@ -37,7 +40,9 @@ def draw_maps(view: ClipView) -> Figure:
     with rc_context(STYLE):
         figure = new_figure(12.5, 1.95 * count + 1.75, layout="constrained")
         grid = figure.subplots(count, 4, squeeze=False)
-        for number, (row, layer, shares) in enumerate(zip(grid, view.layers, saturation(view.layers), strict=True)):
+        for number, (row, layer, shares) in enumerate(
+            zip(grid, view.layers, saturation(view.layers), strict=True)
+        ):
             last = number == count - 1
             for i, m in enumerate("av"):
                 signed = _draw_affinity(row[i], layer["C"][i], f"C_{m}", shares[f"C_{m}"], largest)
@@ -47,9 +52,15 @@ def draw_maps(view: ClipView) -> Figure:
                 bar.ax.locator_params(nbins=5)
                 _label(row[i], f"{MODALITIES[i]} channel", "joint channel", last)
                 names = ("attention row", f"{MODALITIES[i]} channel")
-                _label(row[2 + i], *(names if view.form == "paper" else ("segment", "joint channel")), last)
+                _label(
+                    row[2 + i],
+                    *(names if view.form == "paper" else ("segment", "joint channel")),
+                    last,
+                )
             row[0].text(-0.34, 0.5, f"layer {number + 1}", transform=row[0].transAxes, **LAYER_NAME)
-        bar = figure.colorbar(signed, ax=grid[:, :2], orientation="horizontal", fraction=0.05, aspect=45, pad=0.02)
+        bar = figure.colorbar(
+            signed, ax=grid[:, :2], orientation="horizontal", fraction=0.05, aspect=45, pad=0.02
+        )
         bar.set_label("affinity C")
         figure.suptitle(f"Joint Co-Attention: {view.title}{_note(view.layers)}", fontsize=11)
     return figure
@@ -59,7 +70,9 @@ LAYER_NAME: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "f
 
 
 def _draw_affinity(axes: Axes, c: np.ndarray, name: str, saturated: float, largest: float) -> Any:
-    axes.set_title(f"${name}$   mean |C| {np.abs(c).mean():.2g}, |C| > {SATURATED}: {100 * saturated:.1f} %")
+    axes.set_title(
+        f"${name}$   mean |C| {np.abs(c).mean():.2g}, |C| > {SATURATED}: {100 * saturated:.1f} %"
+    )
     return _show(axes, c, cmap=SIGNED_MAP, vmin=-largest, vmax=largest)
 
 
@@ -71,7 +84,11 @@ def _draw_hidden(axes: Axes, h: np.ndarray, name: str, zeros: float) -> Any:
 def _show(axes: Axes, values: np.ndarray, **style: Any) -> Any:
     rows, columns = values.shape
     return axes.imshow(
-        block_means(values), extent=(0, columns, rows, 0), aspect="auto", interpolation="nearest", **style
+        block_means(values),
+        extent=(0, columns, rows, 0),
+        aspect="auto",
+        interpolation="nearest",
+        **style,
     )
 
 

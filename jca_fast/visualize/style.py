@@ -55,12 +55,20 @@ def save(figure: Figure, path: Path, dpi: int) -> Path:
     return path
 
 
-def draw_weights(axes: Axes, weights: np.ndarray, largest: float, extent: Extent, frame: np.ndarray | None) -> Any:
+def draw_weights(
+    axes: Axes, weights: np.ndarray, largest: float, extent: Extent, frame: np.ndarray | None
+) -> Any:
     """Attention weights (rows, columns) on the scale 0..largest; over a frame interpolated and half transparent.
 
     The frame is turned grey, so that colour stands for attention alone. Opacity grows with the root of the weight.
     """
-    style: dict[str, Any] = {"extent": extent, "cmap": ATTENTION_MAP, "vmin": 0, "vmax": largest, "aspect": "auto"}
+    style: dict[str, Any] = {
+        "extent": extent,
+        "cmap": ATTENTION_MAP,
+        "vmin": 0,
+        "vmax": largest,
+        "aspect": "auto",
+    }
     if frame is None:
         return axes.imshow(weights, interpolation="nearest", **style)
     grey = frame @ np.array([0.299, 0.587, 0.114])  # (height, width), luminance
@@ -75,10 +83,15 @@ def outline(axes: Axes, cells: np.ndarray, extent: Extent, solid: bool, width: f
     rows, columns = cells.shape
     x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
     padded = np.pad(cells, 1)
-    down, across = padded[1:, 1:-1] != padded[:-1, 1:-1], padded[1:-1, 1:] != padded[1:-1, :-1]  # cell borders
+    down, across = (
+        padded[1:, 1:-1] != padded[:-1, 1:-1],
+        padded[1:-1, 1:] != padded[1:-1, :-1],
+    )  # cell borders
     lines = [[(x[c], y[r]), (x[c + 1], y[r])] for r, c in np.argwhere(down)]
     lines += [[(x[c], y[r]), (x[c], y[r + 1])] for r, c in np.argwhere(across)]
-    drawn = LineCollection(lines, colors=OBJECT, linewidths=width, linestyles="solid" if solid else (0, (1, 1.2)))
+    drawn = LineCollection(
+        lines, colors=OBJECT, linewidths=width, linestyles="solid" if solid else (0, (1, 1.2))
+    )
     drawn.set_path_effects([withStroke(linewidth=1.6 * width, foreground="black")] if solid else [])
     drawn.set_clip_on(False)
     axes.add_collection(drawn)
@@ -94,7 +107,9 @@ def mark_peak(axes: Axes, weights: np.ndarray, extent: Extent, size: float = 5) 
     cross.set_path_effects([withStroke(linewidth=3, foreground="black")])
 
 
-def fit_text(axes: Axes, x: float, y: float, text: str, width: float, height: float, **style: Any) -> None:
+def fit_text(
+    axes: Axes, x: float, y: float, text: str, width: float, height: float, **style: Any
+) -> None:
     """Text centred at (x, y) in a box of width and height in data units: broken, made smaller, turned or cut to fit."""
     figure: Any = axes.figure
     renderer = figure.canvas.get_renderer()

@@ -53,11 +53,18 @@ def draw_timeline(view: ClipView) -> Figure:
         y = total - TOP
         for name, height, draw in strips:
             y -= height
-            box = (LEFT / (LEFT + width + MARGIN), y / total, width / (LEFT + width + MARGIN), height / total)
+            box = (
+                LEFT / (LEFT + width + MARGIN),
+                y / total,
+                width / (LEFT + width + MARGIN),
+                height / total,
+            )
             axes = figure.add_axes(box)
             axes.set_xlim(0, count)
             axes.set_xticks([])
-            axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=34 if draw is _audio else 8)
+            axes.set_ylabel(
+                name, rotation=0, ha="right", va="center", labelpad=34 if draw is _audio else 8
+            )
             draw(axes, view)
             y -= GAP
         axes.set_xticks(np.arange(count) + 0.5, [str(i) for i in range(count)])
@@ -65,12 +72,28 @@ def draw_timeline(view: ClipView) -> Figure:
         axes.set_xlabel("segment")
         right = int((view.predicted == view.target).sum())
         title = f"{view.title}: {right} of {count} segments right"
-        figure.text(LEFT / (LEFT + width + MARGIN), 1 - 0.3 / total, title, fontsize=11, va="center")
+        figure.text(
+            LEFT / (LEFT + width + MARGIN), 1 - 0.3 / total, title, fontsize=11, va="center"
+        )
         note = "audio feature length: Euclidean norm of each segment's audio feature (input of the model, no waveform)"
-        figure.text(LEFT / (LEFT + width + MARGIN), 1 - 0.57 / total, note, fontsize=7.5, va="center", color="#555555")
+        figure.text(
+            LEFT / (LEFT + width + MARGIN),
+            1 - 0.57 / total,
+            note,
+            fontsize=7.5,
+            va="center",
+            color="#555555",
+        )
         handles = [Patch(color=RIGHT, label="✓ right"), Patch(color=WRONG, label="✗ wrong")]
         corner = (1 - MARGIN / (LEFT + width + MARGIN), 1.0)
-        figure.legend(handles=handles, loc="upper right", bbox_to_anchor=corner, ncols=2, frameon=False, fontsize=8.5)
+        figure.legend(
+            handles=handles,
+            loc="upper right",
+            bbox_to_anchor=corner,
+            ncols=2,
+            frameon=False,
+            fontsize=8.5,
+        )
     return figure
 
 
@@ -101,7 +124,9 @@ def _attention(axes: Axes, view: ClipView) -> None:
         if room > 0.5:
             mark_peak(axes, weights, _cell(i), size=4)
     _bare(axes, view)
-    bar = axes.figure.colorbar(image, cax=axes.inset_axes((1 + 0.1 / inches, 0.0, 0.12 / inches, 1.0)))
+    bar = axes.figure.colorbar(
+        image, cax=axes.inset_axes((1 + 0.1 / inches, 0.0, 0.12 / inches, 1.0))
+    )
     bar.ax.tick_params(labelsize=7)
     bar.ax.locator_params(nbins=3)
     if room > 0.5:
@@ -110,7 +135,9 @@ def _attention(axes: Axes, view: ClipView) -> None:
 
 def _predicted(axes: Axes, view: ClipView) -> None:
     right = view.predicted == view.target
-    for start, stop, (label, ok) in _runs(list(zip(view.predicted.tolist(), right.tolist(), strict=True))):
+    for start, stop, (label, ok) in _runs(
+        list(zip(view.predicted.tolist(), right.tolist(), strict=True))
+    ):
         _block(
             axes,
             start,
@@ -142,7 +169,9 @@ def _runs(values: list[Any]) -> list[tuple[int, int, Any]]:
 
 def _block(axes: Axes, start: int, stop: int, color: str, text: str, ink: str) -> None:
     axes.set_ylim(0, 1)
-    axes.add_patch(Rectangle((start + 0.03, 0.03), stop - start - 0.06, 0.94, color=color, linewidth=0))
+    axes.add_patch(
+        Rectangle((start + 0.03, 0.03), stop - start - 0.06, 0.94, color=color, linewidth=0)
+    )
     fit_text(axes, (start + stop) / 2, 0.5, text, stop - start - 0.12, 0.96, color=ink)
 
 

@@ -60,7 +60,14 @@ def _dropout(p: float, seed: Tensor | None) -> tuple[int, int]:
 
 
 def _tanh_block(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, p: float, seed: Tensor | None, activate: bool, *rest: Matrix
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    p: float,
+    seed: Tensor | None,
+    activate: bool,
+    *rest: Matrix,
 ) -> bytes:
     (batch, m, n), (_, length, _), d = q.shape, k.shape, v.shape[2]
     sizes = (_TANH.size, DTYPES[q.dtype], batch, m, length, n, d, v.shape[0] != batch, activate)
@@ -68,20 +75,33 @@ def _tanh_block(
     return _TANH.pack(*sizes, *_dropout(p, seed), scale, *chain.from_iterable(matrices))
 
 
-def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
+def tanh_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+) -> Tensor:
     """q (B, M, N), k (B, L, N), v (B or 1, L, D) -> out (B, M, D)."""
     out = q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
-    call("jca_tanh_attention_forward", _tanh_block(q, k, v, scale, dropout_p, seed, False, _matrix(out)))
+    call(
+        "jca_tanh_attention_forward",
+        _tanh_block(q, k, v, scale, dropout_p, seed, False, _matrix(out)),
+    )
     return out
 
 
 def tanh_attention_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad_out (B, M, D) -> dq (B, M, N), dk (B, L, N), dv (B or 1, L, D)."""
     grads = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
     targets = (_NONE, _matrix(grad_out), *map(_matrix, grads))
-    call("jca_tanh_attention_backward", _tanh_block(q, k, v, scale, dropout_p, seed, False, *targets))
+    call(
+        "jca_tanh_attention_backward", _tanh_block(q, k, v, scale, dropout_p, seed, False, *targets)
+    )
     return grads
 
 
@@ -122,7 +142,9 @@ def joint_affinity(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return out
 
 
-def joint_affinity_backward(grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def joint_affinity_backward(
+    grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     """grad_c (B, M, L) -> dq (B, M, N), dk (B, L, N)."""
     grads = q.new_empty(q.shape), k.new_empty(k.shape)
     block = (x for t in (q, k, c, grad_c, *grads) for x in _matrix(t))
@@ -139,11 +161,19 @@ def joint_coattention(
 ) -> list[Tensor]:  # fmt: skip
     """inputs (B, N, d_i) -> X' (B, N, d_i) of every modality, with ``keep_maps`` followed by every H (B, k, d_i)."""
     outs = [x.new_empty(x.shape) for x in inputs]
-    maps = [x.new_empty((x.shape[0], w.shape[0], x.shape[2])) for x, w in zip(inputs, w_x, strict=True)]
+    maps = [
+        x.new_empty((x.shape[0], w.shape[0], x.shape[2])) for x, w in zip(inputs, w_x, strict=True)
+    ]
     blocks = []
     for i, weights in enumerate(zip(w_j, w_x, w_c, w_h, strict=True)):
         kept = _matrix(maps[i]) if keep_maps else _NONE
-        tensors = (*_operands(inputs, joints, weights, i), *kept, *_matrix(outs[i]), *2 * _NONE, *12 * (0,))
+        tensors = (
+            *_operands(inputs, joints, weights, i),
+            *kept,
+            *_matrix(outs[i]),
+            *2 * _NONE,
+            *12 * (0,),
+        )
         blocks.append(_MODALITY.pack(*_modality_sizes(inputs[i], weights, scales[i]), *tensors))
     call("jca_coattention_forward", _layer_head(inputs, joints, dropout_p, seed) + b"".join(blocks))
     return outs + maps if keep_maps else outs
@@ -159,25 +189,42 @@ def joint_coattention_backward(
     blocks = []
     for i, weights in enumerate(zip(w_j, w_x, w_c, w_h, strict=True)):
         grad_joint = _matrix(grads[1][i]) if i < len(joints) else _NONE
-        targets = (*_matrix(grads[0][i]), *grad_joint, *(x for group in grads[2:] for x in _matrix(group[i])))
-        tensors = (*_operands(inputs, joints, weights, i), *_matrix(maps[i]), *_matrix(grad_outs[i]), *targets)
+        targets = (
+            *_matrix(grads[0][i]),
+            *grad_joint,
+            *(x for group in grads[2:] for x in _matrix(group[i])),
+        )
+        tensors = (
+            *_operands(inputs, joints, weights, i),
+            *_matrix(maps[i]),
+            *_matrix(grad_outs[i]),
+            *targets,
+        )
         blocks.append(_MODALITY.pack(*_modality_sizes(inputs[i], weights, scales[i]), *tensors))
-    call("jca_coattention_backward", _layer_head(inputs, joints, dropout_p, seed) + b"".join(blocks))
+    call(
+        "jca_coattention_backward", _layer_head(inputs, joints, dropout_p, seed) + b"".join(blocks)
+    )
     return [t for group in grads for t in group]
 
 
 def _layer_head(inputs: list[Tensor], joints: list[Tensor], p: float, seed: Tensor | None) -> bytes:
     count, first = len(inputs), inputs[0]
     size = _LAYER.size + count * _MODALITY.size
-    return _LAYER.pack(size, DTYPES[first.dtype], *first.shape[:2], count, len(joints), *_dropout(p, seed))
+    return _LAYER.pack(
+        size, DTYPES[first.dtype], *first.shape[:2], count, len(joints), *_dropout(p, seed)
+    )
 
 
-def _modality_sizes(x: Tensor, weights: tuple[Tensor, ...], scale: float) -> tuple[int, int, int, float]:
+def _modality_sizes(
+    x: Tensor, weights: tuple[Tensor, ...], scale: float
+) -> tuple[int, int, int, float]:
     attention, joint_width = weights[2].shape
     return x.shape[2], joint_width, attention, scale
 
 
-def _operands(inputs: list[Tensor], joints: list[Tensor], weights: tuple[Tensor, ...], i: int) -> tuple[int, ...]:
+def _operands(
+    inputs: list[Tensor], joints: list[Tensor], weights: tuple[Tensor, ...], i: int
+) -> tuple[int, ...]:
     joint = _matrix(joints[i if len(joints) > 1 else 0]) if joints else _NONE
     return (*_matrix(inputs[i]), *joint, *(x for w in weights for x in _matrix(w)))
 
@@ -185,8 +232,18 @@ def _operands(inputs: list[Tensor], joints: list[Tensor], weights: tuple[Tensor,
 def visual_reduction(query: Tensor, regions: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """query (S, D), regions (S, R, D) -> out (S, D), weights (S, R)."""
     out, weights = query.new_empty(query.shape), query.new_empty(regions.shape[:2])
-    block = (*_matrix(query), *_matrix(regions), *_matrix(weights), *_matrix(out), *9 * (0,), *_NONE)
-    call("jca_reduction_forward", _REDUCTION.pack(_REDUCTION.size, DTYPES[query.dtype], *regions.shape, scale, *block))
+    block = (
+        *_matrix(query),
+        *_matrix(regions),
+        *_matrix(weights),
+        *_matrix(out),
+        *9 * (0,),
+        *_NONE,
+    )
+    call(
+        "jca_reduction_forward",
+        _REDUCTION.pack(_REDUCTION.size, DTYPES[query.dtype], *regions.shape, scale, *block),
+    )
     return out, weights
 
 
@@ -200,5 +257,8 @@ def visual_reduction_backward(
     tensors = (query, regions, weights, None, grad_out, grad_weights, grad_query)
     block = [x for t in tensors for x in ((0, 0, 0) if t is None else _matrix(t))]
     block += _matrix(grad_regions) if need_regions else _NONE
-    call("jca_reduction_backward", _REDUCTION.pack(_REDUCTION.size, DTYPES[query.dtype], *regions.shape, scale, *block))
+    call(
+        "jca_reduction_backward",
+        _REDUCTION.pack(_REDUCTION.size, DTYPES[query.dtype], *regions.shape, scale, *block),
+    )
     return grad_query, grad_regions

@@ -18,7 +18,9 @@ FUNCTIONS = tuple(
 )
 
 
-_registered: list[bool] = []  # whether the ops run as kernels of PyTorch's dispatcher, without ctypes
+_registered: list[
+    bool
+] = []  # whether the ops run as kernels of PyTorch's dispatcher, without ctypes
 
 
 def library_path() -> Path:
@@ -33,7 +35,10 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None and the reason why there is none; tried once per process."""
     path = library_path()
     if not path.is_file():
-        return None, f"the native library {path.name} is not built (pip install -e . with a C++ compiler builds it)"
+        return (
+            None,
+            f"the native library {path.name} is not built (pip install -e . with a C++ compiler builds it)",
+        )
     try:
         library = ctypes.CDLL(str(path))
         return (library, "") if (reason := _prepare(library)) is None else (None, reason)

@@ -59,7 +59,15 @@ def corner(x, first_r, first_c):
 
 @triton.jit
 def affinity_kernel(
-    q, k, c, scale, EXACT: tl.constexpr, CHUNKS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+    q,
+    k,
+    c,
+    scale,
+    EXACT: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
 ):
     """C of one row tile and one span of columns. Axis 0: row tiles of all samples; axis 1: spans.
 
@@ -78,7 +86,9 @@ def affinity_kernel(
     for i_l in range(start, tl.minimum(start + span, c.columns), BN):
         o_l = i_l + tl.arange(0, BN)
         b_s = gram(b_q, o_n, i_part, q, k, o_m, o_l, 1.0, True, EXACT, CHUNKS, BK)  # (BM, BN)
-        store_tile(corner(c, first, i_l), tl.arange(0, BM), tl.arange(0, BN), tanh(b_s * scale, EXACT))
+        store_tile(
+            corner(c, first, i_l), tl.arange(0, BM), tl.arange(0, BN), tanh(b_s * scale, EXACT)
+        )
 
 
 @triton.jit
@@ -104,7 +114,9 @@ def affinity_backward_kernel(
     b_dq = tl.zeros((BO, BM), tl.float32)
     for i_l in range(0, c.columns, BN):
         o_l = i_l + tl.arange(0, BN)
-        b_c = load_tile(corner(c, first, i_l), tl.arange(0, BM), tl.arange(0, BN)).to(tl.float32)  # (BM, BN)
+        b_c = load_tile(corner(c, first, i_l), tl.arange(0, BM), tl.arange(0, BN)).to(
+            tl.float32
+        )  # (BM, BN)
         b_g = load_tile(corner(g, first, i_l), tl.arange(0, BM), tl.arange(0, BN)).to(tl.float32)
         b_ds = (b_g * (1.0 - b_c * b_c)).to(b_q.dtype)  # (BM, BN), without the factor
         if WANT_DK:  # first: after dq it would take registers that spill
@@ -129,7 +141,9 @@ def joint_affinity(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return c
 
 
-def joint_affinity_backward(grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def joint_affinity_backward(
+    grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     """grad_c and c (B, M, L) -> dq (B, M, N), dk (B, L, N)."""
     dq, dk = q.new_empty(q.shape), k.new_empty(k.shape)
     if q.shape[2] > SINGLE_PASS:
@@ -147,7 +161,14 @@ def joint_affinity_backward(grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, sca
 
 
 def _backward(
-    grad_c: Tensor, c: Tensor, q: Tensor, k: Tensor, dq: Tensor, dk: Tensor, scale: float, want_dk: bool
+    grad_c: Tensor,
+    c: Tensor,
+    q: Tensor,
+    k: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    scale: float,
+    want_dk: bool,
 ) -> None:
     """One pass over grad_c and c (B, M, L)."""
     (batch, rows, segments), level = q.shape, tier(q.dtype)

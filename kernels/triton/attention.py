@@ -36,7 +36,9 @@ def group_sizes(batch: int) -> tuple[int, int]:
     return per_group, cdiv(batch, per_group)
 
 
-def tanh_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
+def tanh_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+) -> Tensor:
     """q (B, M, N), k (B, L, N), v (B or 1, L, D) -> out (B, M, D)."""
     out = q.new_empty((*q.shape[:2], v.shape[2]))
     _forward(q, k, v, out, scale, dropout_p, seed, activate=False)
@@ -53,7 +55,14 @@ def released_attention(
 
 
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float, dropout_p: float, seed: Tensor | None, activate: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+    activate: bool,
 ) -> None:
     """One launch that writes ``out`` (B, M, D), any strides."""
     (batch, rows, segments), width = q.shape, v.shape[2]
@@ -109,7 +118,9 @@ def launch_backward(
     )  # fmt: skip
 
 
-def backward_config(device: torch.device, level: str, columns: int, segments: int, width: int) -> table.Config:
+def backward_config(
+    device: torch.device, level: str, columns: int, segments: int, width: int
+) -> table.Config:
     """The tile shape of a backward pass over ``columns`` columns in all samples."""
     return table.backward(architecture(device), level, columns, segments, width)
 
@@ -127,7 +138,13 @@ def partial_sum(partials: Tensor, out: Tensor) -> Sum:
 
 
 def tanh_attention_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad_out (B, M, D) -> dq (B, M, N), dk (B, L, N), dv (B or 1, L, D)."""
     return _backward(grad_out, q, k, v, scale, dropout_p, seed, _plain)
@@ -177,10 +194,14 @@ def _backward(
         tiles = cdiv(columns, config.columns)
         dq_part = empty(q, (tiles * batch, rows, segments), torch.float32)
         sums.append(partial_sum(dq_part, dq))
-        launch_backward([problem._replace(dq=operand(dq_part))], config, level, samples, *args, "all")
+        launch_backward(
+            [problem._replace(dq=operand(dq_part))], config, level, samples, *args, "all"
+        )
     else:
         launch_backward([problem], config, level, samples, *args, "dk dv")
-        swapped = problem._replace(q=problem.k, k=problem.q, v=problem.g, g=problem.v, dk=operand(dq))
+        swapped = problem._replace(
+            q=problem.k, k=problem.q, v=problem.g, g=problem.v, dk=operand(dq)
+        )
         launch_backward([swapped], config, level, (batch, 1, batch), *args, "dq")
     launch_sums(sums)
     return dq, dk, dv

@@ -158,7 +158,9 @@ def row_tile(
 ):  # fmt: skip
     """dk and dv with BM rows from ``start`` added; writes these rows of the partial dq."""
     dtype: tl.constexpr = q.p.dtype.element_ty
-    ONE_LOAD: tl.constexpr = dtype != tl.float32 and CHUNKS == 1 and VALUE_CHUNKS == 1 and o_out.shape[0] == BK
+    ONE_LOAD: tl.constexpr = (
+        dtype != tl.float32 and CHUNKS == 1 and VALUE_CHUNKS == 1 and o_out.shape[0] == BK
+    )
     o_m = order(start, BM, dtype)
     o_r = start + tl.arange(0, BM)
     b_q = load_tile(q, o_r, o_out, EDGE)  # (BM, BO)
@@ -175,7 +177,9 @@ def row_tile(
         else:
             for i_d in range(VALUE_CHUNKS):
                 o_x = i_d * BD + tl.arange(0, BD)
-                b_ds = dot_full(load_tile(v, o_l, o_x), load_tile_t(g, o_m, o_x, EDGE), b_ds, EXACT, False)
+                b_ds = dot_full(
+                    load_tile(v, o_l, o_x), load_tile_t(g, o_m, o_x, EDGE), b_ds, EXACT, False
+                )
     b_ds *= 1.0 - b_c * b_c
     if EDGE:  # Inf times the zeros outside is NaN
         inside = (o_l < k.rows)[:, None] & (o_m < q.rows)[None, :]
@@ -193,7 +197,9 @@ def row_tile(
     b_ds = b_ds.to(dtype)
     b_dk = dot_full(natural(b_ds, dtype), b_q, b_dk, EXACT, False)
     if WANT_DQ:
-        b_dq = dot_full(tl.trans(b_ds), b_ko, tl.zeros((BM, o_out.shape[0]), tl.float32), EXACT, False)
+        b_dq = dot_full(
+            tl.trans(b_ds), b_ko, tl.zeros((BM, o_out.shape[0]), tl.float32), EXACT, False
+        )
         store_tile(dq, o_m, o_out, b_dq, EDGE)
     return b_dk, b_dv
 
@@ -225,5 +231,7 @@ def sum_kernel(sums, ROWS: tl.constexpr, BLOCK: tl.constexpr):
         for first in range(0, count, ROWS):
             o_r = first + tl.arange(0, ROWS)
             inside = (o_r < count)[:, None] & (o_x < size)[None, :]
-            b_sum += tl.load(x.partials + o_r[:, None].to(tl.int64) * size + o_x[None, :], mask=inside, other=0.0)
+            b_sum += tl.load(
+                x.partials + o_r[:, None].to(tl.int64) * size + o_x[None, :], mask=inside, other=0.0
+            )
         tl.store(x.out + o_x, tl.sum(b_sum, 0).to(x.out.dtype.element_ty), mask=o_x < size)

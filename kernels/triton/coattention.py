@@ -47,11 +47,17 @@ def joint_coattention(
     """X' (B, N, d_i) of every modality; with ``keep_maps`` then H (B, k, d_i) of every modality."""
     if not fits(inputs, w_x):
         args = (inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps)
-        return [x.contiguous() for x in reference.joint_coattention(*args, attention=tanh_attention)]
+        return [
+            x.contiguous() for x in reference.joint_coattention(*args, attention=tanh_attention)
+        ]
     level = tier(inputs[0].dtype)
     (batch, segments), width = inputs[0].shape[:2], widest(w_x)
     outs = [x.new_empty(x.shape) for x in inputs]
-    maps = [x.new_empty((batch, w.shape[0], x.shape[2])) for x, w in zip(inputs, w_x, strict=True) if keep_maps]
+    maps = [
+        x.new_empty((batch, w.shape[0], x.shape[2]))
+        for x, w in zip(inputs, w_x, strict=True)
+        if keep_maps
+    ]
     modalities = tuple(
         Modality(
             transposed(x), tuple(transposed(part) for part in parts),
@@ -61,7 +67,9 @@ def joint_coattention(
         for i, (x, parts) in enumerate(zip(inputs, parts_of(inputs, joints), strict=True))
     )  # fmt: skip
     rows = [x.shape[2] for x in inputs]
-    config = table.forward(architecture(inputs[0].device), level, batch * sum(rows), segments, width)
+    config = table.forward(
+        architecture(inputs[0].device), level, batch * sum(rows), segments, width
+    )
     launch(
         layer_kernel,
         (batch * cdiv(max(rows), config.rows), len(modalities)),

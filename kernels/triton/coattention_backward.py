@@ -39,7 +39,9 @@ Tensors = Sequence[Tensor]
 
 def row_tile(segments: int, width: int) -> dict[str, int]:
     """Rows and warps of one program of the prepare and finish kernels: the most that no chip spills."""
-    return {"BM": 32, "num_warps": 4} if segments <= 16 and width <= 32 else {"BM": 16, "num_warps": 8}
+    return (
+        {"BM": 32, "num_warps": 4} if segments <= 16 and width <= 32 else {"BM": 16, "num_warps": 8}
+    )
 
 
 def joint_coattention_backward(
@@ -52,7 +54,9 @@ def joint_coattention_backward(
         return [t.new_zeros(t.shape) for group in groups for t in group]
     if not fits(inputs, w_x):
         args = (grad_outs, maps, *groups, scales, dropout_p, seed)
-        composed = reference.joint_coattention_backward(*args, attention_backward=tanh_attention_backward)
+        composed = reference.joint_coattention_backward(
+            *args, attention_backward=tanh_attention_backward
+        )
         return [g.contiguous() for g in composed]
     grads = [[t.new_empty(t.shape) for t in group] for group in groups]
     w_j, w_x, w_h, maps = ([t.contiguous() for t in group] for group in (w_j, w_x, w_h, maps))
@@ -138,7 +142,10 @@ def _attention_backward(
         dw_cs.append(scratch(groups, *w_c[i].shape))
         firsts = [0, *accumulate(p.shape[2] for p in parts)]
         target = grad_joints[i] if own else dj[i]  # (B, N, d)
-        slots = [0, *accumulate(cdiv(p.shape[2], config.columns) * batch if once else batch for p in parts)]
+        slots = [
+            0,
+            *accumulate(cdiv(p.shape[2], config.columns) * batch if once else batch for p in parts),
+        ]
         dqs.append(scratch(slots[-1], m.x.rows, segments))
         q, g = operand(m.q), operand(m.dh)
         for j, part in enumerate(parts):
@@ -148,7 +155,9 @@ def _attention_backward(
             dq = operand(dqs[i].narrow(0, slots[j], slots[j + 1] - slots[j]))
             problems.append(Problem(q, k, v, g, dk, dv, dq, 1.0, 2 * i, first))
     args = ((segments, width), dropout_p, seed)
-    launch_backward(problems, config, level, (batch, per_group, groups), *args, "all" if once else "dk dv")
+    launch_backward(
+        problems, config, level, (batch, per_group, groups), *args, "all" if once else "dk dv"
+    )
     if not once:
         swapped = [p._replace(q=p.k, k=p.q, v=p.g, g=p.v, dk=p.dq) for p in problems]
         launch_backward(swapped, config, level, (batch, 1, batch), *args, "dq")
@@ -156,7 +165,11 @@ def _attention_backward(
 
 
 def _finish(
-    prepared: Sequence[Prepare], core: Core, joints: Tensors, grads: Sequence[Tensors], tile: dict[str, int]
+    prepared: Sequence[Prepare],
+    core: Core,
+    joints: Tensors,
+    grads: Sequence[Tensors],
+    tile: dict[str, int],
 ) -> list[Sum]:
     """The third launch; returns the sums that are left to do for W_j."""
     finishes, sums = [], []
@@ -166,7 +179,9 @@ def _finish(
         sums.append(partial_sum(dw_j, grads[2][i]))
         dj = () if joints else tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
         tiles = core.dq[i].shape[0] // m.q.shape[0]
-        finishes.append(Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale))
+        finishes.append(
+            Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale)
+        )
     same = alike(finishes)
     # Without a limit ptxas takes 80 or 96 registers to fit one program more on an SM, and spills a few others.
     _over_rows(finish_kernel, finishes, ALIKE=same, maxnreg=128 if same else 168, **tile)

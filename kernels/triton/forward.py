@@ -55,9 +55,13 @@ def attend_tile(
     """:func:`attend` for BN rows of k and v from ``start``; EDGE: some of them are outside."""
     dtype: tl.constexpr = v.p.dtype.element_ty
     o_l = order(start, BN, dtype)
-    b_c = tanh(gram(b_q, o_n, i_part, q, k, o_m, o_l, scale, EDGE, EXACT, CHUNKS, BK), EXACT)  # (BM, BN)
+    b_c = tanh(
+        gram(b_q, o_n, i_part, q, k, o_m, o_l, scale, EDGE, EXACT, CHUNKS, BK), EXACT
+    )  # (BM, BN)
     if EDGE:
-        b_c = tl.where((o_l < k.rows)[None, :], b_c, 0.0)  # Inf in q times the zeros outside k is NaN
+        b_c = tl.where(
+            (o_l < k.rows)[None, :], b_c, 0.0
+        )  # Inf in q times the zeros outside k is NaN
     if DROPOUT:
         b_c = tl.where(keep(b_row[:, None], (first + o_l)[None, :], threshold), b_c, 0.0)
     b_c = natural(b_c, dtype)
@@ -95,7 +99,24 @@ def forward_kernel(
         b_row = row_keys(sample_key(p_seed, 0, i_b), o_m)
     b_acc = tl.zeros((BM, BD), tl.float32)
     b_acc = attend(
-        b_acc, b_q, o_n, i_part, q, k, v, o_m, o_d, scale, b_row, 0, threshold, EXACT, DROPOUT, CHUNKS, BN, BK
+        b_acc,
+        b_q,
+        o_n,
+        i_part,
+        q,
+        k,
+        v,
+        o_m,
+        o_d,
+        scale,
+        b_row,
+        0,
+        threshold,
+        EXACT,
+        DROPOUT,
+        CHUNKS,
+        BN,
+        BK,
     )
     if DROPOUT:
         b_acc *= keep_scale

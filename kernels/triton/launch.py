@@ -64,7 +64,9 @@ def _ones(entry: Any) -> Any:
     """Where the integers of a structure are 1."""
     if type(entry) is Operand:
         return _ones_of(entry[1:])
-    return [_ones(x) for x in entry] if isinstance(entry, tuple) else type(entry) is int and entry == 1
+    return (
+        [_ones(x) for x in entry] if isinstance(entry, tuple) else type(entry) is int and entry == 1
+    )
 
 
 @functools.lru_cache(1024)

@@ -63,13 +63,39 @@ def layer_kernel(
         m = chosen(modalities, tl.program_id(1))
         if tl.program_id(0) < batch * tl.cdiv(m.x.rows, BM):
             layer_rows(
-                m, tl.program_id(1), p_seed, threshold, keep_scale, EXACT, DROPOUT, KEEP_MAPS, BM, BN, BK, BO, BD
+                m,
+                tl.program_id(1),
+                p_seed,
+                threshold,
+                keep_scale,
+                EXACT,
+                DROPOUT,
+                KEEP_MAPS,
+                BM,
+                BN,
+                BK,
+                BO,
+                BD,
             )
     else:
         for i in tl.static_range(len(modalities)):
             m = modalities[i]
             if tl.program_id(1) == i and tl.program_id(0) < batch * tl.cdiv(m.x.rows, BM):
-                layer_rows(m, i, p_seed, threshold, keep_scale, EXACT, DROPOUT, KEEP_MAPS, BM, BN, BK, BO, BD)
+                layer_rows(
+                    m,
+                    i,
+                    p_seed,
+                    threshold,
+                    keep_scale,
+                    EXACT,
+                    DROPOUT,
+                    KEEP_MAPS,
+                    BM,
+                    BN,
+                    BK,
+                    BO,
+                    BD,
+                )
 
 
 @triton.jit
@@ -91,7 +117,9 @@ def spread(b_q, o_n, o_c, i_part):
     b_low = tl.where(copied & (i_part == 2)[None, :], 1.0, 0.0)
     b_none = tl.zeros((b_q.shape[0], o_c.shape[0]), tl.float32)
     b_inf = tl.where(tl.abs(b_q) == float("inf"), tl.where(b_q > 0.0, 1.0, -1.0), 0.0)
-    b_inf = dot(b_inf, tl.where(copied & (i_part == 0)[None, :], 1.0, 0.0), b_none)  # its sign, in product 0 alone
+    b_inf = dot(
+        b_inf, tl.where(copied & (i_part == 0)[None, :], 1.0, 0.0), b_none
+    )  # its sign, in product 0 alone
     b_spread = dot(finite(b_q, b_qh), b_one, b_none)
     b_spread = dot(finite(b_q, b_q - b_qh), b_low, b_spread)
     return tl.where(b_inf == 0.0, b_spread, b_inf * float("inf"))
@@ -113,7 +141,9 @@ def layer_rows(
     b_x = load_tile(x, o_m, o_n)  # (BM, BO)
     o_c, i_part = contraction(0, x.columns, BK, EXACT)
     b_q = queries(b_x, load_tile(at(m.w_j, 0), o_n, o_n), m.scale, EXACT)
-    b_q = tl.where((o_n < x.columns)[None, :], b_q, 0.0)  # Inf in x times the zeros outside W_j is NaN
+    b_q = tl.where(
+        (o_n < x.columns)[None, :], b_q, 0.0
+    )  # Inf in x times the zeros outside W_j is NaN
     if EXACT:
         b_q = spread(b_q, o_n, o_c, i_part)  # (BM, BK)
     b_q = b_q.to(dtype)
@@ -138,5 +168,7 @@ def layer_rows(
     b_h = tl.where((o_k < m.w_x.rows)[None, :], b_h, 0.0)  # as above, of W_x
     if KEEP_MAPS:
         store_tile(at(m.h, i_b), o_m, o_k, b_h)
-    b_out = dot_full(b_h.to(dtype), load_tile(at(m.w_h, 0), o_k, o_n), b_x.to(tl.float32), EXACT)  # (BM, BO)
+    b_out = dot_full(
+        b_h.to(dtype), load_tile(at(m.w_h, 0), o_k, o_n), b_x.to(tl.float32), EXACT
+    )  # (BM, BO)
     store_tile(at(m.out, i_b), o_m, o_n, b_out)

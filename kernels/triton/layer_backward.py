@@ -19,7 +19,17 @@ import triton
 import triton.language as tl
 
 from .layer import queries
-from .tiles import Operand, at, chosen, dot_full, load_tile, load_tile_t, packed, packed_t, store_tile
+from .tiles import (
+    Operand,
+    at,
+    chosen,
+    dot_full,
+    load_tile,
+    load_tile_t,
+    packed,
+    packed_t,
+    store_tile,
+)
 
 
 class Prepare(NamedTuple):
@@ -62,7 +72,9 @@ def prepare_kernel(
 
 
 @triton.jit
-def prepare_rows(m, batch, per_group, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr):
+def prepare_rows(
+    m, batch, per_group, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr
+):
     """One row tile of one modality for one group of samples."""
     dtype: tl.constexpr = m.x.p.dtype.element_ty
     rows, segments, width = m.x.rows, m.x.columns, m.width
@@ -73,7 +85,9 @@ def prepare_rows(m, batch, per_group, EXACT: tl.constexpr, BM: tl.constexpr, BO:
     b_wh = load_tile_t(packed(m.w_h, 0, width, segments), o_k, o_n)  # (BO, BD)
     b_dwx = tl.zeros((BD, BO), tl.float32)
     b_dwh = tl.zeros((BD, BO), tl.float32)
-    for i_b in range(tl.program_id(1) * per_group, tl.minimum((tl.program_id(1) + 1) * per_group, batch)):
+    for i_b in range(
+        tl.program_id(1) * per_group, tl.minimum((tl.program_id(1) + 1) * per_group, batch)
+    ):
         b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
         b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)  # (BM, BO)
         b_h = load_tile(packed_t(m.h, i_b, rows, width, rows), o_m, o_k)  # (BM, BD)
@@ -113,7 +127,13 @@ class Finish(NamedTuple):
 
 @triton.jit
 def finish_kernel(
-    modalities, batch, per_group, ALIKE: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr
+    modalities,
+    batch,
+    per_group,
+    ALIKE: tl.constexpr,
+    EXACT: tl.constexpr,
+    BM: tl.constexpr,
+    BO: tl.constexpr,
 ):
     """Axis 0: row tiles; axis 1: groups of samples; axis 2: the modalities."""
     if ALIKE:
@@ -136,7 +156,9 @@ def finish_rows(m, batch, per_group, EXACT: tl.constexpr, BM: tl.constexpr, BO: 
     o_n = tl.arange(0, BO)
     b_wj = load_tile_t(packed(m.w_j, 0, segments, segments), o_n, o_n)  # (BO, BO), transposed
     b_dwj = tl.zeros((BO, BO), tl.float32)
-    for i_b in range(tl.program_id(1) * per_group, tl.minimum((tl.program_id(1) + 1) * per_group, batch)):
+    for i_b in range(
+        tl.program_id(1) * per_group, tl.minimum((tl.program_id(1) + 1) * per_group, batch)
+    ):
         b_dq = tl.zeros((BM, BO), tl.float32)
         for i_tile in range(m.tiles):
             b_dq += load_tile(packed(m.dq, i_tile * batch + i_b, rows, segments), o_m, o_n)

@@ -17,7 +17,12 @@ def chunk(width: int) -> dict[str, int]:
     """Rows of a chunk, padded channels and warps: one warp up to 1024 channels, more where a row needs them."""
     block = pad(width, 32)
     warps = max(1, block // 1024)
-    return {"BR": max(1, min(16, ELEMENTS * warps // block)), "BD": block, "num_warps": warps, "num_stages": 3}
+    return {
+        "BR": max(1, min(16, ELEMENTS * warps // block)),
+        "BD": block,
+        "num_warps": warps,
+        "num_stages": 3,
+    }
 
 
 def vectors(x: Tensor) -> Operand:
@@ -29,7 +34,11 @@ def visual_reduction(query: Tensor, regions: Tensor, scale: float) -> tuple[Tens
     """query (S, D), regions (S, R, D) -> out (S, D), weights (S, R)."""
     segments, count, width = regions.shape
     out, weights = query.new_empty((segments, width)), query.new_empty((segments, count))
-    scores = weights if weights.dtype == torch.float32 else torch.empty_like(weights, dtype=torch.float32)
+    scores = (
+        weights
+        if weights.dtype == torch.float32
+        else torch.empty_like(weights, dtype=torch.float32)
+    )
     launch(
         visual_forward_kernel,
         (segments,),

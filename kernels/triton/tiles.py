@@ -54,7 +54,9 @@ def shared(x: Tensor) -> Operand:
 @triton.jit
 def at(x, i_b):
     """The matrix of sample ``i_b``."""
-    return Operand(x.p + tl.cast(i_b, tl.int64) * x.stride_b, 0, x.stride_r, x.stride_c, x.rows, x.columns)
+    return Operand(
+        x.p + tl.cast(i_b, tl.int64) * x.stride_b, 0, x.stride_r, x.stride_c, x.rows, x.columns
+    )
 
 
 @triton.jit
@@ -91,7 +93,9 @@ def load_tile(x, o_r, o_c, EDGE: tl.constexpr = True):
     mask = (o_c < x.columns)[None, :]
     if EDGE:
         mask = mask & (o_r < x.rows)[:, None]
-    return tl.load(x.p + o_r[:, None] * x.stride_r + o_c[None, :] * x.stride_c, mask=mask, other=0.0)
+    return tl.load(
+        x.p + o_r[:, None] * x.stride_r + o_c[None, :] * x.stride_c, mask=mask, other=0.0
+    )
 
 
 @triton.jit
@@ -100,7 +104,9 @@ def load_tile_t(x, o_r, o_c, EDGE: tl.constexpr = True):
     mask = (o_c < x.columns)[:, None]
     if EDGE:
         mask = mask & (o_r < x.rows)[None, :]
-    return tl.load(x.p + o_c[:, None] * x.stride_c + o_r[None, :] * x.stride_r, mask=mask, other=0.0)
+    return tl.load(
+        x.p + o_c[:, None] * x.stride_c + o_r[None, :] * x.stride_r, mask=mask, other=0.0
+    )
 
 
 @triton.jit
@@ -109,7 +115,11 @@ def store_tile(x, o_r, o_c, b_x, EDGE: tl.constexpr = True):
     mask = (o_c < x.columns)[None, :]
     if EDGE:
         mask = mask & (o_r < x.rows)[:, None]
-    tl.store(x.p + o_r[:, None] * x.stride_r + o_c[None, :] * x.stride_c, b_x.to(x.p.dtype.element_ty), mask=mask)
+    tl.store(
+        x.p + o_r[:, None] * x.stride_r + o_c[None, :] * x.stride_c,
+        b_x.to(x.p.dtype.element_ty),
+        mask=mask,
+    )
 
 
 @triton.jit
@@ -306,7 +316,10 @@ def mix(h):
 @triton.jit
 def sample_key(p_seed, i_modality, i_b):
     """The key of one sample's dropout mask; modality ``i_modality`` uses the seed folded by its index."""
-    seed = tl.load(p_seed).to(tl.uint64, bitcast=True) + tl.cast(i_modality, tl.uint64) * 0x9E3779B97F4A7C15
+    seed = (
+        tl.load(p_seed).to(tl.uint64, bitcast=True)
+        + tl.cast(i_modality, tl.uint64) * 0x9E3779B97F4A7C15
+    )
     key = mix(mix(seed.to(tl.uint32)) + (seed >> 32).to(tl.uint32))
     return mix(key + tl.cast(i_b, tl.uint32) * 0x9E3779B9)
 

@@ -41,7 +41,9 @@ def visual_forward_kernel(
         b_s = tl.where(o_r < k.rows, tl.sum(b_k * b_q[None, :], 1), float("-inf"))  # (BR,)
         tl.store(scores.p + o_r, b_s, mask=o_r < k.rows)
         b_new = tl.maximum(b_top, tl.max(b_s, 0))
-        b_base = tl.where(b_new == float("-inf"), 0.0, b_new)  # no score yet: -inf - -inf would be NaN
+        b_base = tl.where(
+            b_new == float("-inf"), 0.0, b_new
+        )  # no score yet: -inf - -inf would be NaN
         b_p = tl.exp(b_s - b_base)
         b_shrink = tl.exp(b_top - b_base)
         b_sum = b_sum * b_shrink + tl.sum(b_p, 0)
