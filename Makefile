@@ -1,0 +1,24 @@
+# The checks of this repository. `make help` lists them; .ci/run calls them in a fresh environment.
+.PHONY: help lint test demo benchmarks interpreted audit
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+lint:  ## style, format, types, import layers, file endings, large files
+	pre-commit run --all-files
+
+test:  ## the test suite
+	pytest -q
+
+demo:  ## plant a small data set, train on it, draw pictures into runs/demo
+	jca-fast demo
+
+benchmarks:  ## a smoke run of every benchmark; `pytest benchmarks/ --benchmark-only` measures
+	pytest benchmarks/ --benchmark-only -q --benchmark-min-rounds=3 --benchmark-max-time=0.2
+
+interpreted:  ## the Triton kernels under the interpreter (needs the extra "triton")
+	pytest -q -rs $(filter-out tests/test_triton_cuda.py,$(wildcard tests/test_triton_*.py tests/test_gpu_*.py))
+
+audit:  ## compile the GPU kernels for six chips and read the machine code (needs the extra "triton")
+	python -m benchmarks.audit
