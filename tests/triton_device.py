@@ -6,6 +6,8 @@ hardware does. Test modules that import this one are skipped without triton. ``o
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
@@ -16,7 +18,7 @@ if not triton.knobs.runtime.interpret:
 
 import torch  # noqa: E402
 from jca_fast.kernels import triton as kernels  # noqa: E402
-from jca_fast.kernels.triton import attention, launch, table  # noqa: E402
+from jca_fast.kernels.triton import launch, table  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
@@ -25,7 +27,12 @@ from jca_fast.ops import backends  # noqa: E402
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 
-__all__ = ["DEVICE", "Memory", "attention", "kernels", "launch", "on_device", "serve", "table"]
+__all__ = ["DEVICE", "Memory", "kernels", "launch", "module", "on_device", "serve", "table"]
+
+
+def module(name: str):
+    """A module of the kernels; as an attribute of the package it hides behind the launcher it is named after."""
+    return importlib.import_module(f"{kernels.__name__}.{name}")
 
 
 def patch_once() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jca_fast.kernels import triton as kernels
-from jca_fast.kernels.triton.coattention import LARGEST
+from jca_fast.kernels.triton.joint_coattention import LARGEST
 from jca_fast.kernels.triton.table import WIDE
 
 TIERS = {"half": torch.bfloat16, "tf32": torch.float32, "exact": torch.float32}

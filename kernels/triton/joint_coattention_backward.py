@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .layer import queries
+from .joint_coattention_forward import queries
 from .tiles import (
     Operand,
     at,

@@ -10,9 +10,9 @@ from torch import Tensor
 from jca_fast.ops.dropout import keep_scale, threshold
 
 from . import table
-from .backward import Problem, Sum, backward_kernel, sum_kernel
-from .forward import forward_kernel
 from .launch import alike, architecture, cdiv, launch, pad, tier
+from .tanh_attention_backward import Problem, Sum, backward_kernel, sum_kernel
+from .tanh_attention_forward import forward_kernel
 from .tiles import operand
 
 GROUPS = 16

@@ -19,9 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .attention import launch_sums, partial_sum
 from .launch import cdiv, launch, pad, tier
 from .table import contraction_blocks
+from .tanh_attention import launch_sums, partial_sum
 from .tiles import (
     Operand,
     at,

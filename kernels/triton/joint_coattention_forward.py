@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .forward import attend
+from .tanh_attention_forward import attend
 from .tiles import (
     Operand,
     at,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton_device import DEVICE, kernels, on_device  # noqa: F401
+from triton_device import DEVICE, kernels, module, on_device  # noqa: F401
 
 from jca_fast.functional import joint_affinity
 from jca_fast.gpu.check import Case, run_checks
 from jca_fast.ops import reference
 
+AFFINITY = module("joint_affinity")
 pytestmark = pytest.mark.usefixtures("on_device")
 CASES = [
     Case("joint_affinity", (2, 70, 65, 10)),  # (B, M, L, N)
@@ -55,7 +56,7 @@ def test_tf32_error_is_that_of_the_tier(case):
 def test_the_cut_into_programs_changes_no_bit(monkeypatch, programs):
     q, k, _, _ = arguments((2, 70, 330, 10))
     whole = kernels.joint_affinity(q, k, 0.3)
-    monkeypatch.setattr(kernels.affinity, "PROGRAMS", programs)
+    monkeypatch.setattr(AFFINITY, "PROGRAMS", programs)
     assert torch.equal(kernels.joint_affinity(q, k, 0.3), whole)
 
 
@@ -157,13 +158,13 @@ def test_no_sample(segments):
 @pytest.mark.parametrize("backend", ["triton", "auto"])
 def test_the_public_function_runs_the_kernels(monkeypatch, backend):
     launched = []
-    launch = kernels.affinity.launch
+    launch = AFFINITY.launch
 
     def record(kernel, *args, **meta):
         launched.append(kernel)
         launch(kernel, *args, **meta)
 
-    monkeypatch.setattr(kernels.affinity, "launch", record)
+    monkeypatch.setattr(AFFINITY, "launch", record)
     low = [torch.randn(2, 7, 20), torch.randn(2, 7, 33), torch.randn(7, 7)]
     cotangent = torch.randn(2, 20, 33)
 
@@ -175,4 +176,4 @@ def test_the_public_function_runs_the_kernels(monkeypatch, backend):
     oracle = run([t.double() for t in low], "reference")
     for got, want in zip(run(low, backend), oracle, strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-    assert launched == [kernels.affinity.affinity_kernel, kernels.affinity.affinity_backward_kernel]
+    assert launched == [AFFINITY.affinity_kernel, AFFINITY.affinity_backward_kernel]
