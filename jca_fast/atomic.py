@@ -1,0 +1,134 @@
+"""Writing files: each appears whole and on the disk, or the old file stays as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NO_ANONYMOUS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary path to write to; the file written there takes the place of `path` in one step.
+
+    When the block ends, the file and its folder are synced (unless `durable` is false) and the file
+    is renamed to `path`. It has the mode of the file it replaces, or the mode the umask asks for.
+    When the block or the disk fails, the old file is intact and no temporary file remains.
+
+    The temporary file has no name where the file system allows that, so a killed process leaves
+    nothing behind. Elsewhere it is a new file beside `path` with a random name. Either way, nobody
+    can plant a link to be written through. The path holds in this process only, and the writer must
+    write to the file that exists there, not replace it.
+
+    Raises FileNotFoundError for a missing folder and OSError naming `path` and the reason for any
+    failure to write. ValueError and TypeError from the block pass unchanged.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: not a regular file; needed: the name of a file to write")
+    with _naming(path), _opened(path.parent, _FOLDER) as folder, _temporary(folder) as temporary:
+        descriptor, name, written = temporary
+        if path.exists():
+            os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
+        yield written or path.with_name(name)
+        if durable:
+            os.fsync(descriptor)
+        if written:
+            os.link(written, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        if durable:
+            os.fsync(folder)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN and infinity raise ValueError."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sync(path: str | Path) -> None:
+    """Force the contents of a file, or the names in a folder, to the disk."""
+    with _naming(Path(path)), _opened(Path(path), os.O_RDONLY) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _temporary(folder: int) -> Iterator[tuple[int, str, Path | None]]:
+    """A new file: its descriptor, its name in `folder`, and its path while it has no name yet."""
+    name = f".{secrets.token_hex(16)}.tmp"
+    descriptor = _anonymous(folder)
+    written = None if descriptor is None else Path(f"/proc/self/fd/{descriptor}")
+    if descriptor is None:
+        descriptor = os.open(name, _NEW, 0o666, dir_fd=folder)
+    try:
+        yield descriptor, name, written
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _anonymous(folder: int) -> int | None:
+    """A file without a name on the disk of `folder`; None where the system has no such files."""
+    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(".", os.O_TMPFILE | os.O_RDWR, 0o666, dir_fd=folder)
+    except OSError as error:
+        if error.errno in _NO_ANONYMOUS_FILES:
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Raise a failure to write as one line that names the file and the reason."""
+    try:
+        yield
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:
+        cause = _cause(error)
+        reason = getattr(cause, "strerror", None) or str(cause).split("\n")[0]
+        kind = type(cause) if isinstance(cause, OSError) else OSError
+        told = kind(f"{path}: cannot be written: {reason or type(cause).__name__}")
+        told.errno = getattr(cause, "errno", None)
+        raise told from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The failure of the system behind an error, which writers such as torch.save replace."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError):
+            return link
+        link = link.__cause__ or link.__context__
+    return error
