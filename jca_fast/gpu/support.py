@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..ops.constant import assume_constant_result
+
 OPS = (
     "tanh_attention",
     "released_attention",
@@ -48,7 +50,7 @@ def doubts(op: str, tensors: Sequence[Tensor]) -> list[str]:
     return [found] if found else []
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _doubt(index: int, dtype: str) -> str:
     """Why "auto" must not use the kernels on CUDA device ``index`` for a dtype; "" where it may."""
     from .trust import doubt
@@ -82,7 +84,7 @@ def _results(op: str, tensors: Sequence[Tensor]) -> list[int]:
     return sizes
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def problem(index: int) -> str:
     """Why no kernel can run on CUDA device ``index``; "" where they can."""
     return _found_problem(index)

@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from .constant import assume_constant_result
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Backend:
 _CPU = "jca_fast.kernels.cpu"
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _problem(module: str) -> str:
     """Why the kernels of ``module`` cannot run on this machine at all, "" where they can; imported when first asked."""
     try:
