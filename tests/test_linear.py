@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from jca_fast.ops import linear as page
+from jca_fast.modules import linear as page
 
 
 @pytest.mark.skipif(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity, joint_coattention
 from ..modules.joint_coattention import Maps
-from ..modules.linear import Linear, check_positive, check_probability
+from ..modules.checks import check_positive, check_probability
+from ..modules.linear import Linear
 
 Widths = int | tuple[int, int]
 

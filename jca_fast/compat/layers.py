@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity
 from ..modules.joint_coattention import Maps, released_attention, released_key
-from ..modules.linear import Linear, check_positive, check_probability
+from ..modules.checks import check_positive, check_probability
+from ..modules.linear import Linear
 
 
 class PublishedCoAttention(nn.Module):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modules import ResidualRNN
-from ..modules.linear import Linear, check_positive
+from ..modules.checks import check_positive
+from ..modules.linear import Linear
 from ..modules.visual_reduction import additive_reduction
 from .layers import PublishedCoAttention, PublishedLayer, PublishedStack, init_weights, option
 

@@ -16,7 +16,8 @@ from ..modules import (
     PooledReduction,
     ResidualRNN,
 )
-from ..modules.linear import check_positive, check_probability, xavier_linear
+from ..modules.checks import check_positive, check_probability
+from ..modules.linear import xavier_linear
 
 
 class AVELocalizer(nn.Module):

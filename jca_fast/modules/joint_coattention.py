@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..functional import joint_affinity, joint_coattention
 from ..ops.released_attention import released_attention as attend
 from .joint_feature import JointFeature
-from .linear import check_positive, check_probability, xavier_linear
+from .checks import check_positive, check_probability
+from .linear import xavier_linear
 
 Maps = dict[str, tuple[Tensor, ...]]
 

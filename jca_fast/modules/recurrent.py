@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .linear import check_positive, check_probability, xavier_linear
+from .checks import check_positive, check_probability
+from .linear import xavier_linear
 
 
 class ResidualRNN(nn.Module):

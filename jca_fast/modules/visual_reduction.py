@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import visual_reduction
-from .linear import check_positive, xavier_linear
+from .checks import check_positive
+from .linear import xavier_linear
 
 
 class AudioGuidedReduction(nn.Module):
