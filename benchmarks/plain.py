@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jca_fast.compat.layers import PublishedLayer
-from jca_fast.modules.joint_coattention import PaperLayer, ReleasedLayer
+from jca_fast.modules import PaperLayer, ReleasedLayer
 from jca_fast.modules.linear import Linear
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import joint_affinity, joint_coattention
-from ..modules.joint_coattention import Maps
 from ..modules.checks import check_positive, check_probability
 from ..modules.linear import Linear
+from ..modules.paper_layer import Maps
 
 Widths = int | tuple[int, int]
 

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import joint_affinity
-from ..modules.joint_coattention import Maps, released_attention, released_key
 from ..modules.checks import check_positive, check_probability
 from ..modules.linear import Linear
+from ..modules.paper_layer import Maps
+from ..modules.released_layer import released_attention, released_key
 
 
 class PublishedCoAttention(nn.Module):

@@ -1,8 +1,10 @@
 """nn.Modules: Joint Co-Attention in both forms, the visual reductions, the residual recurrent block."""
 
-from .joint_coattention import JointCoAttention, PaperLayer, ReleasedLayer
+from .joint_coattention import JointCoAttention
 from .joint_feature import JOINT_STRATEGIES, JointFeature
+from .paper_layer import PaperLayer
 from .recurrent import ResidualRNN
+from .released_layer import ReleasedLayer
 from .visual_reduction import AdditiveReduction, AudioGuidedReduction, PooledReduction
 
 __all__ = [
