@@ -22,7 +22,7 @@ from ..functional import joint_affinity
 from ..modules.checks import check_positive, check_probability
 from ..modules.linear import Linear
 from ..modules.paper_layer import Maps
-from ..modules.released_layer import released_attention, released_key
+from ..modules.released_layer import attend_to_joint, released_key
 
 
 class PublishedCoAttention(nn.Module):
@@ -58,7 +58,7 @@ class PublishedCoAttention(nn.Module):
             values, self._linears("key"), self._linears("value"), self.dropouts, strict=True
         )
         return tuple(
-            released_attention(x, query, key, value, _rate(dropout))
+            attend_to_joint(x, query, key, value, _rate(dropout))
             for x, key, value, dropout in parts
         )
 
@@ -68,7 +68,7 @@ class PublishedCoAttention(nn.Module):
         pairs = list(zip(values, self._linears("key"), self._linears("value"), strict=True))
         return {
             "C": tuple(joint_affinity(released_key(x, key), query) for x, key, _ in pairs),
-            "H": tuple(released_attention(x, query, key, value) for x, key, value in pairs),
+            "H": tuple(attend_to_joint(x, query, key, value) for x, key, value in pairs),
         }
 
     def _linears(self, kind: str) -> list[nn.Module]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import joint_affinity
-from ..ops.released_attention import released_attention as attend
+from ..ops.released_attention import released_attention
 from .joint_feature import JointFeature
 from .linear import xavier_linear
 from .paper_layer import Maps
@@ -19,7 +19,7 @@ def released_key(x: Tensor, key: nn.Module) -> Tensor:
     return key.weight @ x + key.bias[:, None]  # type: ignore[operator, index]
 
 
-def released_attention(
+def attend_to_joint(
     x: Tensor,
     query: Tensor,
     key: nn.Module,
@@ -34,7 +34,7 @@ def released_attention(
     """
     k = released_key(x, key)  # (B, N, d_x)
     scale = query.shape[-1] ** -0.5
-    return attend(query, k, value(x), scale, dropout_p=dropout_p, backend=backend)  # (B, N, d)
+    return released_attention(query, k, value(x), scale, dropout_p=dropout_p, backend=backend)
 
 
 class ReleasedLayer(nn.Module):
@@ -64,7 +64,7 @@ class ReleasedLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def attend(self, *inputs: Tensor, dropout: bool = True) -> tuple[Tensor, ...]:
+    def attended(self, *inputs: Tensor, dropout: bool = True) -> tuple[Tensor, ...]:
         """T_i (B, N, d) of every modality; ``dropout=False`` leaves the dropout of C out."""
         queries = self.joint(inputs) * (
             1 if self.joint.kind == "cross" else len(inputs)
@@ -72,11 +72,11 @@ class ReleasedLayer(nn.Module):
         p = self.dropout.p if self.training and dropout else 0.0
         parts = zip(inputs, queries, self.key, self.value, strict=True)
         return tuple(
-            released_attention(x, q, key, value, p, self.backend) for x, q, key, value in parts
+            attend_to_joint(x, q, key, value, p, self.backend) for x, q, key, value in parts
         )
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        attended = zip(inputs, self.output, self.attend(*inputs), strict=True)
+        attended = zip(inputs, self.output, self.attended(*inputs), strict=True)
         return tuple(x + self.dropout(torch.relu(output(t))) for x, output, t in attended)
 
     def maps(self, *inputs: Tensor) -> Maps:
@@ -84,4 +84,4 @@ class ReleasedLayer(nn.Module):
         queries = self.joint(inputs) * (1 if self.joint.kind == "cross" else len(inputs))
         keys = [released_key(x, key) for key, x in zip(self.key, inputs, strict=True)]
         c = tuple(joint_affinity(k, q) for k, q in zip(keys, queries, strict=True))
-        return {"C": c, "H": self.attend(*inputs, dropout=False)}
+        return {"C": c, "H": self.attended(*inputs, dropout=False)}
