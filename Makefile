@@ -15,7 +15,7 @@ demo:  ## plant a small data set, train on it, draw pictures into runs/demo
 	jca-fast demo
 
 benchmarks:  ## a smoke run of every benchmark; `pytest benchmarks/ --benchmark-only` measures
-	pytest benchmarks/ --benchmark-only -q --benchmark-min-rounds=3 --benchmark-max-time=0.2
+	pytest benchmarks/ --benchmark-only -q --smoke
 
 interpreted:  ## the Triton kernels under the interpreter (needs the extra "triton")
 	pytest -q -rs $(filter-out tests/test_triton_cuda.py,$(wildcard tests/test_triton_*.py tests/test_gpu_*.py))

@@ -1,32 +1,53 @@
-"""What changing one import line gives: the published modules as published against jca_fast.compat, same weights."""
+"""What changing one import line gives: the published modules as published against jca_fast.compat,
+same weights.
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from benchmarks import memory
 from benchmarks.drop_in import CASES, providers
-from benchmarks.pairs import in_process
+from benchmarks.table import Row
 
-IN_MEMORY = ("cam_n8_attention", "cam_n16_attention", "cam_n8", "cam_n16", "jcam_512", "dcn_n10_512_512",
-             "dcn_n16_512_512", "dcn_n300_256_128_128")  # fmt: skip
+IN_MEMORY = (
+    "cam_n8_attention",
+    "cam_n16_attention",
+    "cam_n8",
+    "cam_n16",
+    "jcam_512",
+    "dcn_n10_512_512",
+    "dcn_n16_512_512",
+    "dcn_n300_256_128_128",
+)
 SMOKE = ("cam_n8_attention", "cam_n16", "dcn_n8_512_192", "speaker_model")
 
 
-@pytest.mark.parametrize("name", CASES)
+DEFAULT = (*SMOKE, "released_model", "emotion_model")
+"""The cases of a run without --full."""
+
+
+def cases(names, default):
+    """The names, those outside the default set marked as part of a full run."""
+    return [
+        name if name in default else pytest.param(name, marks=pytest.mark.full) for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", cases(CASES, DEFAULT))
 def test_drop_in(paired, quick, name):
     if quick and name not in SMOKE:
         pytest.skip("one module of each kind is enough for a smoke run")
     batch = 4 if quick else CASES[name].batch
-    paired(providers(name, batch), batch=batch)
+    paired(name, f"batch {batch}", providers(name, batch), batch=batch)
 
 
-@pytest.mark.parametrize("name", IN_MEMORY)
-def test_drop_in_memory(benchmark, report, quick, name):
-    """Growth of the peak, forward and backward, over weights and inputs; each provider in a process of its own."""
+@pytest.mark.parametrize("name", cases(IN_MEMORY, IN_MEMORY[:1]))
+def test_drop_in_memory(replayed, quick, name):
+    """Growth of the peak, forward and backward, beyond weights and inputs; each provider in a
+    separate process.
+    """
     if quick and name != IN_MEMORY[0]:
         pytest.skip("one module is enough for a smoke run")
-    peaks = {
-        who: in_process("benchmarks.memory", name, who)["mib"] for who in ("published", "jca_fast")
-    }
-    benchmark.pedantic(lambda: None, rounds=1)
-    report("  ".join(f"{who} {mib} MiB" for who, mib in peaks.items()), peak_mib=peaks)
+    peaks, duration = memory.compare(name, ("published", "jca_fast"))
+    replayed(Row(name, f"batch {CASES[name].batch}", peak_mib=peaks), duration)

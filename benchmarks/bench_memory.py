@@ -1,18 +1,19 @@
-"""Peak memory of one layer, forward and backward, over its inputs; each provider in a process of its own."""
+"""Peak memory of one layer, forward and backward, beyond its inputs; each provider in a separate
+process.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.pairs import in_process
+from benchmarks import memory
+from benchmarks.layers import STANDARD, title
+from benchmarks.table import Row
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])
-def test_peak_memory(benchmark, report, quick, form):
+def test_peak_memory(replayed, quick, form):
     if quick and form == "released":
         pytest.skip("one form is enough for a smoke run")
-    peaks = {
-        name: in_process("benchmarks.memory", form, name)["mib"] for name in ("eager", "jca_fast")
-    }
-    benchmark.pedantic(lambda: None, rounds=1)
-    report("  ".join(f"{name} {mib} MiB" for name, mib in peaks.items()), peak_mib=peaks)
+    peaks, duration = memory.compare(form, ("eager", "jca_fast"))
+    replayed(Row(f"{form} layer, fwd+bwd", title(STANDARD), peak_mib=peaks), duration)

@@ -1,4 +1,6 @@
-"""A call on tensors so small that only its overhead counts, against the four lines of PyTorch it replaces."""
+"""A call on tensors so small that only its overhead counts, against the four lines of PyTorch it
+replaces.
+"""
 
 from __future__ import annotations
 
@@ -33,4 +35,6 @@ def test_tiny_call(paired, mode):
         return run
 
     ours = repeated(lambda: tanh_attention(q, k, v, 0.3))
-    paired({"eager": repeated(four_lines), "jca_fast": ours}, calls=CALLS)
+    label = {"no_grad": "no_grad", "forward": "fwd", "backward": "fwd+bwd"}[mode]
+    providers = {"eager": repeated(four_lines), "jca_fast": ours}
+    paired(f"{CALLS} tiny calls, {label}", "q, k 4x4, v 4x8", providers, calls=CALLS)

@@ -1,19 +1,20 @@
-"""The tanh kernels alone, one thread: cycles for 16 elements of C, and their share of what the FMA units could do.
+"""The tanh kernels alone on one thread, as a share of what the FMA units could do.
 
-A vector of 16 elements costs, in vector multiply-adds, N + D + 10 forward and 3 N + 2 D + 12 backward: the scores, ten
-for the tanh (two more for its slope), and the products. The bound is that number over the rate of the yardstick, a loop
-of independent multiply-adds in registers, measured beside the kernel in the same process.
+A vector of 16 elements costs, in vector multiply-adds, N + D + 10 forward and 3 N + 2 D + 12
+backward: the scores, ten for the tanh (two more for its slope), and the products. The bound is that
+number over the rate of the yardstick, a loop of independent multiply-adds in registers, measured
+beside the kernel in the same process.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from jca_fast.kernels import cpu
-from jca_fast.kernels.cpu import native
 
-from benchmarks.pairs import best_seconds
+from benchmarks.pairs import multiply_add_rate, summarise
 from benchmarks.shapes import PAPER, RELEASED, THIRD_PARTY, Shape
+from benchmarks.table import Row
+from jca_fast.ops.library import overload
 
 SHAPES = {
     "paper": PAPER,
@@ -29,36 +30,31 @@ def inputs(shape: Shape, batch: int):
     return [torch.randn(s[0], s[2], s[1]).mT for s in sizes]
 
 
-def multiply_add_rate() -> float:
-    """Multiply-adds of single float32 numbers in a second, one thread."""
-    library, steps = native.library(), 20_000
-    return library.jca_fma_yardstick(steps) / best_seconds(
-        lambda: library.jca_fma_yardstick(steps), 30
-    )
+def case(shape: Shape, batch: int, mode: str, dropout: float):
+    """Multiply-adds of one element of C, and the call."""
+    q, k, v, grad = inputs(shape, batch)
+    seed = torch.tensor(1) if dropout else None
+    options = (0.1, dropout, seed)
+    if mode == "forward":
+        op = overload("tanh_attention", "cpu")
+        return shape.N + shape.D + 10, lambda: op(q, k, v, *options)
+    op = overload("tanh_attention_backward", "cpu")
+    return 3 * shape.N + 2 * shape.D + 12, lambda: op(grad, q, k, v, *options)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.full)])
 @pytest.mark.parametrize("mode", ["forward", "backward"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_primitive(benchmark, report, quick, name, mode, dropout):
     torch.set_num_threads(1)
     shape = SHAPES[name]
     batch = 2 if quick else 8
-    q, k, v, grad = inputs(shape, batch)
-    seed = torch.tensor(1) if dropout else None
-    if mode == "forward":
-        work, run = shape.N + shape.D + 10, lambda: cpu.tanh_attention(q, k, v, 0.1, dropout, seed)
-    else:
-        work, run = (
-            3 * shape.N + 2 * shape.D + 12,
-            lambda: cpu.tanh_attention_backward(grad, q, k, v, 0.1, dropout, seed),
-        )
+    work, run = case(shape, batch, mode, dropout)
     benchmark.pedantic(run, rounds=3 if quick else 40, warmup_rounds=1)
     rate = multiply_add_rate()
-    best = benchmark.stats.stats.min
-    share = batch * shape.M * shape.L * work / rate / best
-    report(
-        f"{1e3 * best:.3g} ms, {100 * share:.0f} % of the FMA bound",
-        share_of_bound=share,
-        multiply_adds_per_second=rate,
-    )
+    times = list(benchmark.stats.stats.data)
+    share = batch * shape.M * shape.L * work / rate / min(times)
+    label = f"tanh op, {'fwd' if mode == 'forward' else 'bwd'}" + (", p 0.3" if dropout else "")
+    sizes = f"{batch}x{shape.M}x{shape.L} N{shape.N} D{shape.D}"
+    row = Row(label, sizes, summarise({"jca_fast": times}), limit=share)
+    report(row, multiply_adds_per_second=rate)

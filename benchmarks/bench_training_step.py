@@ -1,4 +1,6 @@
-"""A whole training step of the published model: 512/512, four layers, batch 64, with and without its dropout."""
+"""A whole training step of the published model: 512/512, four layers, batch 64, with and without
+its dropout.
+"""
 
 from __future__ import annotations
 
@@ -44,4 +46,6 @@ def test_training_step(paired, quick, form, dropout):
             return [p.grad.clone() for p in model.parameters()]
 
         check_parity({"eager": lambda: gradients(published), "jca_fast": lambda: gradients(ours)})
-    paired({"eager": published, "jca_fast": ours}, parity=False, batch=batch)
+    label = f"{form} model, {'no dropout' if off else 'dropout'}"
+    providers = {"eager": published, "jca_fast": ours}
+    paired(label, f"step, batch {batch}", providers, parity=False, batch=batch)

@@ -1,17 +1,56 @@
-"""The fixture ``paired``: providers timed side by side after a parity check, and one table at the end of a run.
+"""Fixtures and options of the benchmarks, and the table at the end of a run.
 
-pytest benchmarks/ --benchmark-only --benchmark-json=raw.json; benchmarks/record.py makes a file of results/ of it.
+    pytest benchmarks/ --benchmark-only            the default set, a few minutes on two cores
+    pytest benchmarks/ --benchmark-only --full     every case, 15 minutes or more
+    pytest benchmarks/ --benchmark-only --smoke    tiny sizes: shows only that the benchmarks work
+
+`paired` times providers side by side after a parity check; `replayed` records what another process
+measured.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from benchmarks.pairs import Provider, check_parity, interleave, machine, seconds, summarise
+from benchmarks.pairs import (
+    Provider,
+    check_parity,
+    interleave,
+    machine,
+    multiply_add_rate,
+    seconds,
+    summarise,
+)
+from benchmarks.table import Row, Summary, disturbances, render
 
-QUICK = 0.5  # a --benchmark-max-time below it asks for a smoke run: no compilation, fewer processes
-TABLE = pytest.StashKey[list]()
+ROWS = pytest.StashKey[list[Row]]()
+RATES = pytest.StashKey[list[float]]()
+LOAD = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("jca_fast benchmarks")
+    group.addoption("--full", action="store_true", help="run every case (15 minutes or more)")
+    group.addoption("--smoke", action="store_true", help="tiny sizes: no figure means anything")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: runs with --full only")
+    config.stash[ROWS], config.stash[RATES] = [], []
+    config.stash[LOAD] = os.getloadavg()[0]
+    config.option.benchmark_quiet = True  # our table takes the place of pytest-benchmark's
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.option.full:
+        skip = pytest.mark.skip(reason="runs with --full only")
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)
@@ -23,38 +62,65 @@ def _two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _progress(request):
+    """Name the case that is being measured, on a terminal: one can take half a minute."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter.isatty:
+        position = 1 + request.session.items.index(request.node)
+        text = f"{position}/{len(request.session.items)} {request.node.name}"
+        reporter.write(f"\r{text:<76.76}\r", flush=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clock_of_the_machine(request):
+    """The multiply-add rate of a core before and after the run: a disturbed machine shows two."""
+    rates = request.config.stash[RATES]
+    rates.append(multiply_add_rate())
+    yield
+    rates.append(multiply_add_rate())
+
+
 @pytest.fixture
 def quick(request) -> bool:
-    """Whether this run only has to show that the benchmarks work."""
-    return float(request.config.getoption("benchmark_max_time")) < QUICK
+    """Whether this run only shows that the benchmarks work."""
+    return request.config.option.smoke
 
 
 @pytest.fixture
-def rounds(request):
-    """How many rounds of something that takes ``cost`` seconds the command line asks for."""
-    least = int(request.config.getoption("benchmark_min_rounds"))
-    budget = float(request.config.getoption("benchmark_max_time"))
-    return lambda cost: max(least, min(30, int(10 * budget / max(cost, 1e-6))))
+def rounds(request) -> Callable[[float], int]:
+    """The number of rounds for something that takes ``cost`` seconds."""
+    if request.config.option.smoke:
+        return lambda cost: 3
+    budget = 15.0 if request.config.option.full else 5.0
+    return lambda cost: max(5, min(30, int(budget / max(cost, 1e-6))))
 
 
 @pytest.fixture
 def report(request, benchmark):
-    """Keep facts with this benchmark and as a line of the final table."""
+    """Keep a row of the table, and its facts with this benchmark."""
 
-    def keep(line: str, **facts: object) -> None:
-        benchmark.extra_info.update(machine(), **facts)
-        request.config.stash.setdefault(TABLE, []).append(f"{request.node.name:<58} {line}")
+    def keep(row: Row, **facts: object) -> None:
+        known = {"providers": row.times, "peak_mib": row.peak_mib, "share_of_limit": row.limit}
+        benchmark.extra_info.update(machine(), what=row.what, shape=row.shape, **facts)
+        benchmark.extra_info.update({name: value for name, value in known.items() if value})
+        request.config.stash[ROWS].append(row)
 
     return keep
 
 
 @pytest.fixture
 def paired(benchmark, report, rounds):
-    """``paired(providers)``: parity, then interleaved rounds; the provider called "jca_fast" is the benchmark's own."""
+    """``paired(what, shape, providers)``: a parity check, then interleaved rounds."""
 
     def run(
-        providers: dict[str, Provider], parity: bool = True, **facts: object
-    ) -> dict[str, dict[str, float]]:
+        what: str,
+        shape: str,
+        providers: dict[str, Provider],
+        parity: bool = True,
+        limit: Callable[[Summary], float] | None = None,
+        **facts: object,
+    ) -> Summary:
         if parity:
             check_parity(providers)
         count = rounds(sum(seconds(provider) for provider in providers.values()))
@@ -68,11 +134,38 @@ def paired(benchmark, report, rounds):
         interleave(providers, 1)
         benchmark.pedantic(providers["jca_fast"], setup=others_first, rounds=count)
         result = summarise({**times, "jca_fast": list(benchmark.stats.stats.data)})
-        text = "  ".join(
-            f"{name} {r['ms']:.3g} ms ({r['ratio']:.2f}x)" for name, r in result.items()
-        )
-        report(text, providers=result, rounds=count, **facts)
+        row = Row(what, shape, result, limit=limit(result) if limit else None)
+        report(row, rounds=count, **facts)
         return result
+
+    return run
+
+
+class ReplayClock:
+    """A timer for pytest-benchmark that shows the times another process measured."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, duration: float) -> None:
+        """Let the time of the measured call pass."""
+        self.now += duration
+
+
+@pytest.fixture
+def replayed(benchmark, report, monkeypatch):
+    """``replayed(row, seconds)``: the row of a measurement in another process, which took that
+    long.
+    """
+
+    def run(row: Row, duration: float) -> None:
+        clock = ReplayClock()
+        monkeypatch.setattr(benchmark, "_timer", clock)
+        benchmark.pedantic(clock.advance, args=(duration,), rounds=1)
+        report(row)
 
     return run
 
@@ -82,8 +175,19 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    lines = config.stash.get(TABLE, [])
-    if lines:
-        terminalreporter.section("time of each provider (and over jca_fast)")
-        for line in lines:
-            terminalreporter.write_line(line)
+    rows = config.stash[ROWS]
+    if not rows:
+        return
+    facts = machine()
+    terminalreporter.section("milliseconds, and the ratio of the first baseline over ours")
+    for line in render(rows):
+        terminalreporter.write_line(line)
+    terminalreporter.write_line(
+        f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}, "
+        f"kernels {facts['kernels']}; loop: the Python loop or the published code"
+    )
+    if config.option.smoke:
+        terminalreporter.write_line("a smoke run at tiny sizes: no figure means anything")
+        return
+    for reason in disturbances(rows, config.stash[RATES], config.stash[LOAD]):
+        terminalreporter.write_line(f"DISTURBED RUN, do not rely on it: {reason}", red=True)

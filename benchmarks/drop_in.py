@@ -1,7 +1,8 @@
-"""The providers of the drop-in benchmarks: modules of published code, as published and as jca_fast.compat runs them.
+"""The providers of the drop-in benchmarks: modules of published code, as published and as
+jca_fast.compat runs them.
 
-Both sides hold the same weights. As published, a CAM goes through the batch clip by clip with everything it does inside
-that loop, and the released form is plain PyTorch on the whole batch.
+Both sides hold the same weights. As published, a CAM goes through the batch clip by clip with
+everything it does inside that loop, and the released form is plain PyTorch on the whole batch.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ CASES = {
 
 
 def providers(name: str, batch: int | None = None) -> dict[str, Provider]:
-    """Forward and backward to all weights and to the inputs (but not to regions), without dropout."""
+    """Forward and backward to all weights and inputs (not to regions), without dropout."""
     case = CASES[name]
     model = case.build().eval()
     inputs = [

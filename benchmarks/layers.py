@@ -1,4 +1,5 @@
-"""The providers of the layer benchmarks; as a program, timed under the caller's environment (allocator, kernels).
+"""The providers of the layer benchmarks; as a program, timed under the caller's environment
+(allocator, kernels).
 
 python -m benchmarks.layers paper 64,10,512,512,32 0.0 backward 10      prints the summary as JSON
 """
@@ -18,11 +19,23 @@ STANDARD = (64, 10, 512, 512, 32)
 """B, N, d_a, d_v, k of the published model."""
 
 
+def title(shape: tuple[int, ...]) -> str:
+    """A shape as the table of results shows it."""
+    batch, n, audio, visual, k = shape
+    return f"{batch}x{n} {audio}+{visual} k{k}"
+
+
 def providers(
-    form: str, shape: tuple[int, ...] = STANDARD, dropout: float = 0.0, backward: bool = False,
-    compiled: bool = True, loop: bool = False,
-) -> dict[str, Provider]:  # fmt: skip
-    """Plain PyTorch, also compiled and as the loop over the batch, and ours, on one layer's weights and inputs."""
+    form: str,
+    shape: tuple[int, ...] = STANDARD,
+    dropout: float = 0.0,
+    backward: bool = False,
+    compiled: bool = True,
+    loop: bool = False,
+) -> dict[str, Provider]:
+    """Plain PyTorch, also compiled and as the loop over the batch, and ours, on one layer's weights
+    and inputs.
+    """
     batch, n, audio, visual, k = shape
     fusion = JointCoAttention(
         audio, visual, n, attention_dim=k, num_layers=1, form=form, dropout=dropout

@@ -1,4 +1,6 @@
-"""What users of the published CAM run today: plain PyTorch, one clip after the other, everything on 2-D matrices."""
+"""What users of the published CAM run today: plain PyTorch, one clip after the other, everything on
+2-D matrices.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from jca_fast.compat.cam import CAM
 
 
 def looped_clip(cam: CAM, audio: Tensor, visual: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-    """One clip, audio (N, d_in), visual (N, d_in): the heads' outputs (N, 1) and the attended features (N, d_x)."""
+    """One clip, audio (N, d_in), visual (N, d_in): the heads' outputs (N, 1) and the attended
+    features (N, d_x).
+    """
     a, v = cam.encoder1(audio), cam.encoder2(visual)  # (N, d_a), (N, d_v)
     attended = []
     for name, x in (("a", a), ("v", v)):
@@ -24,7 +28,7 @@ def looped_clip(cam: CAM, audio: Tensor, visual: Tensor) -> tuple[list[Tensor], 
 
 
 def looped(cam: CAM, audio: Tensor, visual: Tensor) -> list[Tensor]:
-    """A batch (B, N, d_in): the heads' outputs (B, N, 1), then the attended features (B, N, d_x)."""
+    """A batch (B, N, d_in): the heads' outputs (B, N, 1), then the features (B, N, d_x)."""
     clips = [looped_clip(cam, audio[b], visual[b]) for b in range(audio.shape[0])]
     heads = [torch.stack(parts) for parts in zip(*(clip[0] for clip in clips), strict=True)]
     return [*heads, *(torch.stack([clip[i] for clip in clips]) for i in (1, 2))]

@@ -1,25 +1,34 @@
-"""Growth of the peak resident memory of one layer, forward and backward, in a process of its own.
+"""Growth of the peak resident memory of one layer, forward and backward, in a separate process.
 
-python -m benchmarks.memory paper eager|jca_fast            prints {"mib": ...}
-python -m benchmarks.memory cam_n8 published|jca_fast       the same for a case of benchmarks.drop_in
+    python -m benchmarks.memory paper eager        or jca_fast; prints {"mib": ..., "seconds": ...}
+    python -m benchmarks.memory cam_n8 published   or jca_fast; a case of benchmarks.drop_in
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks import drop_in, layers
-from benchmarks.pairs import Provider
+from benchmarks.pairs import Provider, in_process, seconds
 
 
 def peak() -> float:
     """MiB. Not getrusage: a child starts with the peak of the parent that forked it."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def compare(subject: str, names: Sequence[str]) -> tuple[dict[str, float], float]:
+    """The peak of each provider in MiB, each in a separate process, and the seconds of the last
+    one's call.
+    """
+    found = {name: in_process("benchmarks.memory", subject, name) for name in names}
+    return {name: result["mib"] for name, result in found.items()}, found[names[-1]]["seconds"]
 
 
 def providers(subject: str, batch: int) -> dict[str, Provider]:
@@ -35,8 +44,8 @@ def main(subject: str, provider: str) -> None:
     case = drop_in.CASES.get(subject)
     measured = providers(subject, case.batch if case else layers.STANDARD[0])
     before = peak()
-    measured[provider]()
-    print(json.dumps({"mib": round(peak() - before, 1)}))
+    duration = seconds(measured[provider])
+    print(json.dumps({"mib": round(peak() - before, 1), "seconds": duration}))
 
 
 if __name__ == "__main__":

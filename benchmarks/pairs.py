@@ -1,7 +1,9 @@
-"""Side-by-side timing: every round runs all providers one after the other, and ratios are taken within a round.
+"""Side-by-side timing: every round runs all providers one after the other, and ratios are taken
+within a round.
 
-On a shared machine absolute times drift by tens of percent while the ratio of two neighbours hardly moves, so a
-speed-up here is the median of the per-round ratios, and it counts only after a parity check in the same process.
+On a shared machine absolute times drift by tens of percent while the ratio of two neighbours hardly
+moves, so a speed-up here is the median of the per-round ratios, and it counts only after a parity
+check in the same process.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ def flatten(result: object) -> list[Tensor]:
 
 
 def check_parity(providers: dict[str, Provider], tolerance: float = 2e-2) -> None:
-    """All providers must give the first one's numbers: root mean square of the difference over that of the numbers.
+    """All providers must give the first one's numbers: root mean square of the difference over that
+    of the numbers.
 
-    The usual figure is 1e-6, but one number that a rounding moves across the corner of a ReLU shows in every gradient
-    behind it: 1e-3 was seen. The tests judge accuracy; this guards against timing something else.
+    The usual figure is 1e-6, but one number that a rounding moves across the corner of a ReLU shows
+    in every gradient behind it: 1e-3 was seen. The tests judge accuracy; this guards against timing
+    something else.
     """
     (reference, first), *others = ((name, flatten(run())) for name, run in providers.items())
     for name, tensors in others:
@@ -66,19 +70,39 @@ def interleave(providers: dict[str, Provider], rounds: int) -> dict[str, list[fl
 
 
 def summarise(times: dict[str, list[float]], ours: str = "jca_fast") -> dict[str, dict[str, float]]:
-    """Median milliseconds of each provider and its time over ours."""
+    """For each provider the median "ms", and the "ratio" of its time over ours with its 20th and
+    80th percentile.
+    """
+    return {name: _compare(values, times[ours]) for name, values in times.items()}
+
+
+def _compare(values: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    ratios = sorted(a / b for a, b in zip(values, ours, strict=True))
+    low, high = (ratios[round(share * (len(ratios) - 1))] for share in (0.2, 0.8))
     return {
-        name: {
-            "ms": round(1e3 * median(values), 4),
-            "ratio": round(median(a / b for a, b in zip(values, times[ours], strict=True)), 3),
-        }
-        for name, values in times.items()
+        "ms": round(1e3 * median(values), 4),
+        "ratio": round(median(ratios), 3),
+        "low": round(low, 3),
+        "high": round(high, 3),
     }
 
 
 def best_seconds(run: Provider, rounds: int) -> float:
     """The shortest of many calls: for cycle counts, where noise only ever adds."""
     return min(seconds(run) for _ in range(rounds))
+
+
+def multiply_add_rate() -> float:
+    """Multiply-adds of single float32 numbers in a second, on one thread; nan without the native
+    library.
+    """
+    from jca_fast.kernels.cpu import native
+
+    if native.load()[0] is None:
+        return float("nan")
+    library, steps = native.library(), 20_000
+    run = functools.partial(library.jca_fma_yardstick, steps)
+    return run() / best_seconds(run, 30)
 
 
 @functools.cache
@@ -109,11 +133,15 @@ def machine() -> dict[str, object]:
 
 
 def in_process(module: str, *arguments: str, **environment: str) -> dict:
-    """Run ``python -m module arguments`` with an environment of its own; its last line is JSON."""
+    """Run ``python -m module arguments`` with a changed environment; its last line is JSON."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(f"python -m {module} {' '.join(arguments)} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

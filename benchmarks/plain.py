@@ -1,6 +1,8 @@
-"""The baselines: the published arithmetic in plain PyTorch, batched as the paper's equations say, and the Python loop.
+"""The baselines: the published arithmetic in plain PyTorch, batched as the paper's equations say,
+and the Python loop.
 
-They take the parameters of the library's own layers, so that every provider of a benchmark computes the same numbers.
+They take the parameters of the library's own layers, so that every provider of a benchmark computes
+the same numbers.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def _released(
     outputs: Any,
     p: float,
 ) -> tuple[Tensor, ...]:
-    """A released layer with its Linears on ``F.linear``; without a query Linear Q is the joint feature itself."""
+    """A released layer with its Linears on ``F.linear``; without a query Linear Q is the joint
+    feature itself.
+    """
     joint = torch.cat(list(inputs), dim=-1)  # (B, N, d)
     query = F.linear(joint, query_linear.weight, query_linear.bias) if query_linear else joint
     out = []
@@ -83,7 +87,9 @@ def _released(
 
 
 def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
-    """The published arithmetic of a module of the library; None where the module is plain PyTorch already."""
+    """The published arithmetic of a module of the library; None where the module is plain PyTorch
+    already.
+    """
     if isinstance(module, PaperLayer):
         return lambda *x: paper_layer(module, x, module.dropout if module.training else 0.0)
     if isinstance(module, ReleasedLayer):
@@ -98,7 +104,9 @@ def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
 
 @contextmanager
 def plain_model(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, every Joint Co-Attention layer and every Linear of ``model`` runs the published arithmetic."""
+    """Inside, every Joint Co-Attention layer and every Linear of ``model`` runs the published
+    arithmetic.
+    """
     formulas = [
         (module, formula) for module in model.modules() if (formula := plain_forward(module))
     ]

@@ -1,7 +1,9 @@
-"""Makes a file of benchmarks/results from what pytest-benchmark wrote: the ratios and facts, without the raw times.
+"""Makes a file of benchmarks/results from what pytest-benchmark wrote: the ratios and facts,
+without the raw times.
 
 pytest benchmarks/ --benchmark-only --benchmark-json=raw.json
-python -m benchmarks.record raw.json benchmarks/results/NAME.json "AMD EPYC, Zen 5" "the pytest command"
+python -m benchmarks.record raw.json benchmarks/results/NAME.json "AMD EPYC, Zen 5" "the pytest
+command"
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def slim(raw: dict, processor: str, command: str) -> dict:
 
 
 def main(raw: str, target: str, processor: str, command: str) -> None:
-    """Write ``target``; the processor is named by hand, because /proc/cpuinfo may not say its generation."""
+    """Write ``target``; the processor is named by hand, because /proc/cpuinfo may not say its
+    generation.
+    """
     facts = slim(json.loads(Path(raw).read_text()), processor, command)
     Path(target).write_text(json.dumps(facts, indent=1) + "\n")
 

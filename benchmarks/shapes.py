@@ -1,7 +1,8 @@
 """The one table of shapes, for tests and benchmarks.
 
-Sizes are those of :func:`jca_fast.functional.tanh_attention`: B samples, M rows and L columns of the affinity matrix,
-N segments, D value width; ``shared`` where v is shared by the batch, as in the paper's form.
+Sizes are those of :func:`jca_fast.functional.tanh_attention`: B samples, M rows and L columns of
+the affinity matrix, N segments, D value width; ``shared`` where v is shared by the batch, as in the
+paper's form.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ class Shape(NamedTuple):
 
 
 PAPER = Shape(64, 512, 1024, 10, 32, True)
-"""Paper form at the paper's size, one modality: d_a = 512 channels against d = 1,024 of J, k = 32."""
+"""Paper form at the paper's size, one modality: d_a = 512 channels against d = 1,024 of J, k = 32.
+"""
 
 RELEASED = Shape(64, 1024, 512, 10, 10, False)
-"""Released form at the paper's size, one modality: 1,024 channels of the query of J against 512 of a key."""
+"""Released form at the paper's size, one modality: 1,024 channels of the query of J against 512 of
+a key.
+"""
 
 THIRD_PARTY = {
     "emotion_n8": Shape(64, 128, 256, 8, 32, True),
