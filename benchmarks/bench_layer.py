@@ -32,7 +32,7 @@ def elsewhere(replayed, quick):
         sizes = ",".join(map(str, shape))
         arguments = (form, sizes, "0", mode, rounds, kind)
         result = in_process("benchmarks.layers", *arguments, **environment)
-        row = Row(f"{form}, {MODES[mode]}, {label}", title(shape), result)
+        row = Row(f"{form} {MODES[mode]}, {label}", title(shape), result)
         replayed(row, result["jca_fast"]["ms"] / 1e3)
 
     return run
@@ -60,7 +60,7 @@ def test_released_layer_with_dropout(paired, quick, mode):
     """
     shape = QUICK if quick else STANDARD
     found = providers("released", shape, 0.3, mode == "backward", compiled=False)
-    paired(f"released, {MODES[mode]}, p 0.3", title(shape), found, parity=False)
+    paired(f"released {MODES[mode]}, p 0.3", title(shape), found, parity=False)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -55,6 +55,6 @@ def test_primitive(benchmark, report, quick, name, mode, dropout):
     times = list(benchmark.stats.stats.data)
     share = batch * shape.M * shape.L * work / rate / min(times)
     label = f"tanh op, {'fwd' if mode == 'forward' else 'bwd'}" + (", p 0.3" if dropout else "")
-    sizes = f"{batch}x{shape.M}x{shape.L} N{shape.N} D{shape.D}"
+    sizes = f"{shape.M}x{shape.L} N{shape.N} D{shape.D}"
     row = Row(label, sizes, summarise({"jca_fast": times}), limit=share)
     report(row, multiply_adds_per_second=rate)

@@ -1,7 +1,7 @@
 """Growth of the peak resident memory of one layer, forward and backward, in a separate process.
 
-    python -m benchmarks.memory paper eager        or jca_fast; prints {"mib": ..., "seconds": ...}
-    python -m benchmarks.memory cam_n8 published   or jca_fast; a case of benchmarks.drop_in
+python -m benchmarks.memory paper eager        or jca_fast; prints {"mib": ..., "seconds": ...}
+python -m benchmarks.memory cam_n8 published   or jca_fast; a case of benchmarks.drop_in
 """
 
 from __future__ import annotations

@@ -19,13 +19,13 @@ Summary = dict[str, dict[str, float]]
 """For each provider: "ms", and "ratio", "low", "high" of its time over ours."""
 
 COLUMNS = (
-    ("what", 23),
-    ("shape", 19),
-    ("ours", 6),
+    ("what", 24),
+    ("shape", 17),
+    ("ours", 5),
     ("eager", 6),
     ("compile", 7),
     ("loop", 6),
-    ("ratio", 14),
+    ("ratio", 15),
     ("MiB", 7),
     ("limit", 5),
 )
@@ -63,10 +63,13 @@ def merged(rows: Sequence[Row]) -> list[Row]:
     return list(found.values())
 
 
-def milliseconds(value: float | None) -> str:
+def short(ratio: float) -> str:
+    """A ratio in at most four characters."""
+    return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def milliseconds(value: float) -> str:
     """Three significant digits, without an exponent."""
-    if value is None:
-        return ""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -76,7 +79,7 @@ def cells(row: Row) -> tuple[str, ...]:
     name, ratio = row.baseline(), ""
     if name:
         found = row.times[name]
-        ratio = f"{found['ratio']:.3g} ({found['low']:.3g}-{found['high']:.3g})"
+        ratio = f"{short(found['ratio'])} ({short(found['low'])}-{short(found['high'])})"
     ours = row.peak_mib.get("jca_fast")
     others = [mib for provider, mib in row.peak_mib.items() if provider != "jca_fast"]
     return (
