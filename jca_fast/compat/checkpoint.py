@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .published import Known
 from .recognize import Recognized, checked, load_recognized, recognize, shapes_of
-from .sizes import Known
 from .torch_file import InertModule, load_inert
 
 ENTRIES = ("net", "state_dict", "model", "model_state_dict", "weights")

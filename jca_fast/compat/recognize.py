@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .sizes import KNOWN, Known, Shapes, within
+from .published import KNOWN, Known, Shapes, within
 
 WRAPPERS = ("module.", "JCA_model.", "fusion_model.", "model.")
 PART = "coattn."
