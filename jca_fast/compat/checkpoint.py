@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..training.checkpoint import FORMAT
 from .published import Known
 from .recognize import Recognized, checked, load_recognized, recognize, shapes_of
 from .torch_file import InertModule, load_inert
 
 ENTRIES = ("net", "state_dict", "model", "model_state_dict", "weights")
-OWN_FORMAT = "jca_fast checkpoint 1"
 SAFETENSORS_FORMAT = "jca_fast published 1"
 
 
@@ -124,7 +124,7 @@ def _from_content(path: Path, content: Any) -> Checkpoint:
         raise ValueError(
             f"expected a state_dict, a dict with one, or a module; found {type(content).__name__}"
         )
-    if content.get("format") == OWN_FORMAT:
+    if content.get("format") == FORMAT:
         return _from_training(path, content)
     for entry in ENTRIES:
         inner = content.get(entry)
