@@ -1,4 +1,4 @@
-"""The co-attention layers of the published code for any number of modalities, under the published names.
+"""The co-attention layers of the published code for two or more modalities, under published names.
 
 Per layer, for modalities X_i (B, N, d_i) and J = [X_1; X_2; ...] (B, N, d), every Linear with bias:
 
@@ -7,7 +7,8 @@ Per layer, for modalities X_i (B, N, d_i) and J = [X_1; X_2; ...] (B, N, d), eve
     T_i = relu(tanh(V_i C_i))                                                      (B, N, d)
     X_i <- X_i + linears[i - 1](T_i)         linears[i - 1] = Sequential(Linear, ReLU, Dropout)
 
-The formulas are those of :class:`jca_fast.modules.ReleasedLayer`; these classes only hold the weights.
+The formulas are those of :class:`jca_fast.modules.ReleasedLayer`; these classes hold the weights.
+Parameters are created in the published order, so that a seed gives the published initial weights.
 """
 
 from __future__ import annotations
@@ -26,25 +27,30 @@ from ..modules.released_layer import attend_to_joint, released_key
 
 
 class PublishedCoAttention(nn.Module):
-    """What the published code calls ``DenseCoAttn``: from the modalities X_i (B, N, d_i) to T_i (B, N, d).
+    """The published ``DenseCoAttn``: modalities X_i (B, N, d_i) -> attended features T_i (B, N, d).
 
     Args:
         dims: widths d_i of two or more modalities.
-        dropout: on C_i, after the tanh.
+        dropout: probability on C_i, after the tanh.
         num_segments: N.
-        use_query: False takes the joint feature itself in place of Q. ``query_linear`` then exists, as in the
+        use_query: False uses the joint feature itself as Q. ``query_linear`` then exists, as in the
             published code that does so, but is never used.
+
+    Raises:
+        ValueError: a size is below 1, the probability is outside [0, 1], or a feature has another
+            shape than (B, N, d_i).
     """
 
     def __init__(
         self, dims: Sequence[int], dropout: float, num_segments: int, use_query: bool = True
     ) -> None:
         super().__init__()
-        check_positive(
-            **{f"dim{i}": width for i, width in enumerate(dims, 1)}, num_segments=num_segments
-        )
+        widths = {f"dim{i}": width for i, width in enumerate(dims, 1)}
+        check_positive(**widths, num_segments=num_segments)
         check_probability(dropout=dropout)
-        self.dims, self.num_segments, self.use_query = tuple(dims), num_segments, use_query
+        self.dims = tuple(dims)
+        self.num_segments = num_segments
+        self.use_query = use_query
         self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in dims)
         self.query_linear = Linear(sum(dims), sum(dims))
         for i in range(1, len(dims) + 1):
@@ -54,9 +60,8 @@ class PublishedCoAttention(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         query = self._query(values)  # (B, N, d)
-        parts = zip(
-            values, self._linears("key"), self._linears("value"), self.dropouts, strict=True
-        )
+        keys, value_linears = self._linears("key"), self._linears("value")
+        parts = zip(values, keys, value_linears, self.dropouts, strict=True)
         return tuple(
             attend_to_joint(x, query, key, value, _rate(dropout))
             for x, key, value, dropout in parts
@@ -65,10 +70,10 @@ class PublishedCoAttention(nn.Module):
     def maps(self, *values: Tensor) -> Maps:
         """C_i (B, d_i, d) and T_i (B, N, d) of every modality, without dropout."""
         query = self._query(values)
-        pairs = list(zip(values, self._linears("key"), self._linears("value"), strict=True))
+        parts = list(zip(values, self._linears("key"), self._linears("value"), strict=True))
         return {
-            "C": tuple(joint_affinity(released_key(x, key), query) for x, key, _ in pairs),
-            "H": tuple(attend_to_joint(x, query, key, value) for x, key, value in pairs),
+            "C": tuple(joint_affinity(released_key(x, key), query) for x, key, _ in parts),
+            "H": tuple(attend_to_joint(x, query, key, value) for x, key, value in parts),
         }
 
     def _linears(self, kind: str) -> list[nn.Module]:
@@ -87,11 +92,12 @@ class PublishedCoAttention(nn.Module):
         return self.query_linear(joint) if self.use_query else joint
 
     def extra_repr(self) -> str:
-        return f"dims={self.dims}, num_segments={self.num_segments}, use_query={self.use_query}"
+        sizes = f"dims={self.dims}, num_segments={self.num_segments}"
+        return f"{sizes}, use_query={self.use_query}"
 
 
 class PublishedLayer(nn.Module):
-    """What the published code calls ``NormalSubLayer``; ``dense_coattn`` is its :class:`PublishedCoAttention`."""
+    """The published ``NormalSubLayer``: a :class:`PublishedCoAttention` and the residual update."""
 
     def __init__(self, dense_coattn: PublishedCoAttention, dropout: float) -> None:
         super().__init__()
@@ -104,32 +110,42 @@ class PublishedLayer(nn.Module):
 
     def forward(self, *data: Tensor) -> tuple[Tensor, ...]:
         weighted = self.dense_coattn(*data)
-        return tuple(
-            x + linear(t) for x, linear, t in zip(data, self.linears, weighted, strict=True)
-        )
+        parts = zip(data, self.linears, weighted, strict=True)
+        return tuple(x + linear(t) for x, linear, t in parts)
 
 
 class PublishedStack(nn.Module):
-    """What the published code calls ``DCNLayer``: its layers one after the other."""
+    """The published ``DCNLayer``: layers one after the other, each with its own weights.
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    ``return_all``, here or in a call, returns one list for each modality with its feature after
+    every layer, ``([x1 of layer 1, x1 of layer 2], [x2 of layer 1, x2 of layer 2])``.
+    """
+
+    return_all = False
+
+    def __init__(self, layers: Sequence[nn.Module], return_all: bool = False) -> None:
         super().__init__()
         check_positive(num_seq=len(layers))
+        self.return_all = return_all
         self.dcn_layers = nn.ModuleList(layers)
 
-    def forward(self, *data: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *data: Tensor, return_all: bool | None = None) -> tuple[Any, ...]:
+        iterations = []
         for layer in self.dcn_layers:
             data = layer(*data)
+            iterations.append(data)
+        if self.return_all if return_all is None else return_all:
+            return tuple(list(feature) for feature in zip(*iterations, strict=True))
         return data
 
 
 def _rate(dropout: nn.Module) -> float:
-    """The probability in force of an nn.Dropout, which may be changed or switched off on its own."""
+    """The probability that applies now to an nn.Dropout, whose rate and mode may be changed."""
     return float(dropout.p) if dropout.training else 0.0  # type: ignore[arg-type]
 
 
 def init_weights(model: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every Linear, as the whole models of the published code do."""
+    """Xavier-uniform weights and zero biases for every Linear, as in the published whole models."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -138,5 +154,5 @@ def init_weights(model: nn.Module) -> None:
 
 
 def option(options: Any, name: str, default: Any) -> Any:
-    """The attribute ``name`` of a parsed command line, or the published default where it has none."""
+    """The attribute ``name`` of a parsed command line, or the published default if it has none."""
     return getattr(options, name, default)

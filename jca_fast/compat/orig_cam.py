@@ -1,4 +1,4 @@
-"""The valence and arousal model of the emotion-recognition repositories that uses the released form (``orig_cam``).
+"""The valence and arousal model of the emotion-recognition repositories in the released form.
 
 In place of ``from models.orig_cam import CAM``::
 
@@ -17,25 +17,30 @@ from .released import LSTM, BottomUpExtract, DCNLayer
 
 
 class CAM(nn.Module):
-    """Valence and arousal of every segment from audio and visual features, after joint co-attention.
+    """Valence and arousal of every segment from audio and visual features after co-attention.
 
     Args:
         num_segments: N.
         audio_dim: width of the audio features.
         visual_dim: width to which the visual features are reduced.
         num_layers: co-attention layers.
-        unimodal_rnn: False leaves out the LSTM blocks of audio and video, as one published version does.
+        unimodal_rnn: False leaves out the LSTM blocks of audio and video, as one published version
+            does.
         hidden_dim: hidden width of the two regressors.
         dropout: in the co-attention and the regressors; the LSTM blocks keep the published 0.1.
 
     Shapes:
-        audio (B, N, audio_dim), visual (B, N, 7, 7, 512) or (B, N, 49, 512) -> valence (B, N), arousal (B, N).
+        audio (B, N, audio_dim), visual (B, N, ...) with 49 x 512 numbers in each segment
+        -> valence (B, N), arousal (B, N).
+
+    Both inputs are L2-normalised over their last axis, as published. The published scripts pass
+    (B, N, 25088), which is normalised over all numbers of a segment; (B, N, 49, 512) and
+    (B, N, 7, 7, 512) are normalised region by region.
 
     Raises:
         ValueError: an argument is out of its range, or an input has the wrong shape.
     """
 
-    Joint: nn.Module
     vregressor: nn.Module
     aregressor: nn.Module
 
@@ -52,37 +57,52 @@ class CAM(nn.Module):
     ) -> None:
         super().__init__()
         self.coattn = DCNLayer(visual_dim, audio_dim, num_layers, dropout, num_segments)
-        self.audio_extract: nn.Module = (
-            LSTM(audio_dim, audio_dim, 2, 0.1) if unimodal_rnn else nn.Identity()
-        )
-        self.video_extract: nn.Module = (
-            LSTM(visual_dim, visual_dim, 2, 0.1) if unimodal_rnn else nn.Identity()
-        )
-        self.video_attn = BottomUpExtract(audio_dim, visual_dim)
-        heads = {
-            name: _regressor(visual_dim, hidden_dim, dropout)
-            for name in ("vregressor", "aregressor")
-        }
-        parts = {"Joint": LSTM(visual_dim + audio_dim, visual_dim, 2, dropout=0.0), **heads}
-        order = (
-            ("vregressor", "Joint", "aregressor")
-            if unimodal_rnn
-            else ("Joint", "vregressor", "aregressor")
-        )
-        for name in order:  # the published one, which an optimizer's state depends on
-            self.add_module(name, parts[name])
+        self.audio_extract = _block(audio_dim, unimodal_rnn)
+        self.video_extract = _block(visual_dim, unimodal_rnn)
+        self.video_attn = self._reduction(audio_dim, visual_dim)
+        head = (visual_dim, hidden_dim, dropout)
+        if unimodal_rnn:  # the published order, which seeds and the state of an optimizer depend on
+            self.vregressor = self._head(head)
+        self.Joint = LSTM(visual_dim + audio_dim, visual_dim, 2, dropout=0.0)
+        if not unimodal_rnn:
+            self.vregressor = self._head(head)
+        self._add_parts(audio_dim, visual_dim, head)
         init_weights(self)
 
+    def _reduction(self, audio_dim: int, visual_dim: int) -> nn.Module:
+        return BottomUpExtract(audio_dim, visual_dim)
+
+    def _head(self, head: tuple[int, int, float]) -> nn.Module:
+        return regressor(*head)
+
+    def _add_parts(self, audio_dim: int, visual_dim: int, head: tuple[int, int, float]) -> None:
+        """The parts that published versions of this model add behind ``Joint``."""
+        self.aregressor = self._head(head)
+
     def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> tuple[Tensor, Tensor]:
-        audio = self.audio_extract(F.normalize(f1_norm, dim=-1))  # (B, N, d_a)
-        video = self.video_extract(
-            self.video_attn(F.normalize(f2_norm, dim=-1), audio)
-        )  # (B, N, d_v)
-        joint = self.Joint(torch.cat(self.coattn(video, audio), dim=-1))  # (B, N, d_v)
+        joint = self._joint(f1_norm, f2_norm)
         return self.vregressor(joint).squeeze(2), self.aregressor(joint).squeeze(2)
 
+    def _joint(self, audio: Tensor, video: Tensor) -> Tensor:
+        """The fused feature (B, N, visual_dim) that the regressors read."""
+        audio = self.audio_extract(F.normalize(audio, dim=-1))  # (B, N, d_a)
+        video = self.video_attn(F.normalize(video, dim=-1), audio)
+        video = self.video_extract(video)  # (B, N, d_v)
+        video, audio = self._fuse(video, audio)
+        return self.Joint(torch.cat((video, audio), dim=-1))
 
-def _regressor(width: int, hidden_dim: int, dropout: float) -> nn.Sequential:
+    def _fuse(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Video and audio after co-attention, with the same shapes."""
+        video, audio = self.coattn(video, audio)
+        return video, audio
+
+
+def _block(width: int, present: bool) -> nn.Module:
+    return LSTM(width, width, 2, 0.1) if present else nn.Identity()
+
+
+def regressor(width: int, hidden_dim: int, dropout: float, outputs: int = 1) -> nn.Sequential:
+    """The published head: Linear, ReLU, Dropout, Linear."""
     return nn.Sequential(
-        Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), Linear(hidden_dim, 1)
+        Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), Linear(hidden_dim, outputs)
     )

@@ -1,12 +1,13 @@
-"""The modules of tuffr5/Recursive-joint-co-attention: same constructors, calls, results and state_dict keys.
+"""The modules of tuffr5/Recursive-joint-co-attention: same constructors, calls, results and keys.
 
 In place of its ``layer`` and ``models`` modules::
 
     from jca_fast.compat.released import DCNWithRCNN
 
-What differs: the number of segments is an argument (10 there), a batch of one keeps its axis unless asked otherwise,
-``GRU`` works, odd batch sizes down to 0 work, and no constructor moves itself to a GPU. The first modality
-(``dim1``, ``data1``) is the video. The joint affinity is computed by the kernels of this library.
+Differences: the number of segments is an argument (10 there), a batch of one keeps its axis unless
+asked otherwise, ``GRU`` works, a batch may have any size including 0, and no constructor moves
+itself to a GPU. The first modality (``dim1``, ``data1``) is the video. A seed gives the published
+initial weights, bit for bit. The joint affinity is computed by the kernels of this library.
 """
 
 from __future__ import annotations
@@ -18,55 +19,67 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modules import ResidualRNN
-from ..modules.checks import check_positive
+from ..modules.checks import check_positive, check_probability
 from ..modules.linear import Linear
 from ..modules.visual_reduction import additive_reduction
 from .layers import PublishedCoAttention, PublishedLayer, PublishedStack, init_weights, option
 
-NUM_REGIONS, REGION_FEATURES, AUDIO_FEATURES = (
-    49,
-    512,
-    128,
-)  # 7 x 7 positions of VGG19 pool5, channels of VGGish
+NUM_REGIONS = 49  # 7 x 7 positions of VGG19 pool5
+REGION_FEATURES = 512
+AUDIO_FEATURES = 128  # channels of VGGish
 
 
 class DenseCoAttn(PublishedCoAttention):
-    """Joint co-attention of two modalities (B, N, dim1), (B, N, dim2) -> two attended features (B, N, dim1 + dim2).
+    """Joint co-attention of two modalities.
 
-    ``use_query=False`` leaves the query Linear out of the computation, as one published variant does.
+    (B, N, dim1), (B, N, dim2) -> two attended features (B, N, dim1 + dim2). ``num_segments`` (N)
+    and ``use_query`` default to the values of the repository that the class stands for.
+    ``use_query=False`` leaves the query Linear out of the computation.
     """
+
+    default_segments = 10
+    default_query = True
 
     def __init__(
         self,
         dim1: int,
         dim2: int,
         dropout: float,
-        num_segments: int = 10,
+        num_segments: int | None = None,
         *,
-        use_query: bool = True,
+        use_query: bool | None = None,
     ) -> None:
-        super().__init__((dim1, dim2), dropout, num_segments, use_query)
+        n = self.default_segments if num_segments is None else num_segments
+        query = self.default_query if use_query is None else use_query
+        super().__init__((dim1, dim2), dropout, n, query)
 
 
 class NormalSubLayer(PublishedLayer):
     """One layer with its residual update: (B, N, dim1), (B, N, dim2) -> the same shapes."""
 
+    attention_class = DenseCoAttn
+
     def __init__(
         self,
         dim1: int,
         dim2: int,
         dropout: float,
-        num_segments: int = 10,
+        num_segments: int | None = None,
         *,
-        use_query: bool = True,
+        use_query: bool | None = None,
     ) -> None:
-        super().__init__(
-            DenseCoAttn(dim1, dim2, dropout, num_segments, use_query=use_query), dropout
-        )
+        sizes = (dim1, dim2, dropout, num_segments)
+        super().__init__(self.attention_class(*sizes, use_query=use_query), dropout)
 
 
 class DCNLayer(PublishedStack):
-    """``num_seq`` layers, each with its own weights: (B, N, dim1), (B, N, dim2) -> the same shapes."""
+    """``num_seq`` layers, each with its own weights: (B, N, dim1), (B, N, dim2) -> the same shapes.
+
+    With ``return_all=True``, here or in a call, a list for each modality with every iteration.
+    """
+
+    layer_class = NormalSubLayer
+    default_return_all = False
 
     def __init__(
         self,
@@ -74,35 +87,23 @@ class DCNLayer(PublishedStack):
         dim2: int,
         num_seq: int,
         dropout: float,
-        num_segments: int = 10,
+        num_segments: int | None = None,
         *,
-        use_query: bool = True,
+        use_query: bool | None = None,
+        return_all: bool | None = None,
     ) -> None:
         sizes = (dim1, dim2, dropout, num_segments)
-        super().__init__([NormalSubLayer(*sizes, use_query=use_query) for _ in range(num_seq)])
+        layers = [self.layer_class(*sizes, use_query=use_query) for _ in range(num_seq)]
+        super().__init__(layers, self.default_return_all if return_all is None else return_all)
 
 
-class LSTM(ResidualRNN):
-    """Residual LSTM block: (B, N, embed_size) -> (B, N, dim), L2-normalised; see :class:`jca_fast.modules.ResidualRNN`.
+class _RecurrentBlock(ResidualRNN):
+    """:class:`jca_fast.modules.ResidualRNN`, L2-normalised, created as the published code does.
 
-    ``residual_embeddings=False``, which fails in the published code, leaves the input out of the concatenation.
+    The order of the random draws is the published one: the Linear, the network, the initial state.
     """
 
-    def __init__(
-        self,
-        embed_size: int,
-        dim: int,
-        num_layers: int,
-        dropout: float,
-        residual_embeddings: bool = True,
-    ) -> None:
-        super().__init__(
-            embed_size, dim, num_layers, "lstm", dropout, residual_embeddings, normalize=True
-        )
-
-
-class GRU(ResidualRNN):
-    """The block with a GRU, called and returning like :class:`LSTM`; the published class cannot run."""
+    cell = "lstm"
 
     def __init__(
         self,
@@ -112,52 +113,104 @@ class GRU(ResidualRNN):
         dropout: float,
         residual_embeddings: bool = True,
     ) -> None:
-        super().__init__(
-            embed_size, dim, num_layers, "gru", dropout, residual_embeddings, normalize=True
+        nn.Module.__init__(self)
+        check_positive(embed_size=embed_size, dim=dim, num_layers=num_layers)
+        check_probability(dropout=dropout)
+        if dim % 2:
+            raise ValueError(f"dim must be even, half for each direction; got {dim}")
+        self.residual = residual_embeddings
+        self.normalize = True
+        self.dropout = nn.Dropout(dropout)
+        self.linear = Linear(dim + embed_size if residual_embeddings else dim, dim)
+        network = nn.LSTM if self.cell == "lstm" else nn.GRU
+        between = dropout if num_layers > 1 else 0.0
+        self.rnn = network(
+            embed_size, dim // 2, num_layers, batch_first=True, dropout=between, bidirectional=True
         )
+        states = 4 if self.cell == "lstm" else 2
+        self.init_hidden = nn.Parameter(torch.empty(states * num_layers, dim // 2))
+        nn.init.xavier_uniform_(self.init_hidden)
+
+
+class LSTM(_RecurrentBlock):
+    """Residual LSTM block: (B, N, embed_size) -> (B, N, dim), L2-normalised.
+
+    ``residual_embeddings=False``, which fails in the published code, leaves the input out of the
+    concatenation.
+    """
+
+
+class GRU(_RecurrentBlock):
+    """The block with a GRU, called and returning like :class:`LSTM`; the published class fails."""
+
+    cell = "gru"
 
 
 class PositionAttn(nn.Module):
     """Additive attention over the 49 positions of each segment, guided by the audio.
 
-    video (B, N, 7, 7, 512) or (B, N, 49, 512), audio (B, N, embed_dim) -> (B, N, dim). The formula is that of
+    video (B, N, ...) with 49 x 512 numbers in each segment, audio (B, N, embed_dim)
+    -> (B, N, dim). The trailing axes of the video are read as 49 rows of 512, as in the published
+    code: (B, N, 7, 7, 512), (B, N, 49, 512) and (B, N, 25088) are the same. The formula is that of
     :class:`jca_fast.modules.AdditiveReduction`.
+
+    Raises:
+        ValueError: the video or the audio has another shape.
     """
+
+    num_regions = NUM_REGIONS
 
     def __init__(self, embed_dim: int, dim: int) -> None:
         super().__init__()
         check_positive(embed_dim=embed_dim, dim=dim)
+        hidden = self.num_regions
         self.affine_audio = Linear(embed_dim, dim)
         self.affine_video = Linear(REGION_FEATURES, dim)
-        self.affine_v = Linear(dim, NUM_REGIONS, bias=False)
-        self.affine_g = Linear(dim, NUM_REGIONS, bias=False)
-        self.affine_h = Linear(NUM_REGIONS, 1, bias=False)
+        self.affine_v = Linear(dim, hidden, bias=False)
+        self.affine_g = Linear(dim, hidden, bias=False)
+        self.affine_h = Linear(hidden, 1, bias=False)
         self.affine_feat = Linear(REGION_FEATURES, dim)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         return self.attend(video, audio)[0]
 
     def attend(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """The result (B, N, dim) and the attention (B, N, 49), which sums to 1 over the positions."""
-        if (
-            video.ndim < 4
-            or video.shape[-1] != REGION_FEATURES
-            or video.shape[2:-1].numel() != NUM_REGIONS
-        ):
-            needed = f"(B, N, 7, 7, {REGION_FEATURES}) or (B, N, {NUM_REGIONS}, {REGION_FEATURES})"
-            raise ValueError(f"video must have shape {needed}, got {tuple(video.shape)}")
-        regions = video.flatten(2, -2)  # (B, N, 49, 512)
-        of_audio, of_regions = self.affine_audio, self.affine_video
+        """The result (B, N, dim) and the attention (B, N, 49), which sums to 1 over positions."""
+        regions = self._regions(video)  # (B, N, 49, 512)
+        segments, width = regions.shape[:2], self.affine_audio.in_features
+        if audio.shape[-1:] != (width,) or audio.shape[:-1].numel() != segments.numel():
+            needed = f"(B, N, {width}) with B, N = {tuple(segments)} as the video"
+            raise ValueError(f"audio must have shape {needed}, got {tuple(audio.shape)}")
+        audio = audio.reshape(*segments, width)
         scores = self.affine_g, self.affine_v, self.affine_h
-        return additive_reduction(audio, regions, of_audio, of_regions, *scores, self.affine_feat)
+        return additive_reduction(
+            audio, regions, self.affine_audio, self.affine_video, *scores, self.affine_feat
+        )
+
+    def _regions(self, video: Tensor) -> Tensor:
+        """The video as (B, N, regions, 512); a hidden width of 1 serves any number of regions."""
+        rows, channels = self.num_regions, REGION_FEATURES
+        numbers = video.shape[2:].numel()
+        if rows == 1 and numbers and numbers % channels == 0:
+            rows = numbers // channels
+        if video.ndim < 3 or numbers != rows * channels:
+            known = "(B, N, 7, 7, 512), " if rows == NUM_REGIONS else ""
+            raise ValueError(
+                f"video must have shape {known}(B, N, {rows}, {channels}), "
+                f"(B, N, {rows * channels}) or any (B, N, ...) with {rows} x {channels} numbers "
+                f"in each segment, got {tuple(video.shape)}"
+            )
+        return video.reshape(*video.shape[:2], rows, channels)
 
 
 class BottomUpExtract(nn.Module):
     """:class:`PositionAttn` under the name ``attn``: video, audio -> (B, N, dim)."""
 
+    attention_class = PositionAttn
+
     def __init__(self, emed_dim: int, dim: int) -> None:
         super().__init__()
-        self.attn = PositionAttn(emed_dim, dim)
+        self.attn = self.attention_class(emed_dim, dim)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         return self.attn(video, audio)
@@ -166,8 +219,8 @@ class BottomUpExtract(nn.Module):
 class PredictLayer(nn.Module):
     """Residual LSTM block on [data1; data2], then dim1 -> dim1 / 4 -> num_ans and a softmax.
 
-    data1 (B, N, dim1), data2 (B, N, dim2) -> probabilities (B, N, num_ans). ``squeeze=True`` drops every axis of size
-    1 as the published code does, so that a batch of one returns (N, num_ans).
+    data1 (B, N, dim1), data2 (B, N, dim2) -> probabilities (B, N, num_ans). ``squeeze=True`` drops
+    every axis of size 1 as the published code does, so that a batch of one returns (N, num_ans).
     """
 
     def __init__(
@@ -193,13 +246,18 @@ class Normalization(nn.Module):
 
 
 class DCNWithRCNN(nn.Module):
-    """The whole published model: audio (B, N, 128), video (B, N, 7, 7, 512) or (B, N, 49, 512) -> (B, N, num_classes).
+    """The whole published model: audio (B, N, 128), video (B, N, 7, 7, 512) -> (B, N, num_classes).
+
+    Like :class:`PositionAttn` it takes the video in any layout with 49 x 512 numbers in a segment.
+    The inputs are L2-normalised over their last axis, as published: over 512 channels in
+    (B, N, 7, 7, 512), over all numbers of a segment in (B, N, 25088).
 
     Args:
-        opt: the parsed command line, any object with attributes: ``audio_size`` and ``video_size`` (widths, 512),
-            ``num_seq`` (co-attention layers, 4), ``num_layers`` (of each LSTM block, 2), ``num_classes`` (29),
-            ``dropout`` (0.3), ``droprnn`` (0.1), ``rnn`` ("LSTM" or "GRU"), and ``num_segments`` (10), which the
-            published code lacks. Where an attribute is missing, the value in brackets holds.
+        opt: the parsed command line, any object with attributes. A missing attribute takes the
+            published default: ``audio_size`` and ``video_size`` (widths, 512), ``num_seq``
+            (co-attention layers, 4), ``num_layers`` (of each LSTM block, 2), ``num_classes`` (29),
+            ``dropout`` (0.3), ``droprnn`` (0.1), ``rnn`` ("LSTM" or "GRU"). ``num_segments`` (10)
+            is new.
         squeeze: drop every axis of size 1 of the scores, as published; see :class:`PredictLayer`.
 
     Raises:

@@ -4,8 +4,8 @@ In place of ``from .av_crossatten import DCNLayer``::
 
     from jca_fast.compat.rjcma import DCNLayer
 
-Every modality attends to the plain concatenation of all three. ``query_linear`` is in the state_dict, as published,
-but its output is never used, so it gets no gradient.
+Every modality attends to the plain concatenation of all three. ``query_linear`` is in the
+state_dict, as published, but its output is never used, so it gets no gradient.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from .layers import PublishedCoAttention, PublishedLayer, PublishedStack
 
 
 class DenseCoAttn(PublishedCoAttention):
-    """(B, N, dim1), (B, N, dim2), (B, N, dim3) -> three attended features (B, N, dim1 + dim2 + dim3)."""
+    """Joint co-attention of three modalities.
+
+    (B, N, dim1), (B, N, dim2), (B, N, dim3) -> three features (B, N, dim1 + dim2 + dim3).
+    """
 
     def __init__(
         self, dim1: int, dim2: int, dim3: int, dropout: float, num_segments: int = 300
@@ -32,10 +35,21 @@ class NormalSubLayer(PublishedLayer):
 
 
 class DCNLayer(PublishedStack):
-    """``num_seq`` layers, each with its own weights: three features -> the same shapes."""
+    """``num_seq`` layers, each with its own weights: three features -> the same shapes.
+
+    With ``return_all=True``, here or in a call, a list for each modality with every iteration.
+    """
 
     def __init__(
-        self, dim1: int, dim2: int, dim3: int, num_seq: int, dropout: float, num_segments: int = 300
+        self,
+        dim1: int,
+        dim2: int,
+        dim3: int,
+        num_seq: int,
+        dropout: float,
+        num_segments: int = 300,
+        *,
+        return_all: bool = False,
     ) -> None:
         sizes = (dim1, dim2, dim3, dropout, num_segments)
-        super().__init__([NormalSubLayer(*sizes) for _ in range(num_seq)])
+        super().__init__([NormalSubLayer(*sizes) for _ in range(num_seq)], return_all)

@@ -18,7 +18,7 @@ from .released import LSTM, BottomUpExtract, DCNLayer, PredictLayer
 
 
 class CAM(nn.Module):
-    """Face and voice features fused by joint co-attention, one vector of their joint width for every segment.
+    """Face and voice fused by joint co-attention: a vector of their joint width for every segment.
 
     Args:
         num_segments: N.
@@ -29,10 +29,12 @@ class CAM(nn.Module):
         unused_dims: (audio, dim) sizes of the unused ``video_attn``.
         dropout: in the co-attention; the LSTM blocks keep the published 0.1.
 
-    ``video_attn`` and ``predict`` are part of the published state_dict but of no computation; they get no gradient.
+    ``video_attn`` and ``predict`` are in the published state_dict but in no computation; they get
+    no gradient.
 
     Shapes:
-        audio (B, N, audio_dim), visual (B, N, visual_dim) -> (B, N, visual_dim + audio_dim), L2-normalised.
+        audio (B, N, audio_dim), visual (B, N, visual_dim) -> (B, N, visual_dim + audio_dim),
+        L2-normalised.
 
     Raises:
         ValueError: an argument is out of its range, or an input has the wrong shape.
@@ -68,7 +70,8 @@ class CAM(nn.Module):
 class FusionModel(nn.Module):
     """:class:`CAM`, attentive statistics pooling and a Linear: one embedding for each utterance.
 
-    ``model`` is the CAM, with the published sizes if None; audio and visual as there -> (B, embedding_dim).
+    ``model`` is the CAM; None makes one of the published sizes. Audio and visual features as there
+    -> (B, embedding_dim).
     """
 
     def __init__(
