@@ -18,14 +18,14 @@ import pytest
 import torch
 
 from jca_fast.cli import main
-from jca_fast.data import AVEDataset, casting, check, prepare, synthesize
+from jca_fast.data import AVEDataset, cast, check, prepare, synthesize
 
 BLOCK_BYTES = 10 * 16 * 6 * 8 * 2  # two clips of visual features
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(casting, "_BLOCK_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr(cast, "BLOCK_BYTES", BLOCK_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,17 @@ def test_values_that_vanish_and_values_that_are_not_finite(root):
     assert (report.vanished, report.not_finite) == (1, 2)
     assert "1 became 0" in str(report)
     assert "2 values are NaN or infinite" in str(report)
-    cast = np.load(root / "prepared" / "visual_feature.npy")
-    assert np.isnan(cast[5, 3, 2, 1, 0])
-    assert cast[6, 3, 2, 1, 0] == -np.inf
+    values = np.load(root / "prepared" / "visual_feature.npy")
+    assert np.isnan(values[5, 3, 2, 1, 0])
+    assert values[6, 3, 2, 1, 0] == -np.inf
 
 
 def kill_while_preparing(root, blocks=20):
     """Start a real process, and SIGKILL it once it has recorded a number of blocks."""
-    code = f"import jca_fast.data.casting as c; c._BLOCK_BYTES = {BLOCK_BYTES}; c.prepare({str(root)!r})"
+    code = (
+        "from jca_fast.data import cast, prepare;"
+        f"cast.BLOCK_BYTES = {BLOCK_BYTES}; prepare({str(root)!r})"
+    )
     path = os.pathsep.join([str(Path.cwd()), *sys.path])
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
     journal, deadline = root / "prepared.partial" / "journal.json", time.monotonic() + 60
@@ -139,17 +142,17 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(
         os.truncate(max(partial.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns), 300)
     if harm == "journal lost":
         journal.write_text("")
-    cast = []
+    done_now = []
     monkeypatch.setattr(
-        casting, "cast_block", lambda *a, real=casting.cast_block: cast.append(a[2]) or real(*a)
+        cast, "cast_block", lambda *a, real=cast.cast_block: done_now.append(a[2]) or real(*a)
     )
     prepare(root)
     assert contents(root / "prepared") == contents(tmp_path / "whole")
     total = (root / "prepared" / "prepared.json").read_text().count('"cache"')
     assert {
-        "none": len(cast) == total - done,
-        "last block lost": total - done < len(cast) < total + 1,
-        "journal lost": len(cast) == total,
+        "none": len(done_now) == total - done,
+        "last block lost": total - done < len(done_now) < total + 1,
+        "journal lost": len(done_now) == total,
     }[harm]
     assert not partial.exists()
 

@@ -1,11 +1,13 @@
 """AVE data: annotations and labels, datasets, checks, the memory-mapped cache, and the planted set.
 
-Names are loaded on first use, so that `import jca_fast.data` needs neither h5py nor torch.
+Most names are loaded on first use, so that `import jca_fast.data` needs neither h5py nor torch.
 """
 
 from __future__ import annotations
 
 import importlib
+
+from .prepare import prepare as prepare  # now, or the module of that name would hide it later
 
 _HOME = {
     "BACKGROUND": "annotations",
@@ -17,11 +19,10 @@ _HOME = {
     "segment_labels": "annotations",
     "AVEDataset": "ave",
     "check": "checks",
-    "prepare": "casting",
     "synthesize": "synthetic",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "prepare"])
 
 
 def __getattr__(name: str) -> object:

@@ -13,6 +13,8 @@ import numpy as np
 from . import files
 
 MANIFEST = "prepared.json"
+JOURNAL = "journal.json"
+"""The manifest while the cache is being made."""
 FOLDER = "prepared"
 
 Manifest = dict[str, Any]

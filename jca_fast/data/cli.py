@@ -157,7 +157,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     from .cache import FOLDER
-    from .casting import prepare
+    from .prepare import prepare
 
     out = args.out or args.folder / FOLDER
     for report in prepare(

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import os.path
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from . import cache, files
-from .precision import CastReport, cast_block, cast_reports
+from . import cache, cast, files
+from .cast import CastReport, cast_reports, cast_table
 
 _COMPANIONS = ("Annotations.txt", "planted.h5")
-_BLOCK_BYTES = 2**24  # of source rows in memory at once
-_JOURNAL = "journal.json"  # becomes the manifest
 
 
 def prepare(
@@ -73,7 +70,7 @@ def _plan(root: Path, out: Path, tables: list[files.Table], dtype: str) -> cache
     entries: dict[str, dict[str, Any]] = {}
     for table in tables:
         if "feature" in table.path.stem:
-            rows = max(1, _BLOCK_BYTES // table.row_bytes())
+            rows = max(1, cast.BLOCK_BYTES // table.row_bytes())
             entries[table.path.name] = {"shape": list(table.shape), "rows": rows, "blocks": []}
         else:
             entries[table.path.name] = {"checksum": None}
@@ -138,7 +135,7 @@ def _locked(staging: Path) -> Iterator[None]:
 
 def _resume(staging: Path, plan: cache.Manifest, overwrite: bool) -> cache.Manifest:
     """The journal of a killed run of the same plan, or the plan for a new start."""
-    journal = staging / _JOURNAL
+    journal = staging / cache.JOURNAL
     try:
         manifest = cache.read_manifest(journal)
     except (FileNotFoundError, ValueError):
@@ -179,68 +176,17 @@ def _fill(
     for table in tables:
         entry = manifest["files"][table.path.name]
         if "blocks" in entry:
-            _cast(table, staging, manifest, entry, progress)
+            cast_table(table, staging, manifest, entry, progress)
     for name, entry in manifest["files"].items():
         if "blocks" not in entry:
             shutil.copyfile(root / name, staging / name)
             entry["checksum"] = cache.checksum(staging / name)
 
 
-def _cast(
-    table: files.Table,
-    staging: Path,
-    manifest: cache.Manifest,
-    entry: dict[str, Any],
-    progress: bool,
-) -> None:
-    """Cast the blocks of `table` that are not yet in its `.npy` file."""
-    from tqdm import tqdm
-
-    dtype, blocks = np.dtype(manifest["dtype"]), entry["blocks"]
-    ranges = list(cache.block_ranges(len(table), entry["rows"]))
-    path = staging / f"{table.path.stem}.npy"
-    path.touch()
-    with (
-        path.open("r+b") as file,
-        tqdm(total=len(table), desc=table.path.stem, disable=not progress) as bar,
-    ):
-        header = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": table.shape,
-        }
-        np.lib.format.write_array_header_1_0(file, header)
-        del blocks[_intact(file, blocks, ranges, table, dtype) :]
-        bar.update(sum(rows.stop - rows.start for rows in ranges[: len(blocks)]))
-        for rows in ranges[len(blocks) :]:
-            source = table[rows]
-            values, facts = cast_block(
-                source, dtype, f"{table}, rows {rows.start} to {rows.stop - 1}"
-            )
-            file.write(values.data)
-            file.flush()
-            blocks.append({"source": cache.crc(source), "cache": cache.crc(values), **facts})
-            cache.write_manifest(staging / _JOURNAL, manifest)
-            bar.update(len(source))
-
-
-def _intact(
-    file: BinaryIO, blocks: list[Any], ranges: list[slice], table: files.Table, dtype: np.dtype
-) -> int:
-    """Number of leading blocks that are in the file as recorded; leaves the file at their end."""
-    row_bytes = table.row_bytes() // table.dtype.itemsize * dtype.itemsize
-    for i, (block, rows) in enumerate(zip(blocks, ranges, strict=False)):
-        at = file.tell()
-        if zlib.crc32(file.read((rows.stop - rows.start) * row_bytes)) != block["cache"]:
-            file.seek(at)
-            return i
-    return len(blocks)
-
-
 def _publish(staging: Path, out: Path, manifest: cache.Manifest) -> None:
     """Sync everything, then give the folder its name."""
     cache.write_manifest(staging / cache.MANIFEST, manifest)
-    for name in (_JOURNAL, ".lock"):
+    for name in (cache.JOURNAL, ".lock"):
         (staging / name).unlink(missing_ok=True)
     for path in staging.iterdir():
         files.sync(path)

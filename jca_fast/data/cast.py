@@ -1,11 +1,18 @@
-"""What a cast to a smaller dtype does to values."""
+"""Casting feature files block by block, with a report of what that does to the values."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from . import cache, files
+
+BLOCK_BYTES = 2**24
+"""Source rows in memory at once, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +78,54 @@ def cast_reports(manifest: dict[str, Any]) -> list[CastReport]:
                 CastReport(name, manifest["dtype"], values, largest_error=error, **total)
             )
     return reports
+
+
+def cast_table(
+    table: files.Table,
+    staging: Path,
+    manifest: cache.Manifest,
+    entry: dict[str, Any],
+    progress: bool,
+) -> None:
+    """Cast the blocks of `table` that are not yet in its `.npy` file."""
+    from tqdm import tqdm
+
+    dtype, blocks = np.dtype(manifest["dtype"]), entry["blocks"]
+    ranges = list(cache.block_ranges(len(table), entry["rows"]))
+    path = staging / f"{table.path.stem}.npy"
+    path.touch()
+    with (
+        path.open("r+b") as file,
+        tqdm(total=len(table), desc=table.path.stem, disable=not progress) as bar,
+    ):
+        header = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": table.shape,
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+        del blocks[_intact(file, blocks, ranges, table, dtype) :]
+        bar.update(sum(rows.stop - rows.start for rows in ranges[: len(blocks)]))
+        for rows in ranges[len(blocks) :]:
+            source = table[rows]
+            values, facts = cast_block(
+                source, dtype, f"{table}, rows {rows.start} to {rows.stop - 1}"
+            )
+            file.write(values.data)
+            file.flush()
+            blocks.append({"source": cache.crc(source), "cache": cache.crc(values), **facts})
+            cache.write_manifest(staging / cache.JOURNAL, manifest)
+            bar.update(len(source))
+
+
+def _intact(
+    file: BinaryIO, blocks: list[Any], ranges: list[slice], table: files.Table, dtype: np.dtype
+) -> int:
+    """Number of leading blocks that are in the file as recorded; leaves the file at their end."""
+    row_bytes = table.row_bytes() // table.dtype.itemsize * dtype.itemsize
+    for i, (block, rows) in enumerate(zip(blocks, ranges, strict=False)):
+        at = file.tell()
+        if zlib.crc32(file.read((rows.stop - rows.start) * row_bytes)) != block["cache"]:
+            file.seek(at)
+            return i
+    return len(blocks)
