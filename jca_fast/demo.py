@@ -152,8 +152,8 @@ def plant(root: Path, clips: int, seed: int) -> None:
 
 def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, Any]:
     """Trains and scores one model; what the training says goes into train.log. Returns `evaluate_checkpoint`'s dict."""
+    from jca_fast.training.config import Config
     from jca_fast.training.inference import evaluate_checkpoint
-    from jca_fast.training.train import Config
     from jca_fast.training.trainer import run_training
 
     folder = out / modalities

@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 
-from jca_fast.training.config import resolve
-from jca_fast.training.train import Config, add_arguments
+from jca_fast.training.config import Config, resolve
+from jca_fast.training.train import add_arguments
 
 
 def parse(*flags: str) -> Config:

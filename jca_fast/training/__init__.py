@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
-    "Config": "train",
+    "Config": "config",
     "Objective": "objective",
     "Trainer": "trainer",
     "evaluate_checkpoint": "inference",

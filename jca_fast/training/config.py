@@ -1,67 +1,87 @@
-"""Settings of a command as one dataclass: flags made from its fields, a TOML file, and clear errors.
-
-What a flag says goes before what the TOML file says, which goes before the default of the field.
-"""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
-import difflib
-import tomllib
-import typing
-from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from jca_fast.training.settings import check_values, option, parse_pairs, read_toml
 
 T = TypeVar("T")
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    low: float | None = None,
-    free: bool = False,
-) -> Any:
-    """A dataclass field with its help text, allowed values (choices) or smallest value (low). {} makes a table.
+@dataclass
+class Config:
+    """Settings of one training run; raises ValueError naming the setting that has a wrong type or range."""
 
-    free marks a setting that does not change what is computed, so a run may be resumed with another value.
-    """
-    metadata = {"help": help, "choices": choices, "low": low, "free": free}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    data: str = option("", "folder with the data in the published layout or prepared", free=True)
+    out: str = option("runs/jca", "folder for checkpoints and logs", free=True)
+    model: dict[str, Any] = option({}, "arguments of AVELocalizer, e.g. form=released num_layers=2")  # noqa: RUF009
 
-
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
-    """One flag per field of the dataclass cls, and --config FILE. Flags not given leave no trace in the namespace."""
-    parser.add_argument(
-        "--config", metavar="FILE", help="TOML file with any of the settings below (flags go first)"
+    epochs: int = option(300, "passes over the training clips", low=1, free=True)
+    batch_size: int = option(64, "clips per step, all processes together", low=1)
+    lr: float = option(1e-4, "learning rate of Adam", low=0)
+    weight_decay: float = option(0.0, "weight decay (L2) of Adam", low=0)
+    loss: str = option(
+        "auto",
+        "softmargin: MultiLabelSoftMargin on the probabilities, as released; softmargin_logits, cross_entropy: on the "
+        "scores before; auto: softmargin for the released form, softmargin_logits for the paper form",
+        choices=("auto", "softmargin", "softmargin_logits", "cross_entropy"),
     )
-    kinds = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        kind, meta = kinds[field.name], field.metadata
-        flag = "--" + field.name.replace("_", "-")
-        shown = (
-            ""
-            if field.default in (None, "", dataclasses.MISSING)
-            else f" (default: {field.default})"
-        )
-        common: dict[str, Any] = {
-            "dest": field.name,
-            "default": argparse.SUPPRESS,
-            "help": meta["help"] + shown,
-        }
-        if kind is bool or bool in typing.get_args(kind):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
-        elif kind == dict[str, Any]:
-            parser.add_argument(flag, nargs="+", action="extend", metavar="KEY=VALUE", **common)
-        else:
-            metavar = None if meta["choices"] else kind.__name__.upper()
-            parser.add_argument(flag, type=kind, choices=meta["choices"], metavar=metavar, **common)
+    plateau: str = option(
+        "train_loss",
+        "what the schedule watches",
+        choices=("train_loss", "val_loss", "val_accuracy", "none"),
+    )
+    plateau_factor: float = option(
+        0.5, "the learning rate is multiplied by this on a plateau", low=0
+    )
+    plateau_patience: int = option(
+        10, "epochs (of validation: validations) without progress until then", low=0
+    )
+    clip_norm: float = option(0.0, "largest norm of all gradients together; 0: no clipping", low=0)
+    early_stop: int = option(
+        0, "stop after so many validations without a better accuracy; 0: never", low=0, free=True
+    )
+    eval_every: int = option(
+        1, "validate every so many epochs (the released code: 5), and after the last", low=1
+    )
+
+    precision: str = option(
+        "float32", "bfloat16: autocast of model and loss", choices=("float32", "bfloat16")
+    )
+    compile: bool = option(False, "torch.compile the training step")
+    device: str = option("auto", "auto, cpu, cuda or cuda:<index>", free=True)
+    deterministic: bool = option(
+        True, "ask torch for deterministic algorithms (on a GPU they may be slower)"
+    )
+    seed: int = option(0, "of weights, dropout and order of clips", low=0)
+    seeds: int = option(
+        1, "train seed, seed + 1, ...: so many runs; report mean and sd", low=1, free=True
+    )
+
+    num_workers: int = option(
+        0, "processes that read data, per training process; 0: none", low=0, free=True
+    )
+    checkpoint_every: int = option(
+        0, "also write last.pt every so many steps; 0: only after epochs", low=0, free=True
+    )
+    tensorboard: bool = option(False, "write a TensorBoard log", free=True)
+    progress: bool | None = option(None, "progress bar (default: on a terminal)", free=True)
+    resume: bool | None = option(
+        None,
+        "--resume: continue, fail if there is nothing; --no-resume: start anew (default: continue if possible)",
+        free=True,
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if not self.data:
+            raise ValueError("data: no folder given; needed: --data DIR, or data in the TOML file")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"plateau_factor: must lie between 0 and 1, got {self.plateau_factor}")
 
 
 def resolve(cls: type[T], args: argparse.Namespace) -> T:
@@ -80,67 +100,3 @@ def resolve(cls: type[T], args: argparse.Namespace) -> T:
             given = {**values.get(name, {}), **parse_pairs(given, "--" + name.replace("_", "-"))}
         values[name] = given
     return cls(**values)
-
-
-def read_toml(path: str, known: Iterable[str]) -> dict[str, Any]:
-    """The table of a TOML file whose top-level keys must all be known; dashes in keys count as underscores."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such configuration file")
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a valid TOML file: {error}") from error
-    table = {key.replace("-", "_"): value for key, value in table.items()}
-    check_keys(table, known, path)
-    return table
-
-
-def parse_pairs(pairs: list[str], flag: str) -> dict[str, Any]:
-    """{key: value} of texts KEY=VALUE; values are numbers, true, false, none, tuples or else text."""
-    table = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ValueError(f"{flag}: expected KEY=VALUE, got {pair!r}")
-        table[key.replace("-", "_")] = _parse_value(text)
-    return table
-
-
-def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raises ValueError naming the first key of given that is not known, and the nearest known one."""
-    known = sorted(known)
-    for key in given:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
-
-
-def check_values(settings: Any) -> None:
-    """Checks every field of a dataclass made with `option`: type, choices, smallest value. Raises ValueError."""
-    kinds = typing.get_type_hints(type(settings))
-    for field in dataclasses.fields(settings):
-        value, kind, meta = getattr(settings, field.name), kinds[field.name], field.metadata
-        if kind is float and type(value) is int:
-            value = float(value)
-            setattr(settings, field.name, value)
-        allowed = typing.get_args(kind) if typing.get_origin(kind) is not dict else (dict,)
-        if type(value) not in (allowed or (kind,)):
-            names = " or ".join(k.__name__ for k in allowed or (kind,) if k is not type(None))
-            raise ValueError(f"{field.name}: expected {names}, got {value!r}")
-        if meta["choices"] and value not in meta["choices"]:
-            raise ValueError(
-                f"{field.name}: expected one of {', '.join(meta['choices'])}, got {value!r}"
-            )
-        if meta["low"] is not None and not value >= meta["low"]:
-            raise ValueError(f"{field.name}: must be at least {meta['low']}, got {value!r}")
-
-
-def _parse_value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from jca_fast.data.ave import AVEDataset
 from jca_fast.models import AVELocalizer
-from jca_fast.training.config import check_keys
+from jca_fast.training.settings import check_keys
 
 LOSSES = ("auto", "softmargin", "softmargin_logits", "cross_entropy")
 

@@ -1,12 +1,11 @@
-"""`jca-fast train`: the settings of a training run and its command. The loop itself is in trainer.py."""
+"""`jca-fast train`: the command. Its settings are in config.py, the loop is in trainer.py."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from typing import Any
 
-from jca_fast.training.config import add_flags, check_values, option, resolve
+from jca_fast.training.config import Config, resolve
+from jca_fast.training.settings import add_flags
 
 EPILOG = """\
 Settings are taken from the flags, then from the TOML file (same names, [model] for the model), then from the defaults,
@@ -16,78 +15,6 @@ A run writes config.json, last.pt, best.pt, metrics.csv, metrics.json and, if as
 again with the same --out it continues where it stood. Several processes share each batch:
   torchrun --nproc-per-node 2 -m jca_fast train --data DIR
 """
-
-
-@dataclass
-class Config:
-    """Settings of one training run; raises ValueError naming the setting that has a wrong type or range."""
-
-    data: str = option("", "folder with the data in the published layout or prepared", free=True)
-    out: str = option("runs/jca", "folder for checkpoints and logs", free=True)
-    model: dict[str, Any] = option({}, "arguments of AVELocalizer, e.g. form=released num_layers=2")  # noqa: RUF009
-
-    epochs: int = option(300, "passes over the training clips", low=1, free=True)
-    batch_size: int = option(64, "clips per step, all processes together", low=1)
-    lr: float = option(1e-4, "learning rate of Adam", low=0)
-    weight_decay: float = option(0.0, "weight decay (L2) of Adam", low=0)
-    loss: str = option(
-        "auto",
-        "softmargin: MultiLabelSoftMargin on the probabilities, as released; softmargin_logits, cross_entropy: on the "
-        "scores before; auto: softmargin for the released form, softmargin_logits for the paper form",
-        choices=("auto", "softmargin", "softmargin_logits", "cross_entropy"),
-    )
-    plateau: str = option(
-        "train_loss",
-        "what the schedule watches",
-        choices=("train_loss", "val_loss", "val_accuracy", "none"),
-    )
-    plateau_factor: float = option(
-        0.5, "the learning rate is multiplied by this on a plateau", low=0
-    )
-    plateau_patience: int = option(
-        10, "epochs (of validation: validations) without progress until then", low=0
-    )
-    clip_norm: float = option(0.0, "largest norm of all gradients together; 0: no clipping", low=0)
-    early_stop: int = option(
-        0, "stop after so many validations without a better accuracy; 0: never", low=0, free=True
-    )
-    eval_every: int = option(
-        1, "validate every so many epochs (the released code: 5), and after the last", low=1
-    )
-
-    precision: str = option(
-        "float32", "bfloat16: autocast of model and loss", choices=("float32", "bfloat16")
-    )
-    compile: bool = option(False, "torch.compile the training step")
-    device: str = option("auto", "auto, cpu, cuda or cuda:<index>", free=True)
-    deterministic: bool = option(
-        True, "ask torch for deterministic algorithms (on a GPU they may be slower)"
-    )
-    seed: int = option(0, "of weights, dropout and order of clips", low=0)
-    seeds: int = option(
-        1, "train seed, seed + 1, ...: so many runs; report mean and sd", low=1, free=True
-    )
-
-    num_workers: int = option(
-        0, "processes that read data, per training process; 0: none", low=0, free=True
-    )
-    checkpoint_every: int = option(
-        0, "also write last.pt every so many steps; 0: only after epochs", low=0, free=True
-    )
-    tensorboard: bool = option(False, "write a TensorBoard log", free=True)
-    progress: bool | None = option(None, "progress bar (default: on a terminal)", free=True)
-    resume: bool | None = option(
-        None,
-        "--resume: continue, fail if there is nothing; --no-resume: start anew (default: continue if possible)",
-        free=True,
-    )
-
-    def __post_init__(self) -> None:
-        check_values(self)
-        if not self.data:
-            raise ValueError("data: no folder given; needed: --data DIR, or data in the TOML file")
-        if not 0 < self.plateau_factor < 1:
-            raise ValueError(f"plateau_factor: must lie between 0 and 1, got {self.plateau_factor}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

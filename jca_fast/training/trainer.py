@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from jca_fast.data.ave import AVEDataset
 from jca_fast.training import checkpoint
+from jca_fast.training.config import Config
 from jca_fast.training.distributed import GlobalBatches, Group, process_group
 from jca_fast.training.inference import autocast, backends_used, evaluate_split
 from jca_fast.training.logs import (
@@ -41,7 +42,6 @@ from jca_fast.training.reproducible import (
     seed_everything,
     set_random_state,
 )
-from jca_fast.training.train import Config
 
 
 def run_training(config: Config) -> dict[str, Any]:
