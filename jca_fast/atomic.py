@@ -31,14 +31,14 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     write to the file that exists there, not replace it.
 
     Raises FileNotFoundError for a missing folder and OSError naming `path` and the reason for any
-    failure to write. ValueError and TypeError from the block pass unchanged.
+    failure to write. Other errors from the block, such as ValueError, pass unchanged.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into")
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: not a regular file; needed: the name of a file to write")
-    with _naming(path), _opened(path.parent, _FOLDER) as folder, _temporary(folder) as temporary:
+    with naming(path), _opened(path.parent, _FOLDER) as folder, _temporary(folder) as temporary:
         descriptor, name, written = temporary
         if path.exists():
             os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
@@ -65,7 +65,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def sync(path: str | Path) -> None:
     """Force the contents of a file, or the names in a folder, to the disk."""
-    with _naming(Path(path)), _opened(Path(path), os.O_RDONLY) as descriptor:
+    with naming(Path(path)), _opened(Path(path), os.O_RDONLY) as descriptor:
         os.fsync(descriptor)
 
 
@@ -109,14 +109,14 @@ def _anonymous(folder: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Raise a failure to write as one line that names the file and the reason."""
     try:
         yield
-    except (ValueError, TypeError):
-        raise
     except Exception as error:
         cause = _cause(error)
+        if not isinstance(cause, OSError | RuntimeError):
+            raise
         reason = getattr(cause, "strerror", None) or str(cause).split("\n")[0]
         kind = type(cause) if isinstance(cause, OSError) else OSError
         told = kind(f"{path}: cannot be written: {reason or type(cause).__name__}")

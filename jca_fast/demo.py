@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from jca_fast.atomic import write_json
 
 SUMMARY = "demo.json"
 MODALITIES = {"both": "joint", "audio": "audio only", "visual": "visual only"}
@@ -112,10 +113,7 @@ def claim(out: Path) -> None:
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
     """Writes demo.json, whole or not at all."""
-    from jca_fast.data.files import replacing
-
-    with replacing(out / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(out / SUMMARY, summary)
 
 
 @contextlib.contextmanager
@@ -168,7 +166,8 @@ def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, A
         resume=False,
         **TRAINING,
     )
-    with (folder / "train.log").open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    path = folder / "train.log"
+    with path.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         run_training(config)
     return evaluate_checkpoint(folder, out / "data", device="cpu")
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jca_fast.atomic import replacing
 from jca_fast.cli import main
 from jca_fast.data import (
     BACKGROUND,
@@ -20,7 +21,7 @@ from jca_fast.data import (
     read_annotations,
     segment_labels,
 )
-from jca_fast.data.files import replacing, write_h5
+from jca_fast.data.files import write_h5
 
 
 def write(path, text):

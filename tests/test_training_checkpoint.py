@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -122,3 +124,22 @@ def test_random_state_survives_a_checkpoint(saved):
     drawn = random.random(), np.random.rand(), np.random.randn(), torch.rand(())
     set_random_state(checkpoint.load(path)["random"])
     assert (random.random(), np.random.rand(), np.random.randn(), torch.rand(())) == drawn
+
+
+LIMITED = """
+import resource, sys, torch
+from jca_fast.models import AVELocalizer
+from jca_fast.training import checkpoint
+model = AVELocalizer(form="released", audio_dim=64, visual_dim=64)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+checkpoint.save(sys.argv[1], model)
+"""
+
+
+def test_a_write_beyond_the_limit_names_file_and_reason(tmp_path):
+    path = tmp_path / "best.pt"
+    path.write_text("old")
+    done = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == f"OSError: {path}: cannot be written: File too large"
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jca_fast.atomic import write_text
+
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"
 
@@ -18,9 +20,7 @@ UNKNOWN = "unknown"
 def write(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as JSON in one step: a reader sees the old file or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".part{os.getpid()}")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from jca_fast.kernels.triton import configurations
 from jca_fast.kernels.triton.launch import architecture_class
 
 from benchmarks.gpu import timing
-from jca_fast.data.files import replacing
+from jca_fast.atomic import replacing
 from jca_fast.gpu import audit, bars, sass
 from jca_fast.gpu.cases import Case, Key, cases
 from jca_fast.gpu.check import precision

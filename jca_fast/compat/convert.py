@@ -60,7 +60,7 @@ def _write(checkpoint: Checkpoint, target: Path, native: bool) -> list[str]:
         return _write_safetensors(checkpoint, target)
     import torch
 
-    from ..data.files import replacing
+    from ..atomic import replacing
 
     content: Any = _ordered(checkpoint)
     if checkpoint.entry:
@@ -89,7 +89,7 @@ def _write_safetensors(checkpoint: Checkpoint, target: Path) -> list[str]:
 
     from safetensors.torch import save_file
 
-    from ..data.files import replacing
+    from ..atomic import replacing
     from .checkpoint import SAFETENSORS_FORMAT
 
     extra, left = _plain(checkpoint.extra)

@@ -1,7 +1,8 @@
 """Annotations of AVE: one event per clip, and the labels that follow from it.
 
-A row of `Annotations.txt` reads `category&video id&quality&start&end`, in seconds, and row i belongs to row i of every
-feature file. Segments start..end-1 carry the event, all others are background (Tian et al., ECCV 2018).
+A row of `Annotations.txt` reads `category&video id&quality&start&end`, in seconds, and row i
+belongs to row i of every feature file. Segments start..end-1 carry the event, all others are
+background (Tian et al., ECCV 2018).
 """
 
 from __future__ import annotations
@@ -48,18 +49,13 @@ CATEGORIES: tuple[str, ...] = (
 BACKGROUND = 28
 """Index of the background class in labels of AVE."""
 
-_HEADER = [
-    "category",
-    "videoid",
-    "quality",
-    "starttime",
-    "endtime",
-]  # some copies of the file begin with it
+_HEADER = ["category", "videoid", "quality", "starttime", "endtime"]  # some copies begin with it
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
 class Event:
-    """One row of `Annotations.txt`: segments start..end-1 of the clip hold the event (none when start = end)."""
+    """One row of `Annotations.txt`: segments start..end-1 hold the event (none if start = end)."""
 
     category: str
     video_id: str
@@ -76,8 +72,9 @@ class Event:
 def read_annotations(path: str | Path, num_segments: int = 10) -> list[Event]:
     """Read and validate `Annotations.txt`; the row order is kept.
 
-    Zero-length events (start = end), a missing last newline, CRLF line ends and the header line of some copies are
-    accepted. Raises FileNotFoundError, or ValueError naming the file and the line of the first bad row.
+    Zero-length events (start = end), a missing last newline, CRLF line ends and the header line of
+    some copies are accepted. Raises FileNotFoundError, or ValueError naming the file and the line
+    of the first bad row.
     """
     path = Path(path)
     if not path.is_file():
@@ -96,7 +93,7 @@ def read_annotations(path: str | Path, num_segments: int = 10) -> list[Event]:
     ]
     if not events:
         raise ValueError(
-            f"{path}: no rows; needed: at least one of the form category&video id&quality&start&end"
+            f"{path}: no rows; needed: at least one, category&video id&quality&start&end"
         )
     return events
 
@@ -105,14 +102,15 @@ def _parse(line: str, where: str, num_segments: int) -> Event:
     fields = [field.strip() for field in line.split("&")]
     if len(fields) != 5:
         raise ValueError(
-            f"{where}: {len(fields)} fields in {line!r}; needed: 5, category&video id&quality&start&end"
+            f"{where}: {len(fields)} fields in {_shown(line)}; "
+            "needed: 5, category&video id&quality&start&end"
         )
     category, video_id, quality, start, end = fields
     if not category or not video_id:
-        raise ValueError(f"{where}: empty category or video id in {line!r}")
-    if not (start.isascii() and start.isdigit() and end.isascii() and end.isdigit()):
+        raise ValueError(f"{where}: empty category or video id in {_shown(line)}")
+    if not (_is_count(start) and _is_count(end)):
         raise ValueError(
-            f"{where}: start {start!r} and end {end!r} must be whole seconds, 0 or more"
+            f"{where}: start {_shown(start)} and end {_shown(end)} must be whole seconds, 0 or more"
         )
     if not int(start) <= int(end) <= num_segments:
         raise ValueError(
@@ -121,14 +119,37 @@ def _parse(line: str, where: str, num_segments: int) -> Event:
     return Event(category, video_id, quality, int(start), int(end))
 
 
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
 def event_classes(events: Sequence[Event]) -> tuple[str, ...]:
     """Names of the event classes in label order, without background.
 
-    The 28 categories of AVE when every event is one of them (their order is that of first appearance in the published
-    file); otherwise the categories of these events in order of first appearance.
+    The 28 categories of AVE when every event is one of them (in the order of their first appearance
+    in the published file); otherwise the categories of these events in order of first appearance.
     """
     found = tuple(dict.fromkeys(event.category for event in events))
     return CATEGORIES[:BACKGROUND] if set(found) <= set(CATEGORIES[:BACKGROUND]) else found
+
+
+def class_names(num_classes: int, events: Sequence[Event] | None = None) -> list[str]:
+    """Names of `num_classes` classes in label order, "Background" last.
+
+    They come from the events of the data set. Where there are none, or their classes are not as
+    many, the names are those of AVE for 29 classes and numbers for any other count.
+    """
+    if events:
+        names = [*event_classes(events), "Background"]
+        if len(names) == num_classes:
+            return names
+    elif num_classes == len(CATEGORIES):
+        return list(CATEGORIES)
+    return [f"class {i}" for i in range(num_classes)]
 
 
 def class_indices(events: Sequence[Event]) -> np.ndarray:
@@ -138,7 +159,7 @@ def class_indices(events: Sequence[Event]) -> np.ndarray:
 
 
 def foreground_labels(events: Sequence[Event], num_segments: int = 10) -> np.ndarray:
-    """1 in segments start..end-1 of each clip, else 0: (n, N) float32, the published `labels_closs.h5`."""
+    """1 in segments start..end-1 of each clip, else 0: (n, N) float32, as in `labels_closs.h5`."""
     start = np.array([event.start for event in events])[:, None]
     end = np.array([event.end for event in events])[:, None]
     segment = np.arange(num_segments)[None]
@@ -146,7 +167,7 @@ def foreground_labels(events: Sequence[Event], num_segments: int = 10) -> np.nda
 
 
 def mil_labels(events: Sequence[Event]) -> np.ndarray:
-    """One-hot event class of each clip: (n, classes + 1) float32, the published `mil_labels.h5`.
+    """One-hot event class of each clip: (n, classes + 1) float32, as in `mil_labels.h5`.
 
     The background column is 0 everywhere, and the class is named even when the event has no length.
     """
@@ -154,7 +175,7 @@ def mil_labels(events: Sequence[Event]) -> np.ndarray:
 
 
 def segment_labels(events: Sequence[Event], num_segments: int = 10) -> np.ndarray:
-    """One-hot class of each segment, background last: (n, N, classes + 1) float32, the published `labels.h5`."""
+    """One-hot class of each segment, background last: (n, N, C) float32, as in `labels.h5`."""
     inside = foreground_labels(events, num_segments)[:, :, None]  # (n, N, 1)
     labels = inside * mil_labels(events)[:, None]  # (n, N, C)
     labels[:, :, -1] = 1 - inside[:, :, 0]

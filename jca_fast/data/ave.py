@@ -1,7 +1,8 @@
-"""AVE as a PyTorch dataset: one clip per item, read from disk when it is asked for."""
+"""AVE as a PyTorch dataset: one clip per item, read from disk on demand."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from . import files
-from .annotations import mil_labels, read_annotations
-from .cache import find_cache
+from .annotations import Event, class_names, mil_labels, read_annotations
+from .cache import find_cache, open_table
 
 Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -18,23 +19,26 @@ Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class AVEDataset(Dataset[Item]):
     """Clips of one split of AVE: items `(audio (N, d_a), visual (N, 7, 7, d_v), labels (N, 29))`.
 
-    `root` holds the published layout (audio_feature, visual_feature, labels and the order files, each `.h5` or `.npy`)
-    or is a cache written by `jca-fast data prepare`; a cache in `root/prepared` is used by itself. Visual features of
-    shape (n, N, R, d_v) give items (N, R, d_v).
+    `root` holds the published layout (audio_feature, visual_feature, labels and the order files,
+    each `.h5` or `.npy`) or is a cache written by `jca-fast data prepare`; a cache in
+    `root/prepared` is preferred. Visual features of shape (n, N, R, d_v) give items (N, R, d_v).
 
-    Audio and visual are cast once to `dtype`; labels are float32. Files are opened by each process that reads, so items
-    may be read in any mixture of forked or spawned workers; no more than one clip is in memory at a time.
+    Audio and visual are cast once to `dtype`; labels are float32. Each process that reads opens the
+    files for itself, so forked and spawned workers may be mixed; no more than one clip is in memory
+    at a time. The blocks of a cache are verified by their checksums when they are first read.
 
-    `weak=True` gives the weakly supervised targets, labels (29,) from mil_labels.h5 (or, lacking that, from
-    Annotations.txt), and appends the noisy background clips to the training split, as the published recipe does;
-    `noisy=False` leaves them out, `noisy=True` asks for them in any split. To score segments, use a dataset that is not
-    weak.
+    `weak=True` gives the weakly supervised targets, labels (29,) from mil_labels.h5 (or else from
+    Annotations.txt), and appends the noisy background clips to the training split, as the published
+    recipe does; `noisy=False` leaves them out, `noisy=True` adds them to any split. To score
+    segments, use a dataset that is not weak.
 
-    Attributes: `indices` (n,) int64, the row of each item in the feature files (noisy clips count on from the last
-    row); `labels` (n, N, 29), or (n, 29) when weak, float32.
+    Attributes: `indices` (n,) int64, the row of each item in the feature files (noisy clips count
+    on from the last row); `labels` (n, N, 29), or (n, 29) when weak, float32; `events`, the rows of
+    Annotations.txt, or None; `class_names`, background last.
 
-    Raises FileNotFoundError or ValueError naming the file, the dataset, what was found and what is needed: files
-    missing, truncated or of the wrong shape, files that disagree, rows of a split that do not exist, a stale cache.
+    Raises FileNotFoundError or ValueError naming the file, the dataset, what was found and what is
+    needed: files missing, damaged or of the wrong shape, files that disagree, rows of a split that
+    do not exist, a stale cache.
     """
 
     def __init__(
@@ -52,9 +56,11 @@ class AVEDataset(Dataset[Item]):
             raise ValueError(f"dtype is {dtype}; needed: a floating-point dtype")
         if noisy and not weak:
             raise ValueError(
-                "noisy=True without weak=True: noisy clips have no labels by segment; needed: weak=True"
+                "noisy=True without weak=True: noisy clips have no labels by segment; "
+                "needed: weak=True"
             )
         self.root, self.split, self.dtype, self.weak = find_cache(root), split, dtype, weak
+        self.folders = (Path(root).expanduser(), self.root)
         self.noisy = weak and split == "train" if noisy is None else noisy
         self._tables = [_features(self.root, "")]
         audio, _ = self._tables[0]
@@ -79,6 +85,43 @@ class AVEDataset(Dataset[Item]):
         row -= self._num_clips * noisy
         return self._tensor(audio[row]), self._tensor(visual[row]), self.labels[index]
 
+    @functools.cached_property
+    def events(self) -> list[Event] | None:
+        """The rows of Annotations.txt in the data folder or the cache; None without that file."""
+        path = files.find_companion(files.ANNOTATIONS, *self.folders)
+        if path is None:
+            return None
+        events = read_annotations(path, self._tables[0][0].shape[1])
+        if len(events) != self._num_clips:
+            raise ValueError(
+                f"{path}: found {len(events)} rows; needed: {self._num_clips}, one for each clip "
+                f"of {self._tables[0][0]}"
+            )
+        return events
+
+    @functools.cached_property
+    def class_names(self) -> list[str]:
+        """The names of the classes in label order, "Background" last."""
+        return class_names(self.labels.shape[-1], self.events)
+
+    @property
+    def planted(self) -> Path | None:
+        """The file planted.h5 of a planted set; None for other data."""
+        return files.find_companion(files.PLANTED, *self.folders)
+
+    @property
+    def storage(self) -> str:
+        """How the visual features lie on disk: path, dtype and layout."""
+        visual = self._tables[0][1]
+        return f"{visual.path}, {visual.dtype}, {visual.storage()}"
+
+    def clip_name(self, index: int) -> str:
+        """`<row>:<video id>`, or `<row>` without Annotations.txt."""
+        row = int(self.indices[index])
+        if self.events is None or row >= self._num_clips:
+            return str(row)
+        return f"{row}:{self.events[row].video_id}"
+
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self.dtype)
 
@@ -87,22 +130,22 @@ class AVEDataset(Dataset[Item]):
         for clean, noisy in zip(self._tables[0], tables, strict=True):
             if noisy.shape[1:] != clean.shape[1:]:
                 raise ValueError(
-                    f"{noisy}: found clips of shape {noisy.shape[1:]}; needed: {clean.shape[1:]}, as in {clean}"
+                    f"{noisy}: found clips of shape {noisy.shape[1:]}; "
+                    f"needed: {clean.shape[1:]}, as in {clean}"
                 )
         self._tables.append(tables)
-        labels = files.Table(self.root, "labels_noisy")
+        labels = open_table(self.root, "labels_noisy")
         _require_shape(labels, (len(tables[0]), num_classes), tables[0])
         return labels[:].astype(np.float32)  # (noisy, C)
 
 
 def _features(root: Path, suffix: str) -> tuple[files.Table, files.Table]:
-    audio, visual = (
-        files.Table(root, f"audio_feature{suffix}"),
-        files.Table(root, f"visual_feature{suffix}"),
-    )
+    audio = open_table(root, f"audio_feature{suffix}")
+    visual = open_table(root, f"visual_feature{suffix}")
     if audio.shape[:2] != visual.shape[:2]:
         raise ValueError(
-            f"{visual}: found {visual.shape[:2]} (clips, segments); needed: {audio.shape[:2]}, as in {audio}"
+            f"{visual}: found {visual.shape[:2]} (clips, segments); "
+            f"needed: {audio.shape[:2]}, as in {audio}"
         )
     return audio, visual
 
@@ -110,24 +153,25 @@ def _features(root: Path, suffix: str) -> tuple[files.Table, files.Table]:
 def _require_shape(table: files.Table, shape: tuple[int, ...], other: files.Table) -> None:
     if table.shape[: len(shape)] != shape:
         raise ValueError(
-            f"{table}: found shape {table.shape}; needed: {shape} to begin with, to go with {other}"
+            f"{table}: found shape {table.shape}; needed: {shape} to begin with, as in {other}"
         )
 
 
 def _segment_labels(root: Path, audio: files.Table) -> np.ndarray:
-    labels = files.Table(root, "labels")
+    labels = open_table(root, "labels")
     _require_shape(labels, audio.shape[:2], audio)
     return labels[:].astype(np.float32)  # (n, N, C)
 
 
 def _weak_labels(root: Path, audio: files.Table) -> np.ndarray:
-    if files.exists(root, "mil_labels") or not (root / "Annotations.txt").is_file():
-        labels = files.Table(root, "mil_labels")
+    annotations = files.find_companion(files.ANNOTATIONS, root)
+    if files.exists(root, "mil_labels") or annotations is None:
+        labels = open_table(root, "mil_labels")
         _require_shape(labels, audio.shape[:1], audio)
         return labels[:].astype(np.float32)  # (n, C)
-    made = mil_labels(read_annotations(root / "Annotations.txt", audio.shape[1]))
+    made = mil_labels(read_annotations(annotations, audio.shape[1]))
     if len(made) != len(audio):
         raise ValueError(
-            f"{root / 'Annotations.txt'}: found {len(made)} rows; needed: {len(audio)}, to go with {audio}"
+            f"{annotations}: found {len(made)} rows; needed: {len(audio)}, to go with {audio}"
         )
     return made

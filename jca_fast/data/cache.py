@@ -1,4 +1,4 @@
-"""The prepared cache: where it lies, what it was made from, and whether that is still so."""
+"""The prepared cache: where it lies, what it was made from, and whether both are still intact."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jca_fast import atomic
 
 from . import files
 
@@ -37,23 +39,51 @@ def checksum(path: Path) -> int:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in the file `path`; ValueError when it is damaged."""
+    """The manifest in the file `path`; ValueError when it is damaged or has other content."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != 1:
-            raise ValueError(f"format {manifest['format']}")
+        _check_manifest(manifest)
         return manifest
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path}: not a whole manifest of format 1 ({error}); delete {path.parent} and prepare it anew"
+            f"{path}: not a whole manifest of format 1 ({type(error).__name__}: {error}); "
+            f"delete {path.parent} and prepare it anew"
         ) from None
 
 
+def _check_manifest(manifest: Any) -> None:
+    if manifest["format"] != 1:
+        raise ValueError(f"format {manifest['format']}")
+    _require(manifest["dtype"] in ("float32", "float16"), "dtype")
+    _require(isinstance(manifest["source"], str) and "\0" not in manifest["source"], "source")
+    for name, entry in manifest["files"].items():
+        _require(Path(name).name == name and "\0" not in name, f"file name {name!r}")
+        numbers = [entry["fingerprint"]["size"], entry["fingerprint"]["mtime_ns"]]
+        if "blocks" in entry:
+            numbers += [entry["rows"], *entry["shape"]]
+            for block in entry["blocks"]:
+                keys = ("source", "cache", "inexact", "vanished", "not_finite")
+                numbers += [block[key] for key in keys]
+                _require(isinstance(block["error"], int | float), f"error of a block of {name}")
+            _require(min([entry["rows"], *entry["shape"]], default=0) > 0, f"shape of {name}")
+            _require(Path(name).stem in files.LAYOUT, f"feature file {name!r}")
+        elif entry["checksum"] is not None:  # not copied yet, in a journal
+            numbers.append(entry["checksum"])
+        _require(all(type(number) is int for number in numbers), f"numbers of {name}")
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"wrong {what}")
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Replace the manifest in one step, without waiting for the disk: its checksums tell what really got there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(manifest), encoding="utf-8")
-    temporary.replace(path)
+    """Replace the manifest in one step, without waiting for the disk.
+
+    After a crash its checksums tell which blocks reached the disk.
+    """
+    with atomic.replacing(path, durable=False) as temporary:
+        temporary.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def block_ranges(num_rows: int, rows: int) -> Iterator[slice]:
@@ -62,7 +92,10 @@ def block_ranges(num_rows: int, rows: int) -> Iterator[slice]:
 
 
 def changes(manifest: Manifest, source: Path) -> dict[str, str]:
-    """In words, by file name: what in the folder `source` is not as the manifest has it. Missing files do no harm."""
+    """How the files in the folder `source` differ from the manifest, one sentence by file name.
+
+    Missing files do not count: a cache may be used without its source.
+    """
     found = {}
     for name, entry in manifest["files"].items():
         path = source / name
@@ -84,36 +117,85 @@ def same_contents(manifest: Manifest, source: Path, name: str) -> bool:
     table = files.Table(source, Path(name).stem)
     if list(table.shape) != entry["shape"]:
         return False
-    ranges = block_ranges(len(table), entry["rows"])
-    return all(
-        crc(table[rows]) == block["source"]
-        for rows, block in zip(ranges, entry["blocks"], strict=True)
-    )
+    return _same_blocks(table, entry, "source")
 
 
 def is_whole(folder: Path, manifest: Manifest, name: str) -> bool:
-    """Whether what the cache holds of a source file still has the checksums it was written with."""
+    """Whether the cache's copy of a source file has the checksums it was written with."""
     entry = manifest["files"][name]
     if "blocks" not in entry:
         return (folder / name).is_file() and checksum(folder / name) == entry["checksum"]
-    table = files.Table(folder, Path(name).stem)
-    ranges = block_ranges(len(table), entry["rows"])
-    return all(
-        crc(table[rows]) == block["cache"]
-        for rows, block in zip(ranges, entry["blocks"], strict=True)
+    return _same_blocks(files.Table(folder, Path(name).stem), entry, "cache")
+
+
+def _same_blocks(table: files.Table, entry: dict[str, Any], key: str) -> bool:
+    ranges = list(block_ranges(len(table), entry["rows"]))
+    return len(ranges) == len(entry["blocks"]) and all(
+        crc(table[rows]) == block[key] for rows, block in zip(ranges, entry["blocks"], strict=True)
     )
 
 
 def find_cache(root: str | Path) -> Path:
     """`root/prepared` when a cache lies there, else `root`; ValueError when the cache is stale."""
-    root = Path(root)
+    root = Path(root).expanduser()
     folder = root / FOLDER if (root / FOLDER / MANIFEST).is_file() else root
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder / MANIFEST)
         stale = changes(manifest, (folder.resolve() / manifest["source"]).resolve())
         if stale:
             raise ValueError(
-                f"{folder}: this cache is stale: {'; '.join(stale.values())}. Needed: `jca-fast data prepare` "
-                "once more (it compares the contents), or delete the cache"
+                f"{folder}: this cache is stale: {'; '.join(stale.values())}. Needed: "
+                "`jca-fast data prepare` once more (it compares the contents), or delete the cache"
             )
     return folder
+
+
+def open_table(root: Path, stem: str) -> files.Table:
+    """The table `stem` in the folder `root`; with checksums when `root` is a prepared cache."""
+    if not (root / MANIFEST).is_file():
+        return files.Table(root, stem)
+    entries = read_manifest(root / MANIFEST)["files"]
+    entry = entries.get(f"{stem}.h5") or entries.get(f"{stem}.npy")
+    if entry and "blocks" in entry:
+        return CheckedTable(root, stem, entry)
+    if entry and checksum(files.find(root, stem)) != entry["checksum"]:
+        raise _damaged(files.find(root, stem), "")
+    return files.Table(root, stem)
+
+
+class CheckedTable(files.Table):
+    """A feature file of a cache; the checksum of each block is verified when it is first read.
+
+    Raises ValueError naming the file and the rows that are damaged. DataLoader workers share the
+    record of the blocks that were verified.
+    """
+
+    def __init__(self, root: Path, stem: str, entry: dict[str, Any]):
+        import torch
+
+        super().__init__(root, stem)
+        self._rows = entry["rows"]
+        self._checksums = [block["cache"] for block in entry["blocks"]]
+        if list(self.shape) != entry["shape"] or len(self) > self._rows * len(self._checksums):
+            raise _damaged(self.path, f": found shape {self.shape}; needed: {entry['shape']}")
+        self._verified = torch.zeros(len(self._checksums), dtype=torch.bool).share_memory_()
+
+    def __getitem__(self, rows: int | slice) -> np.ndarray:
+        first, last = (rows, rows + 1) if isinstance(rows, int) else rows.indices(len(self))[:2]
+        for block in range(first // self._rows, -(-last // self._rows)):
+            if not self._verified[block]:
+                self._verify(block)
+        return super().__getitem__(rows)
+
+    def _verify(self, block: int) -> None:
+        rows = slice(block * self._rows, min((block + 1) * self._rows, len(self)))
+        if crc(super().__getitem__(rows)) != self._checksums[block]:
+            raise _damaged(self.path, f", rows {rows.start} to {rows.stop - 1}")
+        self._verified[block] = True
+
+
+def _damaged(path: Path, where: str) -> ValueError:
+    return ValueError(
+        f"{path}{where}: damaged since the cache was made; "
+        "needed: `jca-fast data prepare --overwrite`"
+    )

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jca_fast.atomic import naming
+
 from . import cache, files
 
 BLOCK_BYTES = 2**24
@@ -17,7 +19,7 @@ BLOCK_BYTES = 2**24
 
 @dataclass(frozen=True)
 class CastReport:
-    """What the cast of one feature file did to its values; `str()` says it in words."""
+    """What the cast of one feature file did to its values; `str()` gives it as a sentence."""
 
     name: str
     dtype: str
@@ -30,7 +32,8 @@ class CastReport:
     def __str__(self) -> str:
         text = f"{self.name} to {self.dtype}: "
         if self.inexact:
-            text += f"{self.inexact / self.values:.2%} of the values rounded, by at most {self.largest_error:.2g}"
+            text += f"{self.inexact / self.values:.2%} of the values rounded, "
+            text += f"by at most {self.largest_error:.2g}"
             text += f"; {self.vanished:,} became 0" if self.vanished else ""
         else:
             text += "lossless"
@@ -53,8 +56,9 @@ def cast_block(
     beyond = finite & ~np.isfinite(values)
     if beyond.any():
         raise ValueError(
-            f"{where}: found the value {source[beyond][0]:.6g}; needed: at most {np.finfo(dtype).max:.6g}, "
-            f"the range of {dtype}" + ("; use float32" if dtype == np.float16 else "")
+            f"{where}: found the value {source[beyond][0]:.6g}; "
+            f"needed: at most {np.finfo(dtype).max:.6g}, the range of {dtype}"
+            + ("; use float32" if dtype == np.float16 else "")
         )
     changed = finite & (back != source)
     facts["inexact"], facts["vanished"] = int(changed.sum()), int((changed & (back == 0)).sum())
@@ -95,6 +99,7 @@ def cast_table(
     path = staging / f"{table.path.stem}.npy"
     path.touch()
     with (
+        naming(path),
         path.open("r+b") as file,
         tqdm(total=len(table), desc=table.path.stem, disable=not progress) as bar,
     ):

@@ -1,4 +1,4 @@
-"""What is right and wrong with a data folder, in words."""
+"""Findings on a data folder: missing, damaged and inconsistent files."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ class Finding:
 
 
 def check(root: str | Path, *, full: bool = False, progress: bool = False) -> list[Finding]:
-    """Findings on the set in the folder `root`: files, shapes, dtypes, storage, annotations, labels, splits, values.
+    """Findings on the set in the folder `root`: files, shapes, dtypes, storage, annotations,
+    labels, splits, values.
 
-    Feature values (NaN, infinite, negative, clips of zeros) are looked at in 64 clips spread over each file, or with
-    `full` in all of them; `full` also verifies the checksums of a prepared cache. Memory: one clip at a time.
-    Raises FileNotFoundError when there is no such folder; all else becomes a finding.
+    Feature values (NaN, infinite, negative, clips of zeros) are looked at in 64 clips spread over
+    each file, or with `full` in all of them; `full` also verifies the checksums of a prepared
+    cache. Memory: one clip at a time. Raises FileNotFoundError when there is no such folder; all
+    else becomes a finding.
     """
     root = Path(root)
     if not root.is_dir():
@@ -86,7 +88,7 @@ def _open(root: Path) -> tuple[Tables, list[Finding]]:
 
 def _annotations(root: Path) -> tuple[list[Event], list[Finding]]:
     """The events, and findings on Annotations.txt."""
-    name = "Annotations.txt"
+    name = files.ANNOTATIONS
     if not (root / name).is_file():
         return [], [
             Finding("note", name, "not here; labels and video ids were not checked against it")
@@ -144,7 +146,8 @@ def _labels(tables: Tables, events: list[Event]) -> Iterator[Finding]:
     if "labels" in tables:
         labels = tables["labels"][:]  # (n, N, C)
         one_hot = np.isin(labels, (0, 1)).all(axis=2) & (labels.sum(axis=2) == 1)  # (n, N)
-        share = f"one class per segment; {np.mean(labels[:, :, -1] == 1):.1%} of the segments are background"
+        background = np.mean(labels[:, :, -1] == 1)
+        share = f"one class per segment; {background:.1%} of the segments are background"
         yield _verdict(
             tables["labels"].path.name, ~one_hot.all(axis=1), share, "not one class per segment"
         )
@@ -178,7 +181,8 @@ def _labels(tables: Tables, events: list[Event]) -> Iterator[Finding]:
 
 
 def _splits(root: Path, tables: Tables, events: list[Event]) -> Iterator[Finding]:
-    """Splits are within the rows, without repeats, and apart from each other in rows and in video ids."""
+    """Splits are within the rows, without repeats, and apart from each other in rows and in video
+    ids."""
     clips = tables["audio_feature"].shape[0] if "audio_feature" in tables else len(events) or None
     background = tables["labels"][:][:, :, -1].mean(axis=1) if "labels" in tables else None  # (n,)
     rows: dict[str, np.ndarray] = {}
@@ -251,14 +255,14 @@ def _planted(root: Path, tables: Tables) -> Iterator[Finding]:
     """In a planted set, an event is what is both audible and visible."""
     import h5py
 
-    if not (root / "planted.h5").is_file() or "labels" not in tables:
+    if not (root / files.PLANTED).is_file() or "labels" not in tables:
         return
     try:
-        with h5py.File(root / "planted.h5", "r") as file:
+        with h5py.File(root / files.PLANTED, "r") as file:
             event = file["audible"][:] & file["visible"][:]  # (n, N)
             seen = file["position"][:].any(axis=2)  # (n, N)
             visible = file["visible"][:].astype(bool)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         yield Finding("error", "planted.h5", f"cannot be read ({error})")
         return
     inside = tables["labels"][:][:, :, -1] == 0  # (n, N)
@@ -277,7 +281,7 @@ def _cache(root: Path, full: bool) -> Iterator[Finding]:
     """A prepared cache is fresh, and with `full` whole."""
     try:
         folder = cache.find_cache(root)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         yield Finding("error", "prepared cache", str(error))
         return
     if not (folder / cache.MANIFEST).is_file():

@@ -1,25 +1,27 @@
-"""Arrays on disk: lazy tables over `.h5` and `.npy` files, atomic writing, free space.
+"""Arrays on disk: lazy tables over `.h5` and `.npy` files, the published layout, free space.
 
-Nothing here keeps a whole feature file in memory, and a table may be pickled, forked or spawned freely: every process
-opens the file for itself when it first reads a row.
+No whole feature file is kept in memory, and a table may be pickled, forked or spawned freely: every
+process opens the file for itself when it first reads a row.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jca_fast.data.hdf5 import write_h5 as write_h5
+
 FEATURES = "avadataset"
 ORDER = "order"
 SPLITS = ("train", "val", "test")
+ANNOTATIONS = "Annotations.txt"
+PLANTED = "planted.h5"
 
-# What each file of the published layout holds: dataset, number of axes (None: four or more), meaning of the axes.
+# Of each file of the published layout: dataset, number of axes (None: four or more), their meaning.
 LAYOUT: dict[str, tuple[str, int | None, str]] = {
     "audio_feature": (FEATURES, 3, "(clips, segments, d_a) numbers"),
     "visual_feature": (
@@ -40,18 +42,21 @@ REQUIRED = ("audio_feature", "visual_feature", "labels", *(f"{split}_order" for 
 
 _WHERE = "The AVE features are published at https://github.com/YapengTian/AVE-ECCV18"
 _SYNTH = "`jca-fast data synth DIR` makes a planted set in the same layout"
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, RecursionError)
 
 
 def needed(stem: str) -> str:
-    """What the file `<stem>.h5` of the published layout must hold, in words."""
+    """The content that the file `<stem>.h5` of the published layout must have."""
     return f"needed: dataset {LAYOUT[stem][0]!r} of shape {LAYOUT[stem][2]}"
 
 
 class Table:
-    """Rows of one array on disk, `<stem>.h5` or `<stem>.npy` under `root`; `table[i]`, `table[i:j]` read just those.
+    """Rows of one array on disk, `<stem>.h5` or `<stem>.npy` under `root`.
 
-    Attributes: `path`, `dataset`, `shape`, `dtype`. Raises FileNotFoundError for a missing file, and ValueError for a
-    truncated one, a missing dataset, a wrong number of axes or an empty or non-numeric array.
+    `table[i]` and `table[i:j]` read those rows only, in the byte order of this machine.
+    Attributes: `path`, `dataset`, `shape`, `dtype`. Raises FileNotFoundError for a missing file and
+    ValueError for a truncated, damaged or locked one, a missing dataset, a wrong number of axes or
+    an empty or non-numeric array.
     """
 
     def __init__(self, root: str | Path, stem: str):
@@ -60,45 +65,40 @@ class Table:
         self._handle: Any = None
         self._pid = -1
         rows = self._open_h5() if self.path.suffix == ".h5" else self._open_npy()
-        self.shape: tuple[int, ...] = tuple(rows.shape)
-        self.dtype: np.dtype = rows.dtype
+        self.shape: tuple[int, ...] = tuple(rows.shape or ())
+        self._stored: np.dtype = rows.dtype
+        self.dtype = self._stored.newbyteorder("=")
         self._offset = getattr(rows, "offset", 0)  # of the values in a .npy file
         wrong_axes = len(self.shape) < 4 if axes is None else len(self.shape) != axes
-        if (
-            wrong_axes
-            or 0 in self.shape
-            or self.dtype.kind not in ("iu" if self.dataset == ORDER else "fiu")
-        ):
+        kinds = "iu" if self.dataset == ORDER else "fiu"
+        if wrong_axes or 0 in self.shape or self.dtype.kind not in kinds:
             raise ValueError(f"{self}: found shape {self.shape}, {self.dtype}; {needed(stem)}")
 
     def __str__(self) -> str:
-        return (
-            f"{self.path}, dataset {self.dataset!r}"
-            if self.path.suffix == ".h5"
-            else str(self.path)
-        )
+        if self.path.suffix == ".h5":
+            return f"{self.path}, dataset {self.dataset!r}"
+        return str(self.path)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: int | slice) -> np.ndarray:
-        if self.path.suffix == ".npy":
-            return self._read_npy(rows)
-        if (
-            self._handle is None or self._pid != os.getpid()
-        ):  # after a fork the parent's handle is not ours to use
-            self._handle, self._pid = self._open_h5(), os.getpid()
         try:
-            return self._handle[rows]
-        except OSError as error:
+            values = self._read_h5(rows) if self.path.suffix == ".h5" else self._read_npy(rows)
+        except MemoryError:
+            raise ValueError(f"{self}: {self.shape} {self.dtype} does not fit in memory") from None
+        except _UNREADABLE as error:
             raise ValueError(f"{self}: rows {rows} cannot be read ({error})") from None
+        return values.astype(self.dtype, copy=False)
+
+    def _read_h5(self, rows: int | slice) -> np.ndarray:
+        if self._handle is None or self._pid != os.getpid():  # a parent's handle is not for a fork
+            self._handle, self._pid = self._open_h5(), os.getpid()
+        return self._handle[rows]
 
     def _read_npy(self, rows: int | slice) -> np.ndarray:
         # A map that lived on would count every page it ever read as memory of this process.
-        try:
-            return np.array(np.memmap(self.path, self.dtype, "r", self._offset, self.shape)[rows])
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self}: rows {rows} cannot be read ({error})") from None
+        return np.array(np.memmap(self.path, self._stored, "r", self._offset, self.shape)[rows])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None}
@@ -107,36 +107,47 @@ class Table:
         return int(np.prod(self.shape[1:])) * self.dtype.itemsize
 
     def storage(self) -> str:
-        """How the array lies on disk, in words: "contiguous", or chunks and compression."""
+        """How the array lies on disk: "contiguous", or chunks and compression."""
         if self.path.suffix == ".npy":
             return "contiguous"
         rows = self._open_h5()
         if rows.chunks is None:
             return "contiguous"
-        return f"chunks of {rows.chunks}, " + (
-            f"{rows.compression} compression" if rows.compression else "uncompressed"
-        )
+        compression = f"{rows.compression} compression" if rows.compression else "uncompressed"
+        return f"chunks of {rows.chunks}, {compression}"
 
     def _open_h5(self) -> Any:
         import h5py
 
         try:
             file = h5py.File(self.path, "r")
-        except OSError as error:
+        except BlockingIOError:
+            raise ValueError(
+                f"{self.path}: locked by another process; needed: wait until it has closed the "
+                "file, or set HDF5_USE_FILE_LOCKING=FALSE"
+            ) from None
+        except PermissionError as error:
+            raise ValueError(f"{self.path}: cannot be opened ({error.strerror})") from None
+        except _UNREADABLE as error:
             size = f"{self.path.stat().st_size:,} bytes"
             raise ValueError(
                 f"{self.path}: not a whole HDF5 file, {size} ({error}); {needed(self.path.stem)}"
             ) from None
-        if not isinstance(file.get(self.dataset), h5py.Dataset):
-            raise ValueError(
-                f"{self.path}: found datasets {sorted(file) or 'none'}; {needed(self.path.stem)}"
-            )
-        return file[self.dataset]
+        try:
+            present = self.dataset in file  # raises for a loop of links
+            rows = file.get(self.dataset)
+            if present and isinstance(rows, h5py.Dataset):
+                _ = rows.shape, rows.dtype  # damage in the header shows now
+                return rows
+            found = f"found datasets {sorted(file) or 'none'}"
+        except _UNREADABLE as error:
+            found = f"dataset {self.dataset!r} cannot be opened, the file is damaged ({error})"
+        raise ValueError(f"{self.path}: {found}; {needed(self.path.stem)}")
 
     def _open_npy(self) -> np.memmap:
         try:
             rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (*_UNREADABLE, SyntaxError, MemoryError) as error:
             raise ValueError(
                 f"{self.path}: not a whole .npy file ({error}); {needed(self.path.stem)}"
             ) from None
@@ -166,60 +177,35 @@ def find(root: str | Path, stem: str) -> Path:
     return root / f"{stem}.h5" if (root / f"{stem}.h5").is_file() else root / f"{stem}.npy"
 
 
+def find_companion(name: str, *folders: Path) -> Path | None:
+    """The file `name` (Annotations.txt or planted.h5) in the first of the folders that has it."""
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
 def read_order(root: str | Path, split: str, num_clips: int | None = None) -> np.ndarray:
-    """Row numbers of a split in its own order, (n,) int64; checked against `num_clips` rows when given."""
+    """Row numbers of a split in the order of its file, (n,) int64.
+
+    Raises ValueError for a row beyond `num_clips` rows, when given.
+    """
     table = Table(root, f"{split}_order")
     order = table[:].astype(np.int64)
     bad = np.flatnonzero((order < 0) | (order >= (num_clips if num_clips is not None else np.inf)))
     if bad.size:
-        upper = (
-            f"{num_clips - 1} (the feature files have {num_clips} rows)"
-            if num_clips is not None
-            else "more"
-        )
+        upper = "more"
+        if num_clips is not None:
+            upper = f"{num_clips - 1} (the feature files have {num_clips} rows)"
         raise ValueError(
-            f"{table}: found row {order[bad[0]]} at position {bad[0]}; needed: rows from 0 to {upper}"
+            f"{table}: found row {order[bad[0]]} at position {bad[0]}; "
+            f"needed: rows from 0 to {upper}"
         )
     return order
 
 
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`; on success its file is synced and takes the place of `path` in one step."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync(path: str | Path) -> None:
-    """Force a file's contents to the disk."""
-    with Path(path).open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def write_h5(
-    path: str | Path, attributes: dict[str, str] | None = None, /, **datasets: np.ndarray
-) -> None:
-    """Write small arrays as contiguous datasets of one new h5 file, atomically."""
-    import h5py
-
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver="earliest") as file:
-        for name, values in datasets.items():
-            file.create_dataset(name, data=values)
-        file.attrs.update(attributes or {})
-
-
 def require_space(folder: str | Path, num_bytes: int, what: str) -> None:
-    """Raise OSError unless the disk of `folder` has room for `num_bytes` more and 1 % to spare."""
+    """Raise OSError unless the disk of `folder` has room for `num_bytes` and 1 % more."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes * 1.01:
         raise OSError(
-            f"{folder}: {free / 1e9:.2f} GB free; needed: {num_bytes * 1.01 / 1e9:.2f} GB for {what}"
+            f"{folder}: {free / 1e9:.2f} GB free; "
+            f"needed: {num_bytes * 1.01 / 1e9:.2f} GB for {what}"
         )

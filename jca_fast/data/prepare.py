@@ -1,4 +1,5 @@
-"""From the published float64 features to a memory-mapped cache: in bounded memory, resumable, all or nothing."""
+"""From the published float64 features to a memory-mapped cache: in bounded memory, resumable, all
+or nothing."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from jca_fast import atomic
+
 from . import cache, cast, files
 from .cast import CastReport, cast_reports, cast_table
-
-_COMPANIONS = ("Annotations.txt", "planted.h5")
 
 
 def prepare(
@@ -25,17 +26,21 @@ def prepare(
     overwrite: bool = False,
     progress: bool = False,
 ) -> list[CastReport]:
-    """Write the cache of the set in the folder `root` to the folder `out` (default `root/prepared`).
+    """Write the cache of the set in the folder `root` to the folder `out` (default
+    `root/prepared`).
 
-    Features become `.npy` files of `dtype` float32 or float16 with the same rows, which `AVEDataset` maps into memory;
-    labels, splits and companions are copied, so that `AVEDataset(out)` needs nothing else. `out` appears when all of it
-    is complete. A run that was killed is taken up where it stopped and ends with the same bytes. Memory: about 100 MB.
+    Features become `.npy` files of `dtype` float32 or float16 with the same rows, which
+    `AVEDataset` maps into memory; labels, splits and companions are copied, so that
+    `AVEDataset(out)` needs nothing else. `out` appears when all of it is complete. A run that was
+    killed is taken up where it stopped and ends with the same bytes. Memory: about 100 MB.
 
-    Returns a report for each feature file: whether the cast is lossless. A finished cache is left as it is, once its
-    source proves unchanged, by size and time or else by the checksums of the contents.
+    Returns a report for each feature file: whether the cast is lossless. A finished cache is left
+    as it is, once its source proves unchanged, by size and time or else by the checksums of the
+    contents.
 
-    Raises FileNotFoundError or ValueError for a bad source, for a cache of another source or dtype (unless `overwrite`)
-    and for a value beyond the range of float16; OSError when the disk is too small.
+    Raises FileNotFoundError or ValueError for a bad source, for a cache of another source or dtype
+    (unless `overwrite`) and for a value beyond the range of float16; OSError when the disk is too
+    small.
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype is {dtype!r}; needed: 'float32' or 'float16'")
@@ -56,10 +61,8 @@ def prepare(
         _require_space(staging, manifest)
         try:
             _fill(root, staging, tables, manifest, progress)
-        except (
-            ValueError
-        ):  # a source that can never become this cache; a killed run leaves its work
-            shutil.rmtree(staging)
+        except (ValueError, OSError):  # of the source or the disk; a killed run leaves its work
+            shutil.rmtree(staging, ignore_errors=True)
             raise
         _publish(staging, out, manifest)
     return cast_reports(manifest)
@@ -74,7 +77,7 @@ def _plan(root: Path, out: Path, tables: list[files.Table], dtype: str) -> cache
             entries[table.path.name] = {"shape": list(table.shape), "rows": rows, "blocks": []}
         else:
             entries[table.path.name] = {"checksum": None}
-    for name in _COMPANIONS:
+    for name in (files.ANNOTATIONS, files.PLANTED):
         if (root / name).is_file():
             entries[name] = {"checksum": None}
     for name, entry in entries.items():
@@ -92,7 +95,8 @@ def _finished(root: Path, out: Path, plan: cache.Manifest) -> cache.Manifest:
     manifest = cache.read_manifest(out / cache.MANIFEST)
     if manifest["dtype"] != plan["dtype"]:
         raise ValueError(
-            f"{out}: holds a {manifest['dtype']} cache; needed: another --out for {plan['dtype']}, or --overwrite"
+            f"{out}: holds a {manifest['dtype']} cache; "
+            f"needed: another --out for {plan['dtype']}, or --overwrite"
         )
     stale = cache.changes(manifest, root)
     wrong = [text for name, text in stale.items() if not cache.same_contents(manifest, root, name)]
@@ -142,13 +146,14 @@ def _resume(staging: Path, plan: cache.Manifest, overwrite: bool) -> cache.Manif
         return plan
     done = {name: entry.get("blocks") for name, entry in manifest["files"].items()}
     for name, entry in plan["files"].items():
-        if done.get(name):
+        if "blocks" in entry and done.get(name):
             entry["blocks"] = done[name]
     if plan == manifest:
         return manifest
     if not overwrite:
         raise ValueError(
-            f"{staging}: a half-made cache of another source or dtype; needed: delete it, or --overwrite"
+            f"{staging}: a half-made cache of another source or dtype; "
+            "needed: delete it, or --overwrite"
         )
     for entry in plan["files"].values():
         if "blocks" in entry:
@@ -179,7 +184,8 @@ def _fill(
             cast_table(table, staging, manifest, entry, progress)
     for name, entry in manifest["files"].items():
         if "blocks" not in entry:
-            shutil.copyfile(root / name, staging / name)
+            with atomic.naming(staging / name):
+                shutil.copyfile(root / name, staging / name)
             entry["checksum"] = cache.checksum(staging / name)
 
 
@@ -189,9 +195,11 @@ def _publish(staging: Path, out: Path, manifest: cache.Manifest) -> None:
     for name in (cache.JOURNAL, ".lock"):
         (staging / name).unlink(missing_ok=True)
     for path in staging.iterdir():
-        files.sync(path)
+        atomic.sync(path)
     old = out.with_name(out.name + ".old")
     if out.exists():
         out.rename(old)
     staging.rename(out)
+    atomic.sync(out)
+    atomic.sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)

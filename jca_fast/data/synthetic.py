@@ -1,4 +1,5 @@
-"""Planted AVE on disk: a synthetic set in the published layout, on real annotations and splits or of made-up clips."""
+"""Planted AVE on disk: a synthetic set in the published layout, on real annotations and splits or
+of made-up clips."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from jca_fast import atomic
 
 from . import files
 from .annotations import (
@@ -23,9 +25,10 @@ from .annotations import (
     read_annotations,
     segment_labels,
 )
+from .hdf5 import RowWriter
 from .planted import Clip, World, draw_clip, stream
 
-_NAMES = ["Annotations.txt", *(f"{stem}.h5" for stem in files.LAYOUT), "planted.h5"]
+_NAMES = [files.ANNOTATIONS, *(f"{stem}.h5" for stem in files.LAYOUT), files.PLANTED]
 _EVENT_STREAM = 2**64 - 2  # made-up events and splits; clips use streams 0, 1, ...
 
 
@@ -49,22 +52,26 @@ def synthesize(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Write a planted set into the folder `root`, in the layout of the published AVE files; returns `root`.
+    """Write a planted set into the folder `root`, in the layout of the published AVE files; returns
+    `root`.
 
-    Files: Annotations.txt, audio_feature.h5 (n, N, audio_dim), visual_feature.h5 (n, N, *grid, visual_dim), labels.h5
-    (n, N, 29), mil_labels.h5 (n, 29), labels_closs.h5 (n, N), the three order files, with `num_noisy` > 0 the three
-    `*_noisy.h5` files, and planted.h5: `position` (n, N, R), 1 in the regions of the clip's own object wherever it is
-    visible; `audible` and `visible` (n, N); `silent_objects` (n, distractors); `offscreen_sound` (n,), -1 for none; and
-    the attribute `settings`, JSON. The segments of an event are those both audible and visible.
+    Files: Annotations.txt, audio_feature.h5 (n, N, audio_dim), visual_feature.h5 (n, N, *grid,
+    visual_dim), labels.h5 (n, N, 29), mil_labels.h5 (n, 29), labels_closs.h5 (n, N), the three
+    order files, with `num_noisy` > 0 the three `*_noisy.h5` files, and planted.h5: `position` (n,
+    N, R), 1 in the regions of the clip's own object wherever it is visible; `audible` and `visible`
+    (n, N); `silent_objects` (n, distractors); `offscreen_sound` (n,), -1 for none; and the
+    attribute `settings`, JSON. The segments of an event are those both audible and visible.
 
-    Clips: the rows of the file `annotations`, split as in the folder `orders`; or `num_clips` (600) made-up ones, the
-    28 classes in equal blocks, a share `full_length` of the events filling their clip, split 70/15/15 at random.
-    Features are `dtype` float64, as published, or float32, with the same values, all exact in float32. Equal arguments
-    give equal values, clip by clip. `noise`, `distractors` and `offscreen` set the difficulty (see `planted.World`).
-    Memory: a few dozen megabytes at any size.
+    Clips: the rows of the file `annotations`, split as in the folder `orders`; or `num_clips` (600)
+    made-up ones, the 28 classes in equal blocks, a share `full_length` of the events filling their
+    clip, split 70/15/15 at random. Features are `dtype` float64, as published, or float32, with the
+    same values, all exact in float32. Equal arguments give equal values, clip by clip. `noise`,
+    `distractors` and `offscreen` set the difficulty (see `planted.World`). Memory: a few dozen
+    megabytes at any size.
 
-    Raises ValueError for bad arguments, FileExistsError when `root` holds such files and not `overwrite`, OSError when
-    the disk is too small, all before the first clip is drawn. The files take their names when all are complete.
+    Raises ValueError for bad arguments, FileExistsError when `root` holds such files and not
+    `overwrite`, OSError when the disk is too small, all before the first clip is drawn. The files
+    take their names when all are complete.
     """
     _check_arguments(num_clips, annotations, orders, num_noisy, dtype, full_length, seed)
     root = Path(root)
@@ -164,12 +171,13 @@ def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
     try:
         yield folder
         for path in folder.iterdir():
-            files.sync(path)
+            atomic.sync(path)
         for name in _NAMES:
             if (folder / name).exists():
                 (folder / name).replace(root / name)
             else:
                 (root / name).unlink(missing_ok=True)  # a leftover of the set that is overwritten
+        atomic.sync(root)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -182,9 +190,7 @@ def _write_tables(
     num_noisy: int,
 ) -> None:
     """Everything but features: annotations, labels, splits."""
-    (folder / "Annotations.txt").write_text(
-        "".join(event.line() + "\n" for event in events), encoding="utf-8"
-    )
+    atomic.write_text(folder / files.ANNOTATIONS, "".join(event.line() + "\n" for event in events))
     labels = segment_labels(events, segments)  # (n, N, C)
     files.write_h5(folder / "labels.h5", avadataset=labels)
     files.write_h5(folder / "mil_labels.h5", avadataset=mil_labels(events))
@@ -221,7 +227,7 @@ def _write_clips(
         noisy = (draw_clip(world, n + row, None) for row in range(num_noisy))
         _write_features(folder, "_noisy", world, dtype, noisy, num_noisy, progress)
     settings = {**world.settings(), "dtype": dtype, "numpy": np.__version__}
-    files.write_h5(folder / "planted.h5", {"settings": json.dumps(settings)}, **planted)
+    files.write_h5(folder / files.PLANTED, {"settings": json.dumps(settings)}, **planted)
 
 
 def _write_features(
@@ -234,22 +240,16 @@ def _write_features(
     progress: bool,
 ) -> None:
     """Two contiguous files, one clip in memory at a time."""
-    import h5py
     from tqdm import tqdm
 
-    with contextlib.ExitStack() as stack:
+    def writer(stem: str, *clip_shape: int) -> RowWriter:
+        name, shape = f"{stem}{suffix}.h5", (count, world.num_segments, *clip_shape)
+        return RowWriter(folder / name, files.FEATURES, shape, dtype, folder.parent / name)
 
-        def dataset(stem: str, *clip_shape: int) -> Any:
-            file = stack.enter_context(
-                h5py.File(folder / f"{stem}{suffix}.h5", "w", libver="earliest")
-            )
-            return file.create_dataset(
-                files.FEATURES, shape=(count, world.num_segments, *clip_shape), dtype=dtype
-            )
-
-        audio = dataset("audio_feature", world.audio_dim)
-        visual = dataset("visual_feature", *world.grid, world.visual_dim)
-        for row, clip in enumerate(
-            tqdm(clips, f"clips{suffix}", total=count, disable=not progress)
-        ):
-            audio[row], visual[row] = clip.audio.astype(dtype), clip.visual.astype(dtype)
+    with (
+        writer("audio_feature", world.audio_dim) as audio,
+        writer("visual_feature", *world.grid, world.visual_dim) as visual,
+    ):
+        for clip in tqdm(clips, f"clips{suffix}", total=count, disable=not progress):
+            audio.write(clip.audio)
+            visual.write(clip.visual)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from jca_fast._version import __version__
-from jca_fast.data.files import replacing
+from jca_fast.atomic import replacing
 
 FORMAT = "jca_fast checkpoint 1"
 
@@ -33,7 +33,11 @@ def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
         **state,
     }
     with replacing(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError:  # without the reason; through a Python file, OSError has it
+            with temporary.open("wb") as file:
+                torch.save(content, file)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -46,8 +46,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates, prints the table, writes the JSON."""
+    from jca_fast.atomic import write_json
     from jca_fast.training.inference import evaluate_checkpoint
-    from jca_fast.training.logs import write_json
 
     result = evaluate_checkpoint(
         args.checkpoint,

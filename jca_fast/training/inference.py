@@ -148,11 +148,9 @@ def evaluate_checkpoint(
             dataset.labels.argmax(dim=-1),
             AVEDataset(data, "train").labels.argmax(dim=-1),
         )
-        planted = next(
-            (p for p in (Path(data) / "planted.h5", dataset.root / "planted.h5") if p.is_file()),
-            None,
+        game = (
+            play_pointing_game(model, dataset, dataset.planted, group) if dataset.planted else None
         )
-        game = play_pointing_game(model, dataset, planted, group) if planted else None
     return {
         "checkpoint": str(path),
         "data": str(data),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import inspect
 import io
-import json
 import resource
 import statistics
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from jca_fast.data.files import replacing
+from jca_fast.atomic import write_json, write_text
 
 COLUMNS = (
     "epoch",
@@ -31,17 +30,6 @@ COLUMNS = (
     "seconds",
     "time",
 )
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes text to path, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Writes value as indented JSON, whole or not at all; NaN and infinity are refused (ValueError)."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def csv_text(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from jca_fast.atomic import write_json, write_text
 from jca_fast.training.evaluate import add_model_arguments, class_names
 
 COLUMNS = ("clip", "segment", "class", "score")
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from jca_fast.training.checkpoint import load_model
     from jca_fast.training.distributed import Group, pick_device
     from jca_fast.training.inference import predict
-    from jca_fast.training.logs import csv_text, write_json, write_text
+    from jca_fast.training.logs import csv_text
 
     group = Group(pick_device(args.device))
     model, content = load_model(args.checkpoint, group.device)
@@ -63,23 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
 def read_split(data: str, split: str) -> tuple[Any, list[str]]:
     """The clips of a split and their names: `<row>:<video id>` with Annotations.txt at hand, else the row."""
-    from jca_fast.data.annotations import read_annotations
     from jca_fast.data.ave import AVEDataset
 
     dataset = AVEDataset(data, split)
-    rows = dataset.indices.tolist()
-    annotations = next(
-        (
-            f / "Annotations.txt"
-            for f in (Path(data), dataset.root)
-            if (f / "Annotations.txt").is_file()
-        ),
-        None,
-    )
-    if annotations is None:
-        return dataset, [str(row) for row in rows]
-    events = read_annotations(annotations, dataset.labels.shape[1])
-    return dataset, [f"{row}:{events[row].video_id}" for row in rows]
+    return dataset, [dataset.clip_name(index) for index in range(len(dataset))]
 
 
 def read_npz(path: str) -> tuple[Any, list[str]]:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from jca_fast.atomic import write_json
 from jca_fast.data.ave import AVEDataset
 from jca_fast.training import checkpoint
 from jca_fast.training.config import Config
@@ -31,7 +32,6 @@ from jca_fast.training.logs import (
     final_line,
     peak_memory,
     summarize_seeds,
-    write_json,
 )
 from jca_fast.training.objective import Objective, build_model
 from jca_fast.training.reproducible import (

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jca_fast.data.annotations import event_classes, read_annotations
 from jca_fast.data.ave import AVEDataset
-from jca_fast.training.evaluate import class_names
 
 MAX_FRAME = 360
 """Longer side, in pixels, to which frames are reduced when they are read."""
@@ -75,19 +73,13 @@ class ClipSource:
         self.frames = Path(frames) if frames is not None else None
         if self.frames and not self.frames.is_dir():
             raise FileNotFoundError(f"--frames {self.frames}: no such folder")
-        folders = (Path(data), self.dataset.root)
-        annotations = _find(folders, "Annotations.txt")
-        self.classes: list[str] = class_names(self.dataset.labels.shape[2])
-        self.video_ids: list[str] | None = None
-        if annotations:
-            events = read_annotations(annotations, self.dataset.labels.shape[1])
-            self.video_ids = [event.video_id for event in events]
-            self.classes = [*event_classes(events), "Background"]
-        self.planted = _find(folders, "planted.h5")
+        self.classes = self.dataset.class_names
+        self.planted = self.dataset.planted
 
     def video_id(self, index: int) -> str:
         """Video id of the clip at position `index` of the split, "" where it is not known."""
-        return self.video_ids[int(self.dataset.indices[index])] if self.video_ids else ""
+        events = self.dataset.events
+        return events[int(self.dataset.indices[index])].video_id if events else ""
 
     def choose(self, clips: str) -> list[int]:
         """Positions in the split of the clips that `clips` asks for; the rule is in the help of the command."""
@@ -197,10 +189,6 @@ def read_frames(folder: Path, count: int) -> list[np.ndarray]:
         small.thumbnail((MAX_FRAME, MAX_FRAME))
         images.append(np.asarray(small))
     return images
-
-
-def _find(folders: Sequence[Path], name: str) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int]:

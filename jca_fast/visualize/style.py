@@ -17,7 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from jca_fast.data.files import replacing
+from jca_fast.atomic import replacing
 
 RIGHT, WRONG = "#009E73", "#D55E00"
 EVENT, BACKGROUND, OBJECT, INK = "#0072B2", "#D9D9D9", "#E69F00", "#222222"

@@ -1,0 +1,129 @@
+"""Writing HDF5 files, of which every byte goes to the disk through Python.
+
+A full disk then raises OSError. HDF5 itself crashes the process when it cannot write.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from jca_fast.atomic import naming, replacing
+
+
+def write_h5(
+    path: str | Path, attributes: dict[str, str] | None = None, /, **datasets: np.ndarray
+) -> None:
+    """Write small arrays as contiguous datasets of one new HDF5 file, whole or not at all."""
+    import h5py
+
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", libver="earliest") as file:
+        for name, values in datasets.items():
+            file.create_dataset(name, data=values)
+        file.attrs.update(attributes or {})
+    with replacing(path) as temporary:
+        temporary.write_bytes(memory.getbuffer())
+
+
+class RowWriter:
+    """A new HDF5 file with one contiguous dataset, written row after row in a `with` block.
+
+    All the space is taken from the disk at the start. Raises OSError with the name `told` of the
+    file and the reason.
+    """
+
+    def __init__(
+        self, path: Path, dataset: str, shape: tuple[int, ...], dtype: str, told: Path
+    ) -> None:
+        self.dtype, self.told = np.dtype(dtype), told
+        header, offset = _lay_out(dataset, shape, self.dtype)
+        with naming(told):
+            self._file = path.open("wb")
+            try:
+                os.posix_fallocate(self._file.fileno(), 0, header.size)
+                for position, piece in header.pieces:
+                    self._file.seek(position)
+                    self._file.write(piece)
+                self._file.seek(offset)
+            except BaseException:
+                self._file.close()
+                raise
+
+    def write(self, row: np.ndarray) -> None:
+        """Append one row of the dataset."""
+        with naming(self.told):
+            self._file.write(np.ascontiguousarray(row, self.dtype).data)
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with naming(self.told):
+            self._file.close()
+
+
+def _lay_out(dataset: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[_Recorder, int]:
+    """What HDF5 writes for an empty contiguous dataset, and where its values begin."""
+    import h5py
+
+    recorder = _Recorder()
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_obj_track_times(False)
+    with h5py.File(recorder, "w", libver="earliest") as file:
+        kind = h5py.h5t.py_create(dtype, logical=True)
+        space = h5py.h5s.create_simple(shape)
+        offset = h5py.h5d.create(file.id, dataset.encode(), kind, space, layout).get_offset()
+    return recorder, offset
+
+
+class _Recorder:
+    """A file that keeps what is written and where, without the gaps."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[int, bytes]] = []
+        self.size = 0
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = {
+            os.SEEK_SET: 0,
+            os.SEEK_CUR: self._position,
+            os.SEEK_END: self.size,
+        }[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        piece = bytes(data)
+        self.pieces.append((self._position, piece))
+        self._position += len(piece)
+        self.size = max(self.size, self._position)
+        return len(piece)
+
+    def read(self, size: int = -1) -> bytes:
+        raise io.UnsupportedOperation("this file is only written")
+
+    readinto = read
+
+    def truncate(self, size: int) -> int:
+        self.size = size
+        return size
+
+    def flush(self) -> None:
+        pass
