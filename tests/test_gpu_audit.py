@@ -74,7 +74,11 @@ def judge(
     code = TILE_CODE.format(body="\n        ".join([COMPUTE] * computed))
     meta = {"BM": 8, "BN": 8, "BD": 16, "num_warps": 1}
     item = SimpleNamespace(
-        kernel="layer_kernel", dtype="torch.bfloat16", meta=meta, shared=shared, ttgir=code
+        kernel="joint_coattention_forward_kernel",
+        dtype="torch.bfloat16",
+        meta=meta,
+        shared=shared,
+        ttgir=code,
     )
     binary = sass.Binary(100, stack, 0, *sass.parse(listing(*body, **lines)))
     return " ".join(bars.judge(arch, case, tier, item, binary).breaches)
@@ -115,7 +119,7 @@ def test_an_unrolled_loop_computes_each_element_once():
 def test_visual_kernels_move_regions_by_128_bits(dtype, needed):
     meta = {"BR": 4, "BD": 128, "num_warps": 1, "WANT_REGIONS": True}
     item = SimpleNamespace(
-        kernel="visual_backward_kernel", dtype=dtype, meta=meta, shared=0, ttgir=""
+        kernel="visual_reduction_backward_kernel", dtype=dtype, meta=meta, shared=0, ttgir=""
     )
 
     def breaches(*opcodes: str) -> tuple[str, ...]:

@@ -81,17 +81,23 @@ def test_a_missing_sanitizer_is_a_failure(monkeypatch, tmp_path):
 
 def test_what_sanitizers_say(monkeypatch, tmp_path):
     clean = "all checks passed\n========= ERROR SUMMARY: 0 errors"
-    ours = "========= Uninitialized read of size 4 bytes\n=========     at layer_kernel+0x10\n========= ERROR SUMMARY: 1"
-    theirs = ours.replace("layer_kernel", "void at::native::vectorized_elementwise_kernel<4>")
+    ours = "========= Uninitialized read of size 4 bytes\n=========     at joint_coattention_forward_kernel+0x10\n========= ERROR SUMMARY: 1"
+    theirs = ours.replace(
+        "joint_coattention_forward_kernel", "void at::native::vectorized_elementwise_kernel<4>"
+    )
     assert checks.sanitizer_problem("memcheck", 0, clean) == ""
     assert "never said" in checks.sanitizer_problem("memcheck", 0, "all checks passed")
     assert "exit status 9" in checks.sanitizer_problem(
         "memcheck", 9, "========= ERROR SUMMARY: 2 errors"
     )
     assert "exit status 1" in checks.sanitizer_problem("initcheck", 1, "1 checks failed")
-    assert "1 reports, first: at layer_kernel" in checks.sanitizer_problem("initcheck", 0, ours)
+    assert "1 reports, first: at joint_coattention_forward_kernel" in checks.sanitizer_problem(
+        "initcheck", 0, ours
+    )
     assert checks.sanitizer_problem("initcheck", 0, theirs) == ""
-    assert "kns=layer_kernel" in checks.sanitizer("memcheck", checks.kernel_names())
+    assert "kns=joint_coattention_forward_kernel" in checks.sanitizer(
+        "memcheck", checks.kernel_names()
+    )
     assert "--kernel-name" not in checks.sanitizer("initcheck", checks.kernel_names())
     site = Site(tmp_path)
     monkeypatch.setattr(site, "run", lambda *_, **__: (0, clean))

@@ -143,18 +143,22 @@ def test_counters_of_each_launch():
     output = (
         "launches exact 2\nlaunches tf32 1\n==PROF== done\n"
         '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"\n'
-        '"0","layer_kernel","dram__bytes.sum","Mbyte","1.5"\n"0","layer_kernel","lts__t_bytes.sum","Mbyte","2"\n'
-        '"1","sum_kernel","dram__bytes.sum","Mbyte","3"\n"2","layer_kernel","dram__bytes.sum","Mbyte","4"\n'
+        '"0","joint_coattention_forward_kernel","dram__bytes.sum","Mbyte","1.5"\n"0","joint_coattention_forward_kernel","lts__t_bytes.sum","Mbyte","2"\n'
+        '"1","sum_kernel","dram__bytes.sum","Mbyte","3"\n"2","joint_coattention_forward_kernel","dram__bytes.sum","Mbyte","4"\n'
     )
     assert counters.parse(output) == [
         {
             "tier": "exact",
-            "kernel": "layer_kernel",
+            "kernel": "joint_coattention_forward_kernel",
             "dram__bytes.sum": "1.5 Mbyte",
             "lts__t_bytes.sum": "2 Mbyte",
         },
         {"tier": "exact", "kernel": "sum_kernel", "dram__bytes.sum": "3 Mbyte"},
-        {"tier": "tf32", "kernel": "layer_kernel", "dram__bytes.sum": "4 Mbyte"},
+        {
+            "tier": "tf32",
+            "kernel": "joint_coattention_forward_kernel",
+            "dram__bytes.sum": "4 Mbyte",
+        },
     ]
     assert counters.parse("no table") == []
 
@@ -165,24 +169,34 @@ def test_floors_of_the_paper_s_layer():
 
     sizes = Sizes(batch=64, channels=1024, segments=10, width=32)
     elements = 64 * 1024 * 1024  # both modalities: 2 x 512 rows of 1024 columns in each sample
-    assert work(Launch("layer_kernel", {}, 0), sizes) == (elements, 2 * 42 * elements)
+    assert work(Launch("joint_coattention_forward_kernel", {}, 0), sizes) == (
+        elements,
+        2 * 42 * elements,
+    )
     assert (
-        work(Launch("backward_kernel", {"WANT_DQ": True, "WANT_DV": True}, 0), sizes)[1]
+        work(
+            Launch("tanh_attention_backward_kernel", {"WANT_DQ": True, "WANT_DV": True}, 0), sizes
+        )[1]
         == 2 * 94 * elements
     )
     passes = [
         {"WANT_DQ": False, "WANT_DV": True},
         {"WANT_DQ": False, "WANT_DV": False},
     ]  # the exact tier's two
-    assert [work(Launch("backward_kernel", m, 0), sizes)[1] // (2 * elements) for m in passes] == [
+    assert [
+        work(Launch("tanh_attention_backward_kernel", m, 0), sizes)[1] // (2 * elements)
+        for m in passes
+    ] == [
         84,
         52,
     ]
     assert work(Launch("sum_kernel", {}, 0), sizes) == (0, 0)
     rates = {"tanh": 132 * 16 * 1.755e9, "bfloat16": 790e12, "tf32": 395e12, "copy": 4.3e12}
-    needs = floor(Launch("layer_kernel", {}, 13_900_000), sizes, "bfloat16", rates)
+    needs = floor(
+        Launch("joint_coattention_forward_kernel", {}, 13_900_000), sizes, "bfloat16", rates
+    )
     assert needs["mufu"] == pytest.approx(18.1, rel=1e-2)
     assert needs["matrix"] == pytest.approx(7.1, rel=1e-2)
     assert needs["memory"] == pytest.approx(3.2, rel=2e-2)
-    exact = floor(Launch("layer_kernel", {}, 0), sizes, "exact", rates)
+    exact = floor(Launch("joint_coattention_forward_kernel", {}, 0), sizes, "exact", rates)
     assert exact["matrix"] == pytest.approx(6 * needs["matrix"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton_device import DEVICE, kernels, module, on_device  # noqa: F401
+from triton_device import DEVICE, kernels, module, on_device, table  # noqa: F401
 
 from jca_fast.functional import joint_affinity
 from jca_fast.gpu.check import Case, run_checks
@@ -56,7 +56,7 @@ def test_tf32_error_is_that_of_the_tier(case):
 def test_the_cut_into_programs_changes_no_bit(monkeypatch, programs):
     q, k, _, _ = arguments((2, 70, 330, 10))
     whole = kernels.joint_affinity(q, k, 0.3)
-    monkeypatch.setattr(AFFINITY, "PROGRAMS", programs)
+    monkeypatch.setattr(table, "AFFINITY_PROGRAMS", programs)
     assert torch.equal(kernels.joint_affinity(q, k, 0.3), whole)
 
 
@@ -176,4 +176,7 @@ def test_the_public_function_runs_the_kernels(monkeypatch, backend):
     oracle = run([t.double() for t in low], "reference")
     for got, want in zip(run(low, backend), oracle, strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-    assert launched == [AFFINITY.affinity_kernel, AFFINITY.affinity_backward_kernel]
+    assert launched == [
+        AFFINITY.joint_affinity_forward_kernel,
+        AFFINITY.joint_affinity_backward_kernel,
+    ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from triton_device import DEVICE, Memory, kernels, launch, module, on_device, table  # noqa: F401
+from triton_device import DEVICE, Memory, kernels, launch, on_device, sums, table  # noqa: F401
 
 from jca_fast.gpu.check import Case, precision, run_checks
 from jca_fast.ops import reference
@@ -181,12 +181,9 @@ def test_any_size_is_no_worse_than_plain_torch(op, data):
 
 def test_partial_results_of_any_number_and_size_are_summed_in_one_launch():
     partials = [torch.randn(shape) for shape in ((100, 70), (1, 3), (33, 1), (5, 2, 130))]
-    sums = [
-        module("tanh_attention").partial_sum(p, p.new_full(p.shape[1:], float("nan")))
-        for p in partials
-    ]
-    module("tanh_attention").launch_sums(sums)
-    for x, p in zip(sums, partials, strict=True):
+    found = [sums.partial_sum(p, p.new_full(p.shape[1:], float("nan"))) for p in partials]
+    sums.launch_sums(found)
+    for x, p in zip(found, partials, strict=True):
         torch.testing.assert_close(x.out, p.sum(0), rtol=1e-5, atol=1e-5)
 
 
@@ -196,7 +193,7 @@ def launches(monkeypatch):
     found: list[tuple[str, dict]] = []
 
     def take(kernel, grid, *args, **meta):
-        found.append((kernel.fn.__name__.removesuffix("_kernel"), meta))
+        found.append((kernel.fn.__name__.removesuffix("_kernel"), launch.constants(meta)))
 
     monkeypatch.setattr(launch, "TARGETS", [launch.Target("sm90", take)])
     return found
@@ -213,9 +210,14 @@ def test_a_layer_is_one_launch_forward_and_four_or_five_backward(launches, tier,
         )
         options = ([1.0] * len(dims), 0.0, None)
         maps = kernels.joint_coattention(inputs, [], *weights, *options, True)[len(dims) :]
-        assert [name for name, _ in launches] == ["layer"]
+        assert [name for name, _ in launches] == ["joint_coattention_forward"]
         kernels.joint_coattention_backward(inputs, maps, inputs, [], *weights, *options)
-    assert [name for name, _ in launches[1:]] == ["prepare", *["backward"] * cores, "finish", "sum"]
+    assert [name for name, _ in launches[1:]] == [
+        "joint_coattention_prepare",
+        *["tanh_attention_backward"] * cores,
+        "joint_coattention_finish",
+        "sum",
+    ]
     sizes = {"BO": 16, "BD": 32, "BK": 32 if tier == "exact" else 16, "ALIKE": True}
     for _, meta in launches:
         assert {k: meta[k] for k in sizes if k in meta} == {

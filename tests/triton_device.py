@@ -18,7 +18,7 @@ if not triton.knobs.runtime.interpret:
 
 import torch  # noqa: E402
 from jca_fast.kernels import triton as kernels  # noqa: E402
-from jca_fast.kernels.triton import launch, table  # noqa: E402
+from jca_fast.kernels.triton import launch, sums, table  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
@@ -27,7 +27,7 @@ from jca_fast.ops import backends  # noqa: E402
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 
-__all__ = ["DEVICE", "Memory", "kernels", "launch", "module", "on_device", "serve", "table"]
+__all__ = ["DEVICE", "Memory", "kernels", "launch", "module", "on_device", "serve", "sums", "table"]
 
 
 def module(name: str):

@@ -21,6 +21,12 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.gpu import timing
 
 Call = Callable[[], Any]
+TANH = (
+    "joint_coattention_forward_kernel",
+    "tanh_attention_backward_kernel",
+    "tanh_attention_forward_kernel",
+)
+"""Kernels that compute the affinity matrix of a layer."""
 
 
 class Sizes(NamedTuple):
@@ -51,7 +57,7 @@ def launches(call: Call, architecture: str) -> list[Launch]:
             if isinstance(tensor, torch.Tensor):
                 size = tensor.numel() * tensor.element_size()
                 sizes[tensor.data_ptr()] = max(size, sizes.get(tensor.data_ptr(), 0))
-        found.append(Launch(name, meta, sum(sizes.values())))
+        found.append(Launch(name, launch.constants(meta), sum(sizes.values())))
         with record_function(name):
             kernel[grid](*args, **meta)
 
@@ -69,12 +75,12 @@ def work(start: Launch, sizes: Sizes | None) -> tuple[int, int]:
     Products per element of the affinity matrix: forward N + k; backward N for the matrix again, k for dP, N for dK,
     k for dV and N for dQ where the launch wants them.
     """
-    if sizes is None or start.kernel not in ("layer_kernel", "forward_kernel", "backward_kernel"):
+    if sizes is None or start.kernel not in TANH:
         return 0, 0
     elements = sizes.batch * sizes.channels**2
     n, k = sizes.segments, sizes.width
     products = n + k
-    if start.kernel == "backward_kernel":
+    if start.kernel == "tanh_attention_backward_kernel":
         products = (
             2 * n + k + n * bool(start.meta.get("WANT_DQ")) + k * bool(start.meta.get("WANT_DV"))
         )

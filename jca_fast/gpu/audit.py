@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 _HEADER = (
-    f"{'sm':>3} {'case':<34} {'kernel':<22} {'tile':<16} {'regs':>4} {'smem':>6} "
+    f"{'sm':>3} {'case':<34} {'kernel':<25} {'tile':<16} {'regs':>4} {'smem':>6} "
     f"{'stack':>5} {'instr/el':>8} {'mufu':>5}"
 )
 
@@ -86,7 +86,7 @@ def _line(row: Row) -> str:
     per = "" if row.per_element is None else f"{row.per_element:.2f}"
     mufu = "" if row.mufu is None else f"{row.mufu:.2f}"
     text = (
-        f"{row.arch:>3} {row.case:<34} {row.kernel:<22} {row.tile:<16} {row.registers:>4} {row.shared:>6} "
+        f"{row.arch:>3} {row.case:<34} {row.kernel:<25} {row.tile:<16} {row.registers:>4} {row.shared:>6} "
         f"{row.stack:>5} {per:>8} {mufu:>5}"
     )
     return text + ("  BREACH: " + "; ".join(row.breaches) if row.breaches else "")

@@ -25,7 +25,12 @@ PER_ELEMENT = {
 }
 """Most instructions per element on sm_90, without dropout, at the paper's shape."""
 SHARED = 99 * 1024
-TANH = ("layer_kernel", "forward_kernel", "backward_kernel", "affinity_kernel")
+TANH = (
+    "joint_affinity_forward_kernel",
+    "joint_coattention_forward_kernel",
+    "tanh_attention_backward_kernel",
+    "tanh_attention_forward_kernel",
+)
 """Kernels with a loop over tiles of the affinity matrix that compute it."""
 
 
@@ -67,7 +72,7 @@ def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
                 per_element, mufu = measure(arch, case, tier, item, loops, breaches)
     if item.kernel.startswith("visual"):
         breaches += narrow_accesses(item, binary)
-    tile = "x".join(str(meta[k]) for k in ("BM", "BN", "BR", "BD") if k in meta)
+    tile = "x".join(str(meta[k]) for k in ("BM", "BN", "BR", "BD") if meta.get(k))
     return Row(
         arch, case, item.kernel.removesuffix("_kernel"), f"{tile} w{meta.get('num_warps', 4)}", binary.registers,
         item.shared, binary.stack, len(binary.instructions), per_element, mufu, tuple(breaches),
@@ -125,7 +130,7 @@ def measure(
     Of a backward the loop over tiles that no edge cuts counts, which is the shortest; a forward's other loops are over
     the other parts of J, and the longest counts.
     """
-    direction = "backward" if item.kernel.startswith("backward") else "forward"
+    direction = "backward" if "backward" in item.kernel else "forward"
     pick = min if direction == "backward" else max
     per_element = pick(len(loop.instructions) / elements for loop, elements in loops)
     mufu = max(loop.count("MUFU") / elements for loop, elements in loops)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from jca_fast.kernels import triton as kernels
-from jca_fast.kernels.triton.joint_coattention import LARGEST
-from jca_fast.kernels.triton.table import WIDE
+from jca_fast.kernels.triton.table import LARGEST, WIDE
 
 TIERS = {"half": torch.bfloat16, "tf32": torch.float32, "exact": torch.float32}
 """The dtype that stands for each precision tier."""
@@ -77,7 +76,8 @@ def _forward(tier: str, dtype: torch.dtype) -> list[Case]:
 
 
 def _backward(tier: str, dtype: torch.dtype) -> list[Case]:
-    core, rest = ("backward",), ("backward", "prepare", "finish")
+    core = ("tanh_attention_backward",)
+    rest = (*core, "joint_coattention_prepare", "joint_coattention_finish")
 
     def case(
         what: str, size: str, only: tuple[str, ...], call: Callable[..., Any], *args: Any

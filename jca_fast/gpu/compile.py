@@ -66,7 +66,7 @@ def compiling_for(capability: int, only: Collection[str] = ()) -> Iterator[list[
                 kernel.__name__,
                 dtype,
                 grid,
-                meta,
+                launch.constants(meta),
                 binary.metadata.shared,
                 asm["cubin"],
                 asm["ttgir"],

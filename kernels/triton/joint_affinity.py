@@ -2,14 +2,18 @@
 
     C = tanh(scale * q kᵀ)        dS = dC ∘ (1 - C²) * scale        dq = dS k        dk = dSᵀ q
 
-q (B, M, N), k (B, L, N), C (B, M, L). Bound by memory: what counts is how often a matrix of M x L elements moves. The
-forward writes C once. The backward, for s bytes per element of C, has two ways:
+q (B, M, N), k (B, L, N), C (B, M, L). Memory bounds the time: the number of times that a matrix of
+M x L elements moves decides it. The forward writes C once. The backward, for s bytes per element of
+C, has two ways:
 
-* one pass reads dC and C once, 2 s bytes per element, and sums dq over the columns; dk leaves as one partial sum for
-  each tile of 64 rows, N / 8 bytes per element to write and to read: with N = 10, 9.3 bytes in float32 and 5.3 in half;
-* two passes, the second with swapped roles, read both matrices twice: 4 s bytes, 16 in float32 and 8 in half.
+* one pass reads dC and C once, 2 s bytes per element, and sums dq over the columns; dk leaves as one
+  partial sum for each tile of 64 rows, N / 8 bytes per element to write and to read: with N = 10,
+  9.3 bytes in float32 and 5.3 in half;
+* two passes, the second with swapped roles, read both matrices twice: 4 s bytes, 16 in float32 and
+  8 in half.
 
-One pass is taken up to 16 segments: its partial sums are then at most half of C in half, a quarter in float32.
+Up to 16 segments take one pass: its partial sums are then at most half of C in half precision, a
+quarter in float32.
 """
 
 from __future__ import annotations
@@ -19,125 +23,96 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import table
 from .launch import cdiv, launch, pad, tier
-from .table import contraction_blocks
-from .tanh_attention import launch_sums, partial_sum
-from .tiles import (
-    Operand,
-    at,
-    contraction,
-    dot_full,
-    gram,
-    load_part,
+from .operands import (
+    corner_from,
     load_tile,
-    load_tile_t,
+    load_transposed,
     operand,
+    sample_matrix,
     store_tile,
-    tanh,
 )
-
-ROWS, COLUMNS = 64, 64
-"""Rows and columns of a tile of the forward, with 4 warps: twice as many spill in tier "tf32" where N is large."""
-BACKWARD_COLUMNS = 32
-"""Columns of a tile of the backward, of as many rows and warps: twice as many spill in tier "exact"."""
-STAGES = {"half": 2, "tf32": 1, "exact": 1}
-"""Pipeline stages of the backward: tiles in 16 bits are too small to keep the memory busy, float32 in two spills."""
-SINGLE_PASS = 16
-"""Most segments that the backward takes in one pass: both products over more of them spill in tier "exact"."""
-SEGMENTS = 32
-"""Segments that a program of two passes sums over at most: twice as many spill in tier "exact"."""
-PROGRAMS = 1024
-"""Programs that the forward is cut into, where it has as many tiles: two for each place on the largest chips."""
+from .sums import launch_sums, partial_sum
+from .tiles import dot_full, left_operand, scores, tanh
 
 
 @triton.jit
-def corner(x, first_r, first_c):
-    """The matrix from a tile's first row and column on. In 64 bits: one C may have 2^31 elements or more."""
-    p = x.p + tl.cast(first_r, tl.int64) * x.stride_r + tl.cast(first_c, tl.int64) * x.stride_c
-    return Operand(p, 0, x.stride_r, x.stride_c, x.rows - first_r, x.columns - first_c)
-
-
-@triton.jit
-def affinity_kernel(
-    q,
-    k,
-    c,
-    scale,
-    EXACT: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-):
+def joint_affinity_forward_kernel(q, k, c, scale, TILE: tl.constexpr):
     """C of one row tile and one span of columns. Axis 0: row tiles of all samples; axis 1: spans.
 
-    The factor comes after the product, as in the formula: q in 16 bits is rounded once only.
+    The factor comes after the product, as in the formula: q in 16 bits is rounded only once.
     """
-    tiles = tl.cdiv(c.rows, BM)
+    tiles = tl.cdiv(c.rows, TILE.BM)
     i_b = tl.program_id(0) // tiles
-    first = (tl.program_id(0) % tiles) * BM
-    o_m = first + tl.arange(0, BM)
-    q, k, c = at(q, i_b), at(k, i_b), at(c, i_b)
+    first = (tl.program_id(0) % tiles) * TILE.BM
+    o_m = first + tl.arange(0, TILE.BM)
+    q, k, c = sample_matrix(q, i_b), sample_matrix(k, i_b), sample_matrix(c, i_b)
     scale = tl.cast(scale, tl.float32)
-    o_n, i_part = contraction(0, q.columns, BK, EXACT)
-    b_q = load_part(q, o_m, o_n, i_part, 1.0, EXACT)  # (BM, BK)
-    span = tl.cdiv(tl.cdiv(c.columns, BN), tl.num_programs(1)) * BN
+    left = left_operand(q, o_m, 1.0, TILE)
+    span = tl.cdiv(tl.cdiv(c.columns, TILE.BN), tl.num_programs(1)) * TILE.BN
     start = tl.program_id(1) * span
-    for i_l in range(start, tl.minimum(start + span, c.columns), BN):
-        o_l = i_l + tl.arange(0, BN)
-        b_s = gram(b_q, o_n, i_part, q, k, o_m, o_l, 1.0, True, EXACT, CHUNKS, BK)  # (BM, BN)
-        store_tile(
-            corner(c, first, i_l), tl.arange(0, BM), tl.arange(0, BN), tanh(b_s * scale, EXACT)
-        )
+    for i_l in range(start, tl.minimum(start + span, c.columns), TILE.BN):
+        b_s = scores(left, k, i_l + tl.arange(0, TILE.BN), True, TILE)  # (BM, BN)
+        b_c = tanh(b_s * scale, TILE.EXACT)
+        store_tile(corner_from(c, first, i_l), tl.arange(0, TILE.BM), tl.arange(0, TILE.BN), b_c)
 
 
 @triton.jit
-def affinity_backward_kernel(
-    g, c, q, k, dq, dk, batch, scale,
-    EXACT: tl.constexpr, WANT_DK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BO: tl.constexpr,
-):  # fmt: skip
-    """dq of one row tile, and what its rows add to dk. Axis 0: row tiles of all samples, for each its blocks of N.
+def joint_affinity_backward_kernel(
+    g, c, q, k, dq, dk, batch, scale, WANT_DK: tl.constexpr, TILE: tl.constexpr
+):
+    """dq of one row tile, and the share of its rows in dk.
 
-    g (B, M, L) is the gradient of c; dk (row tiles * B, L, N) its partial sums, written only if WANT_DK. Both results
-    are computed transposed, (N, rows) = kᵀ dSᵀ and (N, columns) = qᵀ dS, so that the warps share the columns of either
-    product. With dS on the left several warps would compute the same dS in tiles of 64 x 32, and 64 x 64 spill.
+    Axis 0: row tiles of all samples, and for each of them its blocks of N. g (B, M, L) is the
+    gradient of c; dk (row tiles * B, L, N) its partial sums, written only if WANT_DK. Both results
+    are computed transposed, (N, rows) = kᵀ dSᵀ and (N, columns) = qᵀ dS, so that the warps share the
+    columns of either product. With dS on the left several warps would compute the same dS in tiles
+    of 64 x 32, and 64 x 64 spill.
     """
-    blocks, tiles = tl.cdiv(q.columns, BO), tl.cdiv(c.rows, BM)
-    o_n = (tl.program_id(0) % blocks) * BO + tl.arange(0, BO)
+    blocks = tl.cdiv(q.columns, TILE.BO)
+    tiles = tl.cdiv(c.rows, TILE.BM)
+    o_n = (tl.program_id(0) % blocks) * TILE.BO + tl.arange(0, TILE.BO)
     i_tile = (tl.program_id(0) // blocks) % tiles
     i_b = tl.program_id(0) // blocks // tiles
-    first = i_tile * BM
-    o_m = first + tl.arange(0, BM)
-    g, c, k, dk = at(g, i_b), at(c, i_b), at(k, i_b), at(dk, i_tile * batch + i_b)
+    first = i_tile * TILE.BM
+    o_m = first + tl.arange(0, TILE.BM)
+    o_rows = tl.arange(0, TILE.BM)
+    o_columns = tl.arange(0, TILE.BN)
+    g, c, k = sample_matrix(g, i_b), sample_matrix(c, i_b), sample_matrix(k, i_b)
+    dk = sample_matrix(dk, i_tile * batch + i_b)
     scale = tl.cast(scale, tl.float32)
-    b_q = load_tile_t(at(q, i_b), o_m, o_n)  # (BO, BM)
-    b_dq = tl.zeros((BO, BM), tl.float32)
-    for i_l in range(0, c.columns, BN):
-        o_l = i_l + tl.arange(0, BN)
-        b_c = load_tile(corner(c, first, i_l), tl.arange(0, BM), tl.arange(0, BN)).to(
-            tl.float32
-        )  # (BM, BN)
-        b_g = load_tile(corner(g, first, i_l), tl.arange(0, BM), tl.arange(0, BN)).to(tl.float32)
+    b_q = load_transposed(sample_matrix(q, i_b), o_m, o_n)  # (BO, BM)
+    b_dq = tl.zeros((TILE.BO, TILE.BM), tl.float32)
+    for i_l in range(0, c.columns, TILE.BN):
+        o_l = i_l + o_columns
+        b_c = load_tile(corner_from(c, first, i_l), o_rows, o_columns).to(tl.float32)  # (BM, BN)
+        b_g = load_tile(corner_from(g, first, i_l), o_rows, o_columns).to(tl.float32)
         b_ds = (b_g * (1.0 - b_c * b_c)).to(b_q.dtype)  # (BM, BN), without the factor
         if WANT_DK:  # first: after dq it would take registers that spill
-            b_dk = dot_full(b_q, b_ds, tl.zeros((BO, BN), tl.float32), EXACT)
+            b_dk = dot_full(b_q, b_ds, tl.zeros((TILE.BO, TILE.BN), tl.float32), TILE.EXACT)
             store_tile(dk, o_l, o_n, tl.trans(b_dk * scale))
-        b_dq = dot_full(load_tile_t(k, o_l, o_n), tl.trans(b_ds), b_dq, EXACT)
-    store_tile(at(dq, i_b), o_m, o_n, tl.trans(b_dq * scale))
+        b_dq = dot_full(load_transposed(k, o_l, o_n), tl.trans(b_ds), b_dq, TILE.EXACT)
+    store_tile(sample_matrix(dq, i_b), o_m, o_n, tl.trans(b_dq * scale))
 
 
 def joint_affinity(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """q (B, M, N), k (B, L, N) -> C (B, M, L)."""
     c = q.new_empty((*q.shape[:2], k.shape[1]))
     exact = tier(q.dtype) == "exact"
-    row_tiles = c.shape[0] * cdiv(c.shape[1], ROWS)
-    spans = min(cdiv(c.shape[2], COLUMNS), cdiv(PROGRAMS, max(row_tiles, 1)))
+    rows, columns = table.AFFINITY_TILE
+    row_tiles = c.shape[0] * cdiv(c.shape[1], rows)
+    spans = min(cdiv(c.shape[2], columns), cdiv(table.AFFINITY_PROGRAMS, max(row_tiles, 1)))
+    blocks = table.contraction_blocks(q.shape[2], exact)
     launch(
-        affinity_kernel,
+        joint_affinity_forward_kernel,
         (row_tiles, spans),
-        *(operand(x) for x in (q, k, c)), scale, EXACT=exact,
-        **contraction_blocks(q.shape[2], exact), BM=ROWS, BN=COLUMNS, num_warps=4, num_stages=1,
-    )  # fmt: skip
+        *(operand(x) for x in (q, k, c)),
+        scale,
+        TILE=table.Tile(BM=rows, BN=columns, EXACT=exact, **blocks),
+        num_warps=4,
+        num_stages=1,
+    )
     return c
 
 
@@ -145,12 +120,13 @@ def joint_affinity_backward(
     grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """grad_c and c (B, M, L) -> dq (B, M, N), dk (B, L, N)."""
-    dq, dk = q.new_empty(q.shape), k.new_empty(k.shape)
-    if q.shape[2] > SINGLE_PASS:
+    dq = q.new_empty(q.shape)
+    dk = k.new_empty(k.shape)
+    if q.shape[2] > table.AFFINITY_SINGLE_PASS:
         _backward(grad_c, c, q, k, dq, dk, scale, want_dk=False)
         _backward(grad_c.mT, c.mT, k, q, dk, dq, scale, want_dk=False)
         return dq, dk
-    tiles = cdiv(q.shape[1], ROWS)
+    tiles = cdiv(q.shape[1], table.AFFINITY_TILE[0])
     if tiles == 1 or q.shape[0] == 0:
         _backward(grad_c, c, q, k, dq, dk, scale, want_dk=True)
         return dq, dk
@@ -171,12 +147,25 @@ def _backward(
     want_dk: bool,
 ) -> None:
     """One pass over grad_c and c (B, M, L)."""
-    (batch, rows, segments), level = q.shape, tier(q.dtype)
-    block = min(pad(segments), SEGMENTS)
+    batch, rows, segments = q.shape
+    level = tier(q.dtype)
+    exact = level == "exact"
+    block = min(pad(segments), table.AFFINITY_SEGMENTS)
+    tile = table.Tile(
+        BM=table.AFFINITY_TILE[0],
+        BN=table.AFFINITY_BACKWARD_COLUMNS,
+        BO=block,
+        EXACT=exact,
+        **table.contraction_blocks(segments, exact),
+    )
     launch(
-        affinity_backward_kernel,
-        (batch * cdiv(rows, ROWS) * cdiv(segments, block),),
-        *(operand(x) for x in (grad_c, c, q, k, dq, dk)), batch, scale,
-        EXACT=level == "exact", WANT_DK=want_dk, BM=ROWS, BN=BACKWARD_COLUMNS, BO=block,
-        num_warps=4, num_stages=STAGES[level],
-    )  # fmt: skip
+        joint_affinity_backward_kernel,
+        (batch * cdiv(rows, tile.BM) * cdiv(segments, block),),
+        *(operand(x) for x in (grad_c, c, q, k, dq, dk)),
+        batch,
+        scale,
+        WANT_DK=want_dk,
+        TILE=tile,
+        num_warps=4,
+        num_stages=table.AFFINITY_STAGES[level],
+    )

@@ -1,4 +1,4 @@
-"""Launchers of a whole paper layer, forward and backward, whatever the number of modalities.
+"""Launchers of a whole paper layer, forward and backward, for any number of modalities.
 
 The forward is one launch. The backward takes four:
 
@@ -7,7 +7,8 @@ The forward is one launch. The backward takes four:
 3. the finish kernel: dX, and partial sums of dW_j;
 4. the sums of all partial results.
 
-The exact tier takes one launch more. Sizes too large for one program use the kernels of tanh attention instead.
+The exact tier takes one launch more. Sizes too large for one program use the kernels of tanh
+attention instead.
 """
 
 from __future__ import annotations
@@ -20,169 +21,262 @@ import torch
 from torch import Tensor
 
 from jca_fast.ops import reference
-from jca_fast.ops.dropout import keep_scale, threshold
 
 from . import table
-from .joint_coattention_backward import Finish, Prepare, finish_kernel, prepare_kernel
-from .joint_coattention_forward import Modality, layer_kernel
+from .joint_coattention_backward import (
+    Finish,
+    Prepare,
+    joint_coattention_finish_kernel,
+    joint_coattention_prepare_kernel,
+)
+from .joint_coattention_forward import Modality, joint_coattention_forward_kernel
 from .launch import alike, architecture, cdiv, launch, pad, tier
+from .mask import Dropout, aligned, dropout_argument
+from .operands import Operand, operand, shared, transposed
+from .sums import Sum, group_sizes, launch_sums, partial_sum
 from .tanh_attention import (
     backward_config,
-    dropout,
-    group_sizes,
     launch_backward,
-    launch_sums,
-    partial_sum,
-    single_pass,
+    swap_roles,
     tanh_attention,
     tanh_attention_backward,
 )
-from .tanh_attention_backward import Problem, Sum
-from .tiles import Operand, operand, shared, transposed
+from .tanh_attention_backward import COLUMN_PASS, ONE_PASS, ROW_PASS, Problem, Samples
 
 Tensors = Sequence[Tensor]
 
 
-LARGEST = {"half": (32, 128), "tf32": (32, 64), "exact": (16, 32)}
-"""Most segments, and most attention width, that the registers of one program can hold."""
+class Layer(NamedTuple):
+    """The inputs and weights of a layer, or the gradients of each, one entry for each modality."""
 
+    inputs: Tensors
+    joints: Tensors
+    w_j: Tensors
+    w_x: Tensors
+    w_c: Tensors
+    w_h: Tensors
 
-def fits(inputs: Tensors, w_x: Tensors) -> bool:
-    """Whether one program can hold all segments and all of the attention width."""
-    segments, width = LARGEST[tier(inputs[0].dtype)]
-    return inputs[0].shape[1] <= segments and widest(w_x) <= width
+    @property
+    def tier(self) -> str:
+        """The precision tier."""
+        return tier(self.inputs[0].dtype)
 
+    @property
+    def width(self) -> int:
+        """The largest attention width k: each modality may have another one."""
+        return max(w.shape[0] for w in self.w_x)
 
-def widest(w_x: Tensors) -> int:
-    """The largest attention width k of the modalities, each of which has its own."""
-    return max(w.shape[0] for w in w_x)
+    @property
+    def fits(self) -> bool:
+        """Whether one program can hold all segments and all of the attention width."""
+        segments, width = table.LARGEST[self.tier]
+        return self.inputs[0].shape[1] <= segments and self.width <= width
 
-
-def parts_of(inputs: Tensors, joints: Tensors) -> list[Tensors]:
-    """The parts of each modality's joint feature: the modalities, or what was given."""
-    if not joints:
-        return [inputs] * len(inputs)
-    return [[joints[i % len(joints)]] for i in range(len(inputs))]
+    @property
+    def parts(self) -> list[Tensors]:
+        """The parts of each modality's joint feature: the modalities, or the given one."""
+        if not self.joints:
+            return [self.inputs] * len(self.inputs)
+        return [[self.joints[i % len(self.joints)]] for i in range(len(self.inputs))]
 
 
 def joint_coattention(
-    inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors, w_h: Tensors,
-    scales: Sequence[float], dropout_p: float, seed: Tensor | None, keep_maps: bool,
-) -> list[Tensor]:  # fmt: skip
+    inputs: Tensors,
+    joints: Tensors,
+    w_j: Tensors,
+    w_x: Tensors,
+    w_c: Tensors,
+    w_h: Tensors,
+    scales: Sequence[float],
+    dropout_p: float,
+    seed: Tensor | None,
+    keep_maps: bool,
+) -> list[Tensor]:
     """X' (B, N, d_i) of every modality; with ``keep_maps`` then H (B, k, d_i) of every modality."""
-    if not fits(inputs, w_x):
-        args = (inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps)
-        return [
-            x.contiguous() for x in reference.joint_coattention(*args, attention=tanh_attention)
-        ]
-    level = tier(inputs[0].dtype)
-    (batch, segments), width = inputs[0].shape[:2], widest(w_x)
-    outs = [x.new_empty(x.shape) for x in inputs]
-    maps = [
-        x.new_empty((batch, w.shape[0], x.shape[2]))
-        for x, w in zip(inputs, w_x, strict=True)
-        if keep_maps
-    ]
-    modalities = tuple(
-        Modality(
-            transposed(x), tuple(transposed(part) for part in parts),
-            shared(w_j[i]), shared(w_x[i]), transposed(w_c[i][None]), shared(w_h[i]), transposed(outs[i]),
-            transposed((maps if keep_maps else outs)[i]), scales[i],
+    layer = Layer(inputs, joints, w_j, w_x, w_c, w_h)
+    if not layer.fits:
+        composed = reference.joint_coattention(
+            *layer, scales, dropout_p, seed, keep_maps, attention=tanh_attention
         )
-        for i, (x, parts) in enumerate(zip(inputs, parts_of(inputs, joints), strict=True))
-    )  # fmt: skip
-    rows = [x.shape[2] for x in inputs]
-    config = table.forward(
-        architecture(inputs[0].device), level, batch * sum(rows), segments, width
+        return [x.contiguous() for x in composed]
+    outs = [x.new_empty(x.shape) for x in inputs]
+    maps = []
+    if keep_maps:
+        maps = [
+            x.new_empty((x.shape[0], w.shape[0], x.shape[2]))
+            for x, w in zip(inputs, w_x, strict=True)
+        ]
+    modalities = _modalities(layer, scales, outs, maps)
+    _launch_forward(layer, modalities, dropout_argument(dropout_p, seed), keep_maps)
+    return outs + maps
+
+
+def _modalities(
+    layer: Layer, scales: Sequence[float], outs: Tensors, maps: Tensors
+) -> tuple[Modality, ...]:
+    """The argument of the forward kernel."""
+    return tuple(
+        Modality(
+            x=transposed(x),
+            parts=tuple(transposed(part) for part in layer.parts[i]),
+            w_j=shared(layer.w_j[i]),
+            w_x=shared(layer.w_x[i]),
+            w_c=transposed(layer.w_c[i][None]),
+            w_h=shared(layer.w_h[i]),
+            out=transposed(outs[i]),
+            h=transposed(maps[i] if maps else outs[i]),
+            scale=scales[i],
+        )
+        for i, x in enumerate(layer.inputs)
+    )
+
+
+def _launch_forward(
+    layer: Layer, modalities: tuple[Modality, ...], dropout: Dropout, keep_maps: bool
+) -> None:
+    """The one launch of the forward."""
+    x, level = layer.inputs[0], layer.tier
+    batch, segments = x.shape[:2]
+    rows = [m.x.rows for m in modalities]
+    config = table.forward(architecture(x.device), level, batch * sum(rows), segments, layer.width)
+    tile = table.Tile(
+        BM=config.rows,
+        BN=config.columns,
+        BO=pad(segments),
+        BD=pad(layer.width),
+        EXACT=level == "exact",
+        DROPOUT=dropout.p_seed is not None,
+        ALIGNED=aligned(part.rows for m in modalities for part in m.parts[:-1]),
+        **table.contraction_blocks(segments, level == "exact"),
     )
     launch(
-        layer_kernel,
+        joint_coattention_forward_kernel,
         (batch * cdiv(max(rows), config.rows), len(modalities)),
-        modalities, batch, seed, threshold(dropout_p), keep_scale(dropout_p),
-        ALIKE=alike(modalities), EXACT=level == "exact", KEEP_MAPS=keep_maps,
-        DROPOUT=dropout(seed, (part.rows for m in modalities for part in m.parts[:-1])),
-        BM=config.rows, BN=config.columns, BK=table.contraction_blocks(segments, level == "exact")["BK"],
-        BO=pad(segments), BD=pad(width), num_warps=config.warps, num_stages=config.stages,
-    )  # fmt: skip
-    return outs + maps if keep_maps else outs
-
-
-def row_tile(segments: int, width: int) -> dict[str, int]:
-    """Rows and warps of one program of the prepare and finish kernels: the most that no chip spills."""
-    return (
-        {"BM": 32, "num_warps": 4} if segments <= 16 and width <= 32 else {"BM": 16, "num_warps": 8}
+        modalities,
+        batch,
+        dropout,
+        ALIKE=alike(modalities),
+        KEEP_MAPS=keep_maps,
+        TILE=tile,
+        num_warps=config.warps,
+        num_stages=config.stages,
     )
 
 
 def joint_coattention_backward(
-    grad_outs: Tensors, maps: Tensors, inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors,
-    w_h: Tensors, scales: Sequence[float], dropout_p: float, seed: Tensor | None,
-) -> list[Tensor]:  # fmt: skip
-    """Gradients in the order inputs, joints, w_j, w_x, w_c, w_h; ``maps`` are the H (B, k, d_i) of the forward."""
-    groups = (inputs, joints, w_j, w_x, w_c, w_h)
+    grad_outs: Tensors,
+    maps: Tensors,
+    inputs: Tensors,
+    joints: Tensors,
+    w_j: Tensors,
+    w_x: Tensors,
+    w_c: Tensors,
+    w_h: Tensors,
+    scales: Sequence[float],
+    dropout_p: float,
+    seed: Tensor | None,
+) -> list[Tensor]:
+    """Gradients of inputs, joints, w_j, w_x, w_c, w_h; ``maps`` are the H (B, k, d_i) of the forward."""
+    layer = Layer(inputs, joints, w_j, w_x, w_c, w_h)
     if inputs[0].shape[0] == 0:
-        return [t.new_zeros(t.shape) for group in groups for t in group]
-    if not fits(inputs, w_x):
-        args = (grad_outs, maps, *groups, scales, dropout_p, seed)
+        return [t.new_zeros(t.shape) for group in layer for t in group]
+    if not layer.fits:
         composed = reference.joint_coattention_backward(
-            *args, attention_backward=tanh_attention_backward
+            grad_outs,
+            maps,
+            *layer,
+            scales,
+            dropout_p,
+            seed,
+            attention_backward=tanh_attention_backward,
         )
         return [g.contiguous() for g in composed]
-    grads = [[t.new_empty(t.shape) for t in group] for group in groups]
-    w_j, w_x, w_h, maps = ([t.contiguous() for t in group] for group in (w_j, w_x, w_h, maps))
-    tile = row_tile(inputs[0].shape[1], widest(w_h))
-    prepared, sums = _prepare(grad_outs, maps, inputs, w_j, w_x, w_h, scales, grads, tile)
-    core = _attention_backward(prepared, inputs, joints, w_c, grads[1], dropout_p, seed)
-    sums += [partial_sum(partial, out) for partial, out in zip(core.dw_c, grads[4], strict=True)]
-    sums += _finish(prepared, core, joints, grads, tile)
+    grads = Layer(*([t.new_empty(t.shape) for t in group] for group in layer))
+    dropout = dropout_argument(dropout_p, seed)
+    tile = table.layer_rows(inputs[0].shape[1], layer.width)
+    prepared, sums = _prepare(layer, grad_outs, maps, scales, grads, tile)
+    core = _attention_backward(layer, prepared, grads.joints, dropout)
+    sums += [partial_sum(partial, out) for partial, out in zip(core.dw_c, grads.w_c, strict=True)]
+    sums += _finish(layer, prepared, core, grads, tile)
     if len(joints) == 1:
-        sums.append(partial_sum(core.dj, grads[1][0]))
+        sums.append(partial_sum(core.dj, grads.joints[0]))
     launch_sums(sums)
     return [g for group in grads for g in group]
 
 
-def _over_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: Any) -> None:
+def _launch_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: Any) -> None:
     """Launch the prepare or the finish kernel over row tiles, groups of samples and modalities."""
-    x, batch = modalities[0].x, modalities[0].x.p.shape[0]
+    x = modalities[0].x
+    batch = x.p.shape[0]
     per_group, groups = group_sizes(batch)
     launch(
         kernel,
         (cdiv(max(m.x.rows for m in modalities), meta["BM"]), groups, len(modalities)),
-        tuple(modalities), batch, per_group,
-        EXACT=tier(x.p.dtype) == "exact", BO=pad(x.columns), num_stages=1, **meta,
-    )  # fmt: skip
+        tuple(modalities),
+        batch,
+        per_group,
+        EXACT=tier(x.p.dtype) == "exact",
+        BO=pad(x.columns),
+        num_stages=1,
+        **meta,
+    )
 
 
 def _partials(x: Operand, grad: Tensor, rows: int) -> Tensor:
-    """Room for one partial sum of the gradient of a small weight from each program of :func:`_over_rows`."""
+    """Room for a partial sum of the gradient of a small weight from each program of _launch_rows."""
     programs = cdiv(x.rows, rows) * group_sizes(x.p.shape[0])[1]
     return grad.new_empty((programs, *grad.shape), dtype=torch.float32)
 
 
 def _prepare(
-    grad_outs: Tensors, maps: Tensors, inputs: Tensors, w_j: Tensors, w_x: Tensors, w_h: Tensors,
-    scales: Sequence[float], grads: Sequence[Tensors], tile: dict[str, int],
-) -> tuple[list[Prepare], list[Sum]]:  # fmt: skip
-    """The first launch; returns also the sums that are left to do for W_x and W_h."""
+    layer: Layer,
+    grad_outs: Tensors,
+    maps: Tensors,
+    scales: Sequence[float],
+    grads: Layer,
+    tile: dict[str, int],
+) -> tuple[list[Prepare], list[Sum]]:
+    """The first launch; returns also the sums that remain to be done for W_x and W_h."""
     prepared, sums = [], []
-    for i, x in enumerate(inputs):
+    for i, x in enumerate(layer.inputs):
         batch, segments, d = x.shape
+        width = layer.w_h[i].shape[0]
         channels = transposed(x)
-        partials = [_partials(channels, grads[j][i], tile["BM"]) for j in (3, 5)]
-        sums += [partial_sum(p, grads[j][i]) for p, j in zip(partials, (3, 5), strict=True)]
-        q, dh = (x.new_empty((batch, d, size)) for size in (segments, w_h[i].shape[0]))
-        dx = x.new_empty(x.shape, dtype=torch.float32)
-        read = (channels, transposed(grad_outs[i]), maps[i], w_j[i], w_x[i], w_h[i])
-        prepared.append(Prepare(*read, q, dh, dx, *partials, w_h[i].shape[0], scales[i]))
-    _over_rows(prepare_kernel, prepared, ALIKE=alike(prepared), BD=pad(widest(w_h)), **tile)
+        dw_x = _partials(channels, grads.w_x[i], tile["BM"])
+        dw_h = _partials(channels, grads.w_h[i], tile["BM"])
+        sums += [partial_sum(dw_x, grads.w_x[i]), partial_sum(dw_h, grads.w_h[i])]
+        prepared.append(
+            Prepare(
+                x=channels,
+                grad_out=transposed(grad_outs[i]),
+                h=maps[i].contiguous(),
+                w_j=layer.w_j[i].contiguous(),
+                w_x=layer.w_x[i].contiguous(),
+                w_h=layer.w_h[i].contiguous(),
+                q=x.new_empty((batch, d, segments)),
+                dh=x.new_empty((batch, d, width)),
+                dx=x.new_empty(x.shape, dtype=torch.float32),
+                dw_x=dw_x,
+                dw_h=dw_h,
+                width=width,
+                scale=scales[i],
+            )
+        )
+    _launch_rows(
+        joint_coattention_prepare_kernel,
+        prepared,
+        ALIKE=alike(prepared),
+        BD=pad(layer.width),
+        **tile,
+    )
     return prepared, sums
 
 
 class Core(NamedTuple):
     """Results of the attention's backward, mostly as partial sums over their first dimension.
 
-    dq[i] (tiles * B, d_x, N); dw_c[i] (groups, k, d); dj (modalities, B, N, d) where J is the modalities or is shared,
-    else None: then the gradients of J are final.
+    dq[i] (tiles * B, d_x, N); dw_c[i] (groups, k, d); dj (modalities, B, N, d) where J is the
+    modalities or is shared, else None: then the gradients of J are final.
     """
 
     dq: list[Tensor]
@@ -191,68 +285,100 @@ class Core(NamedTuple):
 
 
 def _attention_backward(
-    prepared: Sequence[Prepare], inputs: Tensors, joints: Tensors, w_c: Tensors, grad_joints: Tensors,
-    dropout_p: float, seed: Tensor | None,
-) -> Core:  # fmt: skip
+    layer: Layer, prepared: Sequence[Prepare], grad_joints: Tensors, dropout: Dropout
+) -> Core:
     """The second launch: every modality with every part of its joint feature."""
-    (batch, segments), width, level = inputs[0].shape[:2], widest(w_c), tier(inputs[0].dtype)
-    per_group, groups = group_sizes(batch)
-    once = single_pass(level, segments)
-
-    def scratch(*shape: int) -> Tensor:
-        return inputs[0].new_empty(shape, dtype=torch.float32)
-
-    own = len(joints) == len(inputs)
-    dj = None if own else scratch(len(inputs), batch, segments, w_c[0].shape[1])
-    all_parts = parts_of(inputs, joints)
-    columns = batch * sum(p.shape[2] for parts in all_parts for p in parts)
-    config = backward_config(inputs[0].device, level, columns, segments, width)
-    problems, dqs, dw_cs = [], [], []
-    for i, (m, parts) in enumerate(zip(prepared, all_parts, strict=True)):
-        dw_cs.append(scratch(groups, *w_c[i].shape))
-        firsts = [0, *accumulate(p.shape[2] for p in parts)]
-        target = grad_joints[i] if own else dj[i]  # (B, N, d)
-        slots = [
-            0,
-            *accumulate(cdiv(p.shape[2], config.columns) * batch if once else batch for p in parts),
-        ]
-        dqs.append(scratch(slots[-1], m.x.rows, segments))
-        q, g = operand(m.q), operand(m.dh)
-        for j, part in enumerate(parts):
-            first, size = firsts[j], part.shape[2]
-            v, dk, dv = (t.narrow(-1, first, size) for t in (w_c[i][None], target, dw_cs[i]))
-            k, v, dk, dv = (transposed(t) for t in (part, v, dk, dv))
-            dq = operand(dqs[i].narrow(0, slots[j], slots[j + 1] - slots[j]))
-            problems.append(Problem(q, k, v, g, dk, dv, dq, 1.0, 2 * i, first))
-    args = ((segments, width), dropout_p, seed)
-    launch_backward(
-        problems, config, level, (batch, per_group, groups), *args, "all" if once else "dk dv"
-    )
+    x, level = layer.inputs[0], layer.tier
+    batch, segments = x.shape[:2]
+    samples = Samples(batch, *group_sizes(batch))
+    once = table.single_pass(level, segments)
+    columns = batch * sum(part.shape[2] for parts in layer.parts for part in parts)
+    config = backward_config(x.device, level, columns, segments, layer.width)
+    own = len(layer.joints) == len(layer.inputs)
+    dj = None
+    if not own:
+        shape = (len(layer.inputs), batch, segments, layer.w_c[0].shape[1])
+        dj = x.new_empty(shape, dtype=torch.float32)
+    core = Core([], [], dj)
+    problems = []
+    for i, m in enumerate(prepared):
+        target = grad_joints[i] if dj is None else dj[i]  # (B, N, d)
+        problems += _problems(layer, i, m, target, samples, config.columns if once else 0, core)
+    sizes = (segments, layer.width)
+    which = ONE_PASS if once else COLUMN_PASS
+    launch_backward(problems, config, level, samples, sizes, dropout, which)
     if not once:
-        swapped = [p._replace(q=p.k, k=p.q, v=p.g, g=p.v, dk=p.dq) for p in problems]
-        launch_backward(swapped, config, level, (batch, 1, batch), *args, "dq")
-    return Core(dqs, dw_cs, dj)
+        swapped = [swap_roles(problem) for problem in problems]
+        alone = Samples(batch, 1, batch)
+        launch_backward(swapped, config, level, alone, sizes, dropout, ROW_PASS)
+    return core
+
+
+def _problems(
+    layer: Layer,
+    i: int,
+    m: Prepare,
+    grad_joint: Tensor,
+    samples: Samples,
+    column_tile: int,
+    core: Core,
+) -> list[Problem]:
+    """Modality ``i`` with each part of its joint feature; appends its dq and dw_c to ``core``.
+
+    ``column_tile``: the columns of a tile that writes a partial sum of dq, or 0 if there is none.
+    """
+    batch, segments = layer.inputs[i].shape[:2]
+    sizes = [part.shape[2] for part in layer.parts[i]]
+    firsts = [0, *accumulate(sizes)]
+    tiles = [cdiv(size, column_tile) * batch if column_tile else batch for size in sizes]
+    slots = [0, *accumulate(tiles)]
+    dw_c = m.dx.new_empty((samples.groups, *layer.w_c[i].shape))
+    dq = m.dx.new_empty((slots[-1], m.x.rows, segments))
+    core.dw_c.append(dw_c)
+    core.dq.append(dq)
+    q, g = operand(m.q), operand(m.dh)
+    found = []
+    for j, part in enumerate(layer.parts[i]):
+        v, dk, dv = (
+            transposed(t.narrow(-1, firsts[j], sizes[j]))
+            for t in (layer.w_c[i][None], grad_joint, dw_c)
+        )
+        dq_part = operand(dq.narrow(0, slots[j], tiles[j]))
+        found.append(Problem(q, transposed(part), v, g, dk, dv, dq_part, 1.0, 2 * i, firsts[j]))
+    return found
 
 
 def _finish(
+    layer: Layer,
     prepared: Sequence[Prepare],
     core: Core,
-    joints: Tensors,
-    grads: Sequence[Tensors],
+    grads: Layer,
     tile: dict[str, int],
 ) -> list[Sum]:
-    """The third launch; returns the sums that are left to do for W_j."""
+    """The third launch; returns the sums that remain to be done for W_j."""
     finishes, sums = [], []
     firsts = [0, *accumulate(m.x.rows for m in prepared)]
     for i, m in enumerate(prepared):
-        dw_j = _partials(m.x, grads[2][i], tile["BM"])
-        sums.append(partial_sum(dw_j, grads[2][i]))
-        dj = () if joints else tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
-        tiles = core.dq[i].shape[0] // m.q.shape[0]
+        dw_j = _partials(m.x, grads.w_j[i], tile["BM"])
+        sums.append(partial_sum(dw_j, grads.w_j[i]))
+        dj: tuple[Tensor, ...] = ()
+        if not layer.joints:
+            dj = tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
         finishes.append(
-            Finish(m.x, m.w_j, m.dx, core.dq[i], dj, grads[0][i], dw_j, tiles, firsts[-1], m.scale)
+            Finish(
+                x=m.x,
+                w_j=m.w_j,
+                dx0=m.dx,
+                dq=core.dq[i],
+                dj=dj,
+                dx=grads.inputs[i],
+                dw_j=dw_j,
+                tiles=core.dq[i].shape[0] // m.q.shape[0],
+                joint_width=firsts[-1],
+                scale=m.scale,
+            )
         )
     same = alike(finishes)
-    # Without a limit ptxas takes 80 or 96 registers to fit one program more on an SM, and spills a few others.
-    _over_rows(finish_kernel, finishes, ALIKE=same, maxnreg=128 if same else 168, **tile)
+    registers = table.FINISH_REGISTERS if same else table.FINISH_REGISTERS_APART
+    _launch_rows(joint_coattention_finish_kernel, finishes, ALIKE=same, maxnreg=registers, **tile)
     return sums

@@ -1,14 +1,16 @@
-"""What the backward of a whole paper layer does before and after the attention's backward, for all modalities at once.
+"""What the backward of a paper layer does around the attention's backward, for all modalities at once.
 
-With the names of :mod:`layer`, and dX' (B, N, d_x) the gradient of X':
+With the names of :mod:`.joint_coattention_forward`, and dX' (B, N, d_x) the gradient of X':
 
     prepare:    Q = Xᵀ W_j * scale      dH = (W_h dX') ∘ (H > 0)      dX0 = dX' + W_xᵀ dH
                 dW_x = Σ dH Xᵀ          dW_h = Σ H dX'ᵀ
-    attention:  dQ, dJ and dW_c, by :mod:`backward` with q = Q, k = J, v = W_cᵀ, g = dHᵀ
+    attention:  dQ, dJ and dW_c, by :mod:`.tanh_attention_backward` with q = Q, k = J, v = W_cᵀ,
+                g = dHᵀ
     finish:     dX = dX0 + W_j dQᵀ + (the parts of dJ that are X)      dW_j = Σ X dQ
 
-The sums over the batch leave as one partial sum for each program: a row tile of one group of samples. Each kernel reads
-a sample once. What only these kernels exchange is contiguous, so that a program holds few strides in registers.
+Each program writes one partial sum of the sums over the batch: a row tile of one group of samples.
+Each kernel reads a sample once. Tensors that only these kernels exchange are contiguous, so that a
+program holds few strides in registers.
 """
 
 from __future__ import annotations
@@ -19,24 +21,24 @@ import triton
 import triton.language as tl
 
 from .joint_coattention_forward import queries
-from .tiles import (
+from .operands import (
     Operand,
-    at,
-    chosen,
-    dot_full,
     load_tile,
-    load_tile_t,
-    packed,
-    packed_t,
+    load_transposed,
+    packed_matrix,
+    packed_transpose,
+    sample_matrix,
+    select_entry,
     store_tile,
 )
+from .tiles import dot_full
 
 
 class Prepare(NamedTuple):
-    """One modality of :func:`prepare_kernel`: x and grad_out (B, d_x, N); all else contiguous, by its pointer.
+    """One modality of the prepare kernel: x and grad_out (B, d_x, N); pointers are contiguous.
 
-    Reads h (B, k, d_x), w_j (N, N), w_x and w_h (k, N), with k = ``width``. Writes q (B, d_x, N), dh (B, d_x, k), and
-    in float32 dx (B, N, d_x), dw_x and dw_h (programs, k, N).
+    Reads h (B, k, d_x), w_j (N, N), w_x and w_h (k, N), with k = ``width``. Writes q (B, d_x, N) and
+    dh (B, d_x, k), and in float32 dx (B, N, d_x), dw_x and dw_h (programs, k, N).
     """
 
     x: Operand
@@ -55,13 +57,19 @@ class Prepare(NamedTuple):
 
 
 @triton.jit
-def prepare_kernel(
-    modalities, batch, per_group,
-    ALIKE: tl.constexpr, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+def joint_coattention_prepare_kernel(
+    modalities,
+    batch,
+    per_group,
+    ALIKE: tl.constexpr,
+    EXACT: tl.constexpr,
+    BM: tl.constexpr,
+    BO: tl.constexpr,
+    BD: tl.constexpr,
+):
     """Axis 0: row tiles; axis 1: groups of samples; axis 2: the modalities."""
     if ALIKE:
-        m = chosen(modalities, tl.program_id(2))
+        m = select_entry(modalities, tl.program_id(2))
         if tl.program_id(0) * BM < m.x.rows:
             prepare_rows(m, batch, per_group, EXACT, BM, BO, BD)
     else:
@@ -79,38 +87,39 @@ def prepare_rows(
     dtype: tl.constexpr = m.x.p.dtype.element_ty
     rows, segments, width = m.x.rows, m.x.columns, m.width
     o_m = tl.program_id(0) * BM + tl.arange(0, BM)
-    o_n, o_k = tl.arange(0, BO), tl.arange(0, BD)
-    b_wj = load_tile(packed(m.w_j, 0, segments, segments), o_n, o_n)  # (BO, BO)
-    b_wx = load_tile(packed(m.w_x, 0, width, segments), o_k, o_n)  # (BD, BO)
-    b_wh = load_tile_t(packed(m.w_h, 0, width, segments), o_k, o_n)  # (BO, BD)
+    o_n = tl.arange(0, BO)
+    o_k = tl.arange(0, BD)
+    b_wj = load_tile(packed_matrix(m.w_j, 0, segments, segments), o_n, o_n)  # (BO, BO)
+    b_wx = load_tile(packed_matrix(m.w_x, 0, width, segments), o_k, o_n)  # (BD, BO)
+    b_wh = load_transposed(packed_matrix(m.w_h, 0, width, segments), o_k, o_n)  # (BO, BD)
     b_dwx = tl.zeros((BD, BO), tl.float32)
     b_dwh = tl.zeros((BD, BO), tl.float32)
-    for i_b in range(
-        tl.program_id(1) * per_group, tl.minimum((tl.program_id(1) + 1) * per_group, batch)
-    ):
-        b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
-        b_g = load_tile(at(m.grad_out, i_b), o_m, o_n)  # (BM, BO)
-        b_h = load_tile(packed_t(m.h, i_b, rows, width, rows), o_m, o_k)  # (BM, BD)
-        store_tile(packed(m.q, i_b, rows, segments), o_m, o_n, queries(b_x, b_wj, m.scale, EXACT))
+    first = tl.program_id(1) * per_group
+    for i_b in range(first, tl.minimum((tl.program_id(1) + 1) * per_group, batch)):
+        b_x = load_tile(sample_matrix(m.x, i_b), o_m, o_n)  # (BM, BO)
+        b_g = load_tile(sample_matrix(m.grad_out, i_b), o_m, o_n)  # (BM, BO)
+        b_h = load_tile(packed_transpose(m.h, i_b, rows, width, rows), o_m, o_k)  # (BM, BD)
+        b_q = queries(b_x, b_wj, m.scale, EXACT)  # (BM, BO)
+        store_tile(packed_matrix(m.q, i_b, rows, segments), o_m, o_n, b_q)
         b_dh = dot_full(b_g, b_wh, tl.zeros((BM, BD), tl.float32), EXACT, False)  # (BM, BD)
         b_dh = tl.where(b_h > 0.0, b_dh, 0.0).to(dtype)
-        store_tile(packed(m.dh, i_b, rows, width), o_m, o_k, b_dh)
+        store_tile(packed_matrix(m.dh, i_b, rows, width), o_m, o_k, b_dh)
         b_dx = dot_full(b_dh, b_wx, b_g.to(tl.float32), EXACT, False)  # (BM, BO)
-        store_tile(packed_t(m.dx, i_b, rows, segments, rows), o_m, o_n, b_dx)
+        store_tile(packed_transpose(m.dx, i_b, rows, segments, rows), o_m, o_n, b_dx)
         b_dwx = dot_full(tl.trans(b_dh), b_x, b_dwx, EXACT, False)  # (BD, BO)
         b_dwh = dot_full(tl.trans(b_h), b_g, b_dwh, EXACT, False)  # (BD, BO)
     i_out = tl.program_id(1) * tl.cdiv(rows, BM) + tl.program_id(0)
-    store_tile(packed(m.dw_x, i_out, width, segments), o_k, o_n, b_dwx)
-    store_tile(packed(m.dw_h, i_out, width, segments), o_k, o_n, b_dwh)
+    store_tile(packed_matrix(m.dw_x, i_out, width, segments), o_k, o_n, b_dwx)
+    store_tile(packed_matrix(m.dw_h, i_out, width, segments), o_k, o_n, b_dwh)
 
 
 class Finish(NamedTuple):
-    """One modality of :func:`finish_kernel`: x (B, d_x, N); all else contiguous, by its pointer.
+    """One modality of the finish kernel: x (B, d_x, N); pointers are contiguous.
 
-    Reads w_j (N, N), dx0 (B, N, d_x) float32 and dq (tiles * B, d_x, N) float32, the partial sums of the gradient of Q,
-    which holds the factor ``scale``; ``dj`` points at the gradients float32 of J's part that is X, one for each
-    modality that reads it (none where J is given), in (B, N, d) with d = ``joint_width``. Writes dx (B, N, d_x) and
-    dw_j (programs, N, N) float32.
+    Reads w_j (N, N), dx0 (B, N, d_x) float32 and dq (tiles * B, d_x, N) float32, the partial sums of
+    the gradient of Q, which holds the factor ``scale``. ``dj`` points at the float32 gradients of
+    the part of J that is X, one for each modality that reads it (none where J is given), in
+    (B, N, d) with d = ``joint_width``. Writes dx (B, N, d_x) and dw_j (programs, N, N) float32.
     """
 
     x: Operand
@@ -126,7 +135,7 @@ class Finish(NamedTuple):
 
 
 @triton.jit
-def finish_kernel(
+def joint_coattention_finish_kernel(
     modalities,
     batch,
     per_group,
@@ -137,7 +146,7 @@ def finish_kernel(
 ):
     """Axis 0: row tiles; axis 1: groups of samples; axis 2: the modalities."""
     if ALIKE:
-        m = chosen(modalities, tl.program_id(2))
+        m = select_entry(modalities, tl.program_id(2))
         if tl.program_id(0) * BM < m.x.rows:
             finish_rows(m, batch, per_group, EXACT, BM, BO)
     else:
@@ -154,21 +163,22 @@ def finish_rows(m, batch, per_group, EXACT: tl.constexpr, BM: tl.constexpr, BO: 
     rows, segments = m.x.rows, m.x.columns
     o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BO)
-    b_wj = load_tile_t(packed(m.w_j, 0, segments, segments), o_n, o_n)  # (BO, BO), transposed
+    b_wj_t = load_transposed(packed_matrix(m.w_j, 0, segments, segments), o_n, o_n)  # (BO, BO)
     b_dwj = tl.zeros((BO, BO), tl.float32)
-    for i_b in range(
-        tl.program_id(1) * per_group, tl.minimum((tl.program_id(1) + 1) * per_group, batch)
-    ):
+    first = tl.program_id(1) * per_group
+    for i_b in range(first, tl.minimum((tl.program_id(1) + 1) * per_group, batch)):
         b_dq = tl.zeros((BM, BO), tl.float32)
         for i_tile in range(m.tiles):
-            b_dq += load_tile(packed(m.dq, i_tile * batch + i_b, rows, segments), o_m, o_n)
+            dq = packed_matrix(m.dq, i_tile * batch + i_b, rows, segments)
+            b_dq += load_tile(dq, o_m, o_n)
         b_dq = (b_dq * tl.cast(m.scale, tl.float32)).to(dtype)  # now the gradient of Xᵀ W_j
-        b_x = load_tile(at(m.x, i_b), o_m, o_n)  # (BM, BO)
-        b_dx = load_tile(packed_t(m.dx0, i_b, rows, segments, rows), o_m, o_n)  # (BM, BO)
+        b_x = load_tile(sample_matrix(m.x, i_b), o_m, o_n)  # (BM, BO)
+        b_dx = load_tile(packed_transpose(m.dx0, i_b, rows, segments, rows), o_m, o_n)  # (BM, BO)
         for i in tl.static_range(len(m.dj)):
-            b_dx += load_tile(packed_t(m.dj[i], i_b, rows, segments, m.joint_width), o_m, o_n)
-        b_dx = dot_full(b_dq, b_wj, b_dx, EXACT, False)
-        store_tile(packed_t(m.dx, i_b, rows, segments, rows), o_m, o_n, b_dx)
+            dj = packed_transpose(m.dj[i], i_b, rows, segments, m.joint_width)
+            b_dx += load_tile(dj, o_m, o_n)
+        b_dx = dot_full(b_dq, b_wj_t, b_dx, EXACT, False)
+        store_tile(packed_transpose(m.dx, i_b, rows, segments, rows), o_m, o_n, b_dx)
         b_dwj = dot_full(tl.trans(b_x), b_dq, b_dwj, EXACT, False)  # (BO, BO)
     i_out = tl.program_id(1) * tl.cdiv(rows, BM) + tl.program_id(0)
-    store_tile(packed(m.dw_j, i_out, segments, segments), o_n, o_n, b_dwj)
+    store_tile(packed_matrix(m.dw_j, i_out, segments, segments), o_n, o_n, b_dwj)

@@ -1,4 +1,4 @@
-"""From tensors to launches: precision tiers, tile shapes and the one place where a kernel is started."""
+"""From tensors to launches: precision tiers, sizes, and the one function that starts a kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from jca_fast.gpu.support import float32_tier
 
-from .tiles import Operand
+from .operands import Operand
 
 
 class Target(NamedTuple):
@@ -21,13 +21,13 @@ class Target(NamedTuple):
 
 
 OPTIONS = {"enable_fp_fusion": True}
-"""Of every launch: newer Triton would not fuse products and sums by itself."""
+"""Options of every launch: newer Triton no longer fuses products and sums by default."""
 TARGETS: list[Target] = []
-"""The last entry, if any, takes every launch: so the audit compiles for other chips, without a device."""
+"""The last entry, if any, takes every launch: the audit compiles for other chips without a device."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
-    """Start ``kernel`` on the device of its first tensor, which comes first; an empty grid starts nothing."""
+    """Start ``kernel`` on the device of the first tensor in ``args``; an empty grid starts nothing."""
     if 0 in grid:
         return
     meta = OPTIONS | meta
@@ -54,8 +54,16 @@ def leaves(value: Any) -> Any:
         yield value
 
 
+def constants(meta: dict[str, Any]) -> dict[str, Any]:
+    """The constants of a launch by name, those of a structure like ``Tile`` one by one."""
+    found: dict[str, Any] = {}
+    for name, value in meta.items():
+        found |= value._asdict() if hasattr(value, "_asdict") else {name: value}
+    return found
+
+
 def alike(entries: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether structures of one kind and the same dtypes are compiled alike: Triton makes an integer 1 a constant."""
+    """Whether Triton compiles structures of one kind and dtype alike: it makes an integer 1 a constant."""
     first = _ones(entries[0])
     return all(_ones(entry) == first for entry in entries[1:])
 
@@ -80,7 +88,7 @@ def cdiv(a: int, b: int) -> int:
 
 
 def architecture(device: torch.device) -> str:
-    """The class of a device's chip in the table of launch configurations; the interpreter takes any."""
+    """The class of a device's chip in the table of configurations; the interpreter takes any."""
     if TARGETS:
         return TARGETS[-1].architecture
     return architecture_class(_capability(device)) if device.type == "cuda" else "sm90"
@@ -93,7 +101,7 @@ def _capability(device: torch.device) -> int:
 
 
 def architecture_class(capability: int) -> str:
-    """The class of compute capability ``capability`` (80 for 8.0): the nearest older one that the table knows."""
+    """The class of compute capability ``capability`` (80 for 8.0): the nearest older one in the table."""
     known = [c for c in (80, 86, 90, 100, 120) if c <= capability]
     return f"sm{known[-1] if known else 80}"
 
@@ -101,8 +109,8 @@ def architecture_class(capability: int) -> str:
 def tier(dtype: torch.dtype) -> str:
     """The precision tier of a dtype under the present float32 precision of PyTorch.
 
-    "exact": full float32. "tf32": what cuBLAS does under "high" and "medium", which are the same on CUDA. "half":
-    bfloat16 and float16.
+    "exact": full float32. "tf32": as cuBLAS under "high" and "medium", which are the same on CUDA.
+    "half": bfloat16 and float16.
     """
     return float32_tier() if dtype == torch.float32 else "half"
 

@@ -1,126 +1,94 @@
-"""tanh attention forward: ``out = tanh(scale * q kᵀ) v`` by tiles; the (M, L) matrix lives in registers only."""
+"""tanh attention forward: ``out = tanh(scale * q kᵀ) v`` by tiles, and the released form.
+
+The (M, L) matrix exists in registers only, one tile at a time.
+"""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
+from .mask import keep_elements, row_keys, sample_key
+from .operands import load_tile, sample_matrix, store_tile
 from .tiles import (
-    at,
-    contraction,
     dot,
-    finite,
-    gram,
-    high,
-    keep,
-    load_part,
-    load_tile,
-    natural,
-    order,
-    row_keys,
-    sample_key,
-    store_tile,
+    left_operand,
+    mma_column_order,
+    round_to_tf32,
+    scores,
     tanh,
+    undo_column_order,
+    zero_where_infinite,
 )
 
 
-@triton.jit
-def attend(
-    b_acc, b_q, o_n, i_part, q, k, v, o_m, o_d, scale, b_row, first, threshold,
-    EXACT: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """``b_acc`` (BM, BD) plus what the rows ``o_m`` of q get from all rows of k and v.
+class RowMask(NamedTuple):
+    """The dropout mask of a row tile: the keys of its rows, k's first row in the mask, threshold."""
 
-    ``b_q`` is the left operand of :func:`gram`; ``first`` is the number of k's first row in the dropout mask.
-    """
-    for i_l in range(k.rows // BN):
-        b_acc = attend_tile(
-            b_acc, b_q, o_n, i_part, q, k, v, o_m, i_l * BN, o_d, scale, b_row, first, threshold,
-            False, EXACT, DROPOUT, CHUNKS, BN, BK,
-        )  # fmt: skip
-    if k.rows % BN != 0:
-        b_acc = attend_tile(
-            b_acc, b_q, o_n, i_part, q, k, v, o_m, (k.rows // BN) * BN, o_d, scale, b_row, first, threshold,
-            True, EXACT, DROPOUT, CHUNKS, BN, BK,
-        )  # fmt: skip
+    b_key: Any
+    first: Any
+    threshold: Any
+
+
+@triton.jit
+def attend(b_acc, left, k, v, o_d, mask, TILE: tl.constexpr):
+    """``b_acc`` (BM, BD) plus what the rows of ``left`` get from all rows of k and v."""
+    for i_l in range(k.rows // TILE.BN):
+        b_acc = attend_tile(b_acc, left, k, v, i_l * TILE.BN, o_d, mask, False, TILE)
+    if k.rows % TILE.BN != 0:
+        last = (k.rows // TILE.BN) * TILE.BN
+        b_acc = attend_tile(b_acc, left, k, v, last, o_d, mask, True, TILE)
     return b_acc
 
 
 @triton.jit
-def attend_tile(
-    b_acc, b_q, o_n, i_part, q, k, v, o_m, start, o_d, scale, b_row, first, threshold,
-    EDGE: tl.constexpr, EXACT: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr,
-    BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """:func:`attend` for BN rows of k and v from ``start``; EDGE: some of them are outside."""
+def attend_tile(b_acc, left, k, v, start, o_d, mask, EDGE: tl.constexpr, TILE: tl.constexpr):
+    """:func:`attend` for BN rows of k and v from ``start``; EDGE: some of them do not exist."""
     dtype: tl.constexpr = v.p.dtype.element_ty
-    o_l = order(start, BN, dtype)
-    b_c = tanh(
-        gram(b_q, o_n, i_part, q, k, o_m, o_l, scale, EDGE, EXACT, CHUNKS, BK), EXACT
-    )  # (BM, BN)
+    o_l = mma_column_order(start, TILE.BN, dtype)
+    b_c = tanh(scores(left, k, o_l, EDGE, TILE), TILE.EXACT)  # (BM, BN)
     if EDGE:
-        b_c = tl.where(
-            (o_l < k.rows)[None, :], b_c, 0.0
-        )  # Inf in q times the zeros outside k is NaN
-    if DROPOUT:
-        b_c = tl.where(keep(b_row[:, None], (first + o_l)[None, :], threshold), b_c, 0.0)
-    b_c = natural(b_c, dtype)
-    b_v = load_tile(v, start + tl.arange(0, BN), o_d, EDGE)  # (BN, BD)
-    if EXACT:
-        b_ch, b_vh = high(b_c), high(b_v)
+        # An Inf in q times the zeros outside k is NaN.
+        b_c = tl.where((o_l < k.rows)[None, :], b_c, 0.0)
+    if TILE.DROPOUT:
+        b_keep = keep_elements(mask.b_key[:, None], (mask.first + o_l)[None, :], mask.threshold)
+        b_c = tl.where(b_keep, b_c, 0.0)
+    b_c = undo_column_order(b_c, dtype)
+    b_v = load_tile(v, start + tl.arange(0, TILE.BN), o_d, EDGE)  # (BN, BD)
+    if TILE.EXACT:
+        b_ch = round_to_tf32(b_c)
+        b_vh = round_to_tf32(b_v)
         b_acc = dot(b_ch, b_vh, b_acc)
-        b_acc = dot(b_ch, finite(b_v, b_v - b_vh), b_acc)
-        return dot(b_c - b_ch, finite(b_v, b_vh), b_acc)
+        b_acc = dot(b_ch, zero_where_infinite(b_v, b_v - b_vh), b_acc)
+        return dot(b_c - b_ch, zero_where_infinite(b_v, b_vh), b_acc)
     else:
         return dot(b_c.to(dtype), b_v, b_acc)
 
 
 @triton.jit
-def forward_kernel(
-    q, k, v, out, p_seed, scale, threshold, keep_scale,
-    EXACT: tl.constexpr, DROPOUT: tl.constexpr, ACTIVATE: tl.constexpr, CHUNKS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """One row tile of one sample and one block of value columns; q (M, N), k (L, N), v (L, D), out (M, D).
+def tanh_attention_forward_kernel(
+    q, k, v, out, dropout, scale, ACTIVATE: tl.constexpr, TILE: tl.constexpr
+):
+    """One row tile of one sample and one block of value columns.
 
-    DROPOUT: 0 for none, else a number of which every ``first`` column is a multiple: 32 or 1, see :func:`tiles.keep`.
-    ACTIVATE: out = relu(tanh(.)), the released form.
+    q (M, N), k (L, N), v (L, D), out (M, D). ACTIVATE: out = relu(tanh(.)), the released form.
     """
-    tiles = tl.cdiv(q.rows, BM)
+    tiles = tl.cdiv(q.rows, TILE.BM)
     i_b = tl.program_id(0) // tiles
-    o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
-    o_d = tl.program_id(1) * BD + tl.arange(0, BD)
-    q, k, v = at(q, i_b), at(k, i_b), at(v, i_b)
-    scale = tl.cast(scale, tl.float32)
-    o_n, i_part = contraction(0, q.columns, BK, EXACT)
-    b_q = load_part(q, o_m, o_n, i_part, scale, EXACT)  # (BM, BK)
-    b_row = o_m
-    if DROPOUT:
-        b_row = row_keys(sample_key(p_seed, 0, i_b), o_m)
-    b_acc = tl.zeros((BM, BD), tl.float32)
-    b_acc = attend(
-        b_acc,
-        b_q,
-        o_n,
-        i_part,
-        q,
-        k,
-        v,
-        o_m,
-        o_d,
-        scale,
-        b_row,
-        0,
-        threshold,
-        EXACT,
-        DROPOUT,
-        CHUNKS,
-        BN,
-        BK,
-    )
-    if DROPOUT:
-        b_acc *= keep_scale
+    o_m = (tl.program_id(0) % tiles) * TILE.BM + tl.arange(0, TILE.BM)
+    o_d = tl.program_id(1) * TILE.BD + tl.arange(0, TILE.BD)
+    k, v = sample_matrix(k, i_b), sample_matrix(v, i_b)
+    left = left_operand(sample_matrix(q, i_b), o_m, tl.cast(scale, tl.float32), TILE)
+    b_key = o_m
+    if TILE.DROPOUT:
+        b_key = row_keys(sample_key(dropout.p_seed, 0, i_b), o_m)
+    b_acc = tl.zeros((TILE.BM, TILE.BD), tl.float32)
+    b_acc = attend(b_acc, left, k, v, o_d, RowMask(b_key, 0, dropout.threshold), TILE)
+    if TILE.DROPOUT:
+        b_acc *= dropout.keep_scale
     if ACTIVATE:
-        b_acc = tanh(b_acc, EXACT)
+        b_acc = tanh(b_acc, TILE.EXACT)
         b_acc = tl.where(b_acc < 0.0, 0.0, b_acc)  # a NaN stays
-    store_tile(at(out, i_b), o_m, o_d, b_acc)
+    store_tile(sample_matrix(out, i_b), o_m, o_d, b_acc)
