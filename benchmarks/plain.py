@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from jca_fast.compat.layers import PublishedLayer
 from jca_fast.modules import PaperLayer, ReleasedLayer
-from jca_fast.modules.linear import Linear
 
 
 def paper_layer(layer: PaperLayer, inputs: Sequence[Tensor], p: float = 0.0) -> tuple[Tensor, ...]:
@@ -91,13 +90,13 @@ def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
     already.
     """
     if isinstance(module, PaperLayer):
-        return lambda *x: paper_layer(module, x, module.dropout if module.training else 0.0)
+        return lambda *x: paper_layer(module, x, module.dropout.p if module.training else 0.0)
     if isinstance(module, ReleasedLayer):
         return lambda *x: released_layer(module, x, module.dropout.p if module.training else 0.0)
     if isinstance(module, PublishedLayer):
         rate = module.dense_coattn.dropouts[0].p
         return lambda *x: published_layer(module, x, rate if module.training else 0.0)
-    if isinstance(module, Linear):
+    if isinstance(module, nn.Linear):
         return lambda x: F.linear(x, module.weight, module.bias)
     return None
 

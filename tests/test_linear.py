@@ -1,10 +1,12 @@
-"""The Linear of the system: the numbers of ``F.linear`` for operands of any layout."""
+"""The product of the Linears: the numbers of ``F.linear`` for operands of any layout."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from jca_fast.modules import linear as page
 
@@ -13,8 +15,9 @@ from jca_fast.modules import linear as page
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product"
 )
 def test_onednn_gets_dense_weights(monkeypatch):
-    """A slice of something wider, such as one half of ``features.split(...)``, has sent oneDNN down a path that takes
-    a thousand times longer; the gradient of a weight has the features as its second operand."""
+    """A slice of something wider, such as one half of ``features.split(...)``, once sent oneDNN
+    down a path that takes a thousand times longer. The gradient of a weight has the features as its
+    second operand."""
     monkeypatch.setattr(page, "prefers_onednn", lambda: True)
     layouts = []
     onednn = torch.ops.mkldnn._linear_pointwise
@@ -39,7 +42,7 @@ def test_onednn_gets_dense_weights(monkeypatch):
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product"
 )
 def test_the_result_may_be_changed_in_place(monkeypatch):
-    """As that of ``F.linear``: the published layers put ``ReLU(inplace=True)`` behind their Linears."""
+    """As that of ``F.linear``: published layers put ``ReLU(inplace=True)`` behind their Linears."""
     monkeypatch.setattr(page, "prefers_onednn", lambda: True)
     leaves = [
         torch.randn(*shape, requires_grad=True) for shape in ((64, 10, 128), (256, 128), (256,))
@@ -50,3 +53,53 @@ def test_the_result_may_be_changed_in_place(monkeypatch):
         results.append((out, *torch.autograd.grad((out * out).sum(), leaves)))
     assert results[0][0].grad_fn is not None
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-3)
+
+
+LEAVES = ((64, 10, 128), (256, 128), (256,))
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this PyTorch has no oneDNN product")
+    monkeypatch.setattr(page, "prefers_onednn", lambda: True)
+    x, weight, _ = (torch.randn(*shape) for shape in LEAVES)
+    assert page._onednn_serves(x, weight)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["no grad", "grad"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_forward_mode(onednn, recorded, place):
+    """A directional derivative, in the two ways there are to ask for it, and on top of backward."""
+    leaves = [torch.randn(*shape, requires_grad=recorded) for shape in LEAVES]
+    tangent = torch.randn(LEAVES[place])
+
+    def along(function):
+        return lambda x: function(*leaves[:place], x, *leaves[place + 1 :])
+
+    expected = torch.func.jvp(along(F.linear), (leaves[place],), (tangent,))[1]
+    got = torch.func.jvp(along(page.linear), (leaves[place],), (tangent,))[1]
+    torch.testing.assert_close(got, expected)
+    with forward_ad.dual_level():
+        out = along(page.linear)(forward_ad.make_dual(leaves[place], tangent))
+        torch.testing.assert_close(forward_ad.unpack_dual(out).tangent, expected)
+        if recorded:
+            grad = torch.autograd.grad((out * out).sum(), leaves[1 - min(place, 1)])[0]
+            assert forward_ad.unpack_dual(grad).tangent is not None
+
+
+def test_flops_are_counted(onednn):
+    leaves = [torch.randn(*shape, requires_grad=True) for shape in LEAVES]
+    with FlopCounterMode(display=False) as counter:
+        page.linear(*leaves).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 640 * 128 * 256
+
+
+def test_a_batch_of_gradients(onednn):
+    leaves = [torch.randn(*shape, requires_grad=True) for shape in LEAVES]
+    grads = torch.randn(3, 64, 10, 256)
+    results = [
+        torch.autograd.grad(function(*leaves), leaves, grads, is_grads_batched=True)
+        for function in (page.linear, F.linear)
+    ]
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)

@@ -160,8 +160,11 @@ def test_input_errors():
     audio, visual = features(dtype=torch.float32)
     with pytest.raises(ValueError, match=r"visual must have shape \(B, 5, 4\), got \(3, 5, 6\)"):
         module(audio, audio)
-    with pytest.raises(ValueError, match=r"audio must have shape \(B, 5, 6\), got \(3, 4, 6\)"):
-        module(audio[:, :4], visual[:, :4])
+    message = r"audio must have shape \(B, 5, 6\), or fewer segments, got \(3, 6, 6\); cut_windows"
+    with pytest.raises(ValueError, match=message):
+        module(torch.zeros(3, 6, 6), torch.zeros(3, 6, 4))
+    with pytest.raises(ValueError, match=r"visual must have shape \(3, 5, 4\) to go with audio"):
+        module(audio, visual[:, :4])
     with pytest.raises(ValueError, match="one feature for each of the 2 modalities, got 1"):
         module(audio)
 

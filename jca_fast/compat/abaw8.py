@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modules.linear import Linear
 from . import released
 from .gates import gated
 from .layers import init_weights
@@ -79,9 +78,9 @@ class GRJCA_cam(nn.Module):  # noqa: N801 (the published name)
         init_weights(self)
 
     def _add_gates(self, video_dim: int, audio_dim: int) -> None:
-        self.audio_gating_fc_layer = Linear(audio_dim, 3)
-        self.video_gating_fc_layer = Linear(video_dim, 3)
-        self.text_gating_fc_layer = Linear(128, 3)
+        self.audio_gating_fc_layer = nn.Linear(audio_dim, 3)
+        self.video_gating_fc_layer = nn.Linear(video_dim, 3)
+        self.text_gating_fc_layer = nn.Linear(128, 3)
 
     def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> Tensor:
         video, audio = F.normalize(f1_norm, dim=-1), F.normalize(f2_norm, dim=-1)
@@ -104,10 +103,10 @@ class HGRJCA_cam(GRJCA_cam):  # noqa: N801 (the published name)
     def _add_gates(self, video_dim: int, audio_dim: int) -> None:
         widths = {"video": video_dim, "text": 128, "audio": audio_dim}
         for name in ("audio", "video", "text"):
-            self.add_module(f"{name}_gating_fc_layer_stage2", Linear(widths[name], 3))
+            self.add_module(f"{name}_gating_fc_layer_stage2", nn.Linear(widths[name], 3))
         for stage in ("stage1", "stage"):
             for name, width in widths.items():
-                self.add_module(f"{name}_gating_fc_layer_{stage}", Linear(width, 2))
+                self.add_module(f"{name}_gating_fc_layer_{stage}", nn.Linear(width, 2))
 
     def _mix(self, name: str, x: Tensor, iterations: list[Tensor]) -> Tensor:
         gates = [

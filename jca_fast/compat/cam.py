@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity, joint_coattention
 from ..modules.checks import check_positive, check_probability
-from ..modules.linear import Linear
+from ..modules.linear import Sequential, call_linear
 from ..modules.paper_layer import Maps
 
 Widths = int | tuple[int, int]
@@ -84,17 +84,17 @@ class CAM(nn.Module):
         self.num_segments, self.in_dims, self.dims = n, in_dims, dims
         self.heads, self.head_input = tuple(heads), head_input
         encoders = (
-            nn.Identity() if dim is None else Linear(i, o)
+            nn.Identity() if dim is None else nn.Linear(i, o)
             for i, o in zip(in_dims, dims, strict=True)
         )
         self.encoder1, self.encoder2 = encoders
         for symbol, i, o in (("affine_", n, n), ("W_", n, k), ("W_c", d, k), ("W_h", k, n)):
             for name in "av":
-                self.add_module(symbol + name, Linear(i, o, bias=False))
+                self.add_module(symbol + name, nn.Linear(i, o, bias=False))
         width = d if head_input == "attended" else in_dims[1] + dims[1]
         for name in self.heads:
-            head = nn.Sequential(
-                Linear(width, hidden_dim), nn.Dropout(dropout), Linear(hidden_dim, 1)
+            head = Sequential(
+                nn.Linear(width, hidden_dim), nn.Dropout(dropout), nn.Linear(hidden_dim, 1)
             )
             self.add_module(name, head)
 
@@ -149,7 +149,7 @@ class CAM(nn.Module):
                 raise ValueError(
                     f"{name} must have shape (B, {self.num_segments}, {width}), got {tuple(x.shape)}"
                 )
-        return self.encoder1(audio), self.encoder2(visual)
+        return call_linear(self.encoder1, audio), call_linear(self.encoder2, visual)
 
 
 class Jcam_512(CAM):  # noqa: N801 (the published file's name)

@@ -7,9 +7,8 @@ In place of ``from models.orig_cam import CAM``::
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..modules.linear import Linear
 from . import orig_cam
 from .gates import gated
 from .recurrentjointattentionwithlstms import DCNLayer, DenseCoAttn, NormalSubLayer
@@ -48,8 +47,8 @@ class CAM(orig_cam.CAM):
 
     def _add_parts(self, audio_dim: int, visual_dim: int, head: tuple[int, int, float]) -> None:
         super()._add_parts(audio_dim, visual_dim, head)
-        self.audio_gating_fc_layer = Linear(audio_dim, 2)
-        self.video_gating_fc_layer = Linear(visual_dim, 2)
+        self.audio_gating_fc_layer = nn.Linear(audio_dim, 2)
+        self.video_gating_fc_layer = nn.Linear(visual_dim, 2)
 
     def _fuse(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         attended_video, attended_audio = self.coattn(video, audio)

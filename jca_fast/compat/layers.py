@@ -13,7 +13,7 @@ Parameters are created in the published order, so that a seed gives the publishe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity
 from ..modules.checks import check_positive, check_probability
-from ..modules.linear import Linear
+from ..modules.linear import Sequential, call_linear, over_segments
 from ..modules.paper_layer import Maps
-from ..modules.released_layer import attend_to_joint, released_key
+from ..modules.released_layer import attend_to_joint
 
 
 class PublishedCoAttention(nn.Module):
@@ -52,29 +52,32 @@ class PublishedCoAttention(nn.Module):
         self.num_segments = num_segments
         self.use_query = use_query
         self.dropouts = nn.ModuleList(nn.Dropout(dropout) for _ in dims)
-        self.query_linear = Linear(sum(dims), sum(dims))
+        self.query_linear = nn.Linear(sum(dims), sum(dims))
         for i in range(1, len(dims) + 1):
-            self.add_module(f"key{i}_linear", Linear(num_segments, num_segments))
+            self.add_module(f"key{i}_linear", nn.Linear(num_segments, num_segments))
         for i, width in enumerate(dims, 1):
-            self.add_module(f"value{i}_linear", Linear(width, width))
+            self.add_module(f"value{i}_linear", nn.Linear(width, width))
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        query = self._query(values)  # (B, N, d)
-        keys, value_linears = self._linears("key"), self._linears("value")
-        parts = zip(values, keys, value_linears, self.dropouts, strict=True)
-        return tuple(
-            attend_to_joint(x, query, key, value, _rate(dropout))
-            for x, key, value, dropout in parts
-        )
+        return self._attended(values, self.dropouts)
+
+    def _attended(
+        self, values: Sequence[Tensor], dropouts: Iterable[nn.Module | None]
+    ) -> tuple[Tensor, ...]:
+        query, keys = self._query(values), self._keys(values)
+        linears = zip(self._linears("value"), values, strict=True)
+        parts = zip(keys, [call_linear(value, x) for value, x in linears], dropouts, strict=True)
+        return tuple(attend_to_joint(query, k, u, dropout) for k, u, dropout in parts)
 
     def maps(self, *values: Tensor) -> Maps:
         """C_i (B, d_i, d) and T_i (B, N, d) of every modality, without dropout."""
         query = self._query(values)
-        parts = list(zip(values, self._linears("key"), self._linears("value"), strict=True))
-        return {
-            "C": tuple(joint_affinity(released_key(x, key), query) for x, key, _ in parts),
-            "H": tuple(attend_to_joint(x, query, key, value) for x, key, value in parts),
-        }
+        c = tuple(joint_affinity(key, query) for key in self._keys(values))
+        return {"C": c, "H": self._attended(values, [None] * len(values))}
+
+    def _keys(self, values: Sequence[Tensor]) -> list[Tensor]:
+        pairs = zip(self._linears("key"), values, strict=True)
+        return [over_segments(key, x, self.num_segments) for key, x in pairs]
 
     def _linears(self, kind: str) -> list[nn.Module]:
         return [getattr(self, f"{kind}{i}_linear") for i in range(1, len(self.dims) + 1)]
@@ -89,7 +92,7 @@ class PublishedCoAttention(nn.Module):
                 needed = f"(B, {self.num_segments}, {width})"
                 raise ValueError(f"modality {i} must have shape {needed}, got {tuple(x.shape)}")
         joint = torch.cat(list(values), dim=-1)  # (B, N, d)
-        return self.query_linear(joint) if self.use_query else joint
+        return call_linear(self.query_linear, joint) if self.use_query else joint
 
     def extra_repr(self) -> str:
         sizes = f"dims={self.dims}, num_segments={self.num_segments}"
@@ -104,7 +107,7 @@ class PublishedLayer(nn.Module):
         self.dense_coattn = dense_coattn
         width = sum(dense_coattn.dims)
         self.linears = nn.ModuleList(
-            nn.Sequential(Linear(width, d), nn.ReLU(), nn.Dropout(dropout))
+            Sequential(nn.Linear(width, d), nn.ReLU(), nn.Dropout(dropout))
             for d in dense_coattn.dims
         )
 
@@ -137,11 +140,6 @@ class PublishedStack(nn.Module):
         if self.return_all if return_all is None else return_all:
             return tuple(list(feature) for feature in zip(*iterations, strict=True))
         return data
-
-
-def _rate(dropout: nn.Module) -> float:
-    """The probability that applies now to an nn.Dropout, whose rate and mode may be changed."""
-    return float(dropout.p) if dropout.training else 0.0  # type: ignore[arg-type]
 
 
 def init_weights(model: nn.Module) -> None:

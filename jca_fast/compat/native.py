@@ -101,7 +101,7 @@ def to_published(model: nn.Module) -> nn.Module:
         config = {f"dim{i}": width for i, width in enumerate(model.dims, 1)}
         config |= {"num_seq": count, "dropout": layer.dropout.p, "num_segments": n}
         return _fill(stack, config, model, _reversed(_stack_names(count, kind[2])))
-    if kind == ("paper", "concat", 2) and count == 1 and not layer.dropout:
+    if kind == ("paper", "concat", 2) and count == 1 and not layer.dropout.p:
         k = layer.W_a.shape[0]
         config = {
             "num_segments": n,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modules.linear import Linear
+from ..modules.linear import Sequential
 from .layers import init_weights
 from .released import LSTM, BottomUpExtract, DCNLayer
 
@@ -103,6 +103,6 @@ def _block(width: int, present: bool) -> nn.Module:
 
 def regressor(width: int, hidden_dim: int, dropout: float, outputs: int = 1) -> nn.Sequential:
     """The published head: Linear, ReLU, Dropout, Linear."""
-    return nn.Sequential(
-        Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), Linear(hidden_dim, outputs)
+    return Sequential(
+        nn.Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, outputs)
     )

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..modules import ResidualRNN
 from ..modules.checks import check_positive, check_probability
-from ..modules.linear import Linear
+from ..modules.linear import Sequential
 from ..modules.visual_reduction import additive_reduction
 from .layers import PublishedCoAttention, PublishedLayer, PublishedStack, init_weights, option
 
@@ -118,10 +118,12 @@ class _RecurrentBlock(ResidualRNN):
         check_probability(dropout=dropout)
         if dim % 2:
             raise ValueError(f"dim must be even, half for each direction; got {dim}")
+        self.input_dim = embed_size
+        self.dim = dim
         self.residual = residual_embeddings
         self.normalize = True
         self.dropout = nn.Dropout(dropout)
-        self.linear = Linear(dim + embed_size if residual_embeddings else dim, dim)
+        self.linear = nn.Linear(dim + embed_size if residual_embeddings else dim, dim)
         network = nn.LSTM if self.cell == "lstm" else nn.GRU
         between = dropout if num_layers > 1 else 0.0
         self.rnn = network(
@@ -164,12 +166,12 @@ class PositionAttn(nn.Module):
         super().__init__()
         check_positive(embed_dim=embed_dim, dim=dim)
         hidden = self.num_regions
-        self.affine_audio = Linear(embed_dim, dim)
-        self.affine_video = Linear(REGION_FEATURES, dim)
-        self.affine_v = Linear(dim, hidden, bias=False)
-        self.affine_g = Linear(dim, hidden, bias=False)
-        self.affine_h = Linear(hidden, 1, bias=False)
-        self.affine_feat = Linear(REGION_FEATURES, dim)
+        self.affine_audio = nn.Linear(embed_dim, dim)
+        self.affine_video = nn.Linear(REGION_FEATURES, dim)
+        self.affine_v = nn.Linear(dim, hidden, bias=False)
+        self.affine_g = nn.Linear(dim, hidden, bias=False)
+        self.affine_h = nn.Linear(hidden, 1, bias=False)
+        self.affine_feat = nn.Linear(REGION_FEATURES, dim)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         return self.attend(video, audio)[0]
@@ -229,8 +231,11 @@ class PredictLayer(nn.Module):
         super().__init__()
         self.squeeze = squeeze
         self.Joint = LSTM(dim1 + dim2, dim1, 2, dropout=0.0)
-        self.predict = nn.Sequential(
-            Linear(dim1, dim1 // 4), nn.ReLU(), nn.Dropout(dropout), Linear(dim1 // 4, num_ans)
+        self.predict = Sequential(
+            nn.Linear(dim1, dim1 // 4),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(dim1 // 4, num_ans),
         )
 
     def forward(self, data1: Tensor, data2: Tensor) -> Tensor:

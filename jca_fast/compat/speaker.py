@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..heads import AttentiveStatisticsPooling
-from ..modules.linear import Linear
+from ..modules.linear import call_linear
 from .layers import init_weights
 from .released import LSTM, BottomUpExtract, DCNLayer, PredictLayer
 
@@ -81,7 +81,7 @@ class FusionModel(nn.Module):
         self.JCA_model = CAM() if model is None else model
         width = self.JCA_model.Joint.linear.out_features
         self.asp = AttentiveStatisticsPooling(width, hidden_dim)
-        self.linear = Linear(2 * width, embedding_dim)
+        self.linear = nn.Linear(2 * width, embedding_dim)
 
     def forward(self, a_feat: Tensor, v_feat: Tensor) -> Tensor:
-        return self.linear(self.asp(self.JCA_model(a_feat, v_feat)))
+        return call_linear(self.linear, self.asp(self.JCA_model(a_feat, v_feat)))

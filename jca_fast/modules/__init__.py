@@ -1,4 +1,4 @@
-"""nn.Modules: Joint Co-Attention in both forms, the visual reductions, the residual recurrent block."""
+"""nn.Modules: Joint Co-Attention in both forms, visual reductions, the residual recurrent block."""
 
 from .joint_coattention import JointCoAttention
 from .joint_feature import JOINT_STRATEGIES, JointFeature

@@ -1,4 +1,4 @@
-"""The joint feature J that every modality attends to: the six strategies of Table 4, and two that leave J out."""
+"""The joint feature J that every modality attends to: the six strategies of Table 4 and "cross"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from operator import add, mul
 import torch
 from torch import Tensor, nn
 
-from .linear import xavier_linear
+from .lengths import zero_padding
+from .linear import call_linear, reset_children, xavier_linear
 
 JOINT_STRATEGIES = (
     "add",
@@ -21,12 +22,13 @@ JOINT_STRATEGIES = (
     "cross",
     "cross_fc",
 )
-"""Table 4's addition, multiplication and concatenation, each plain and followed by a fully connected layer ("_fc").
-"cross" is the original co-attention of Table 3: each modality attends to the others, not to a joint feature."""
+"""Addition, multiplication and concatenation of Table 4, each plain and followed by a fully
+connected layer ("_fc"). "cross" is the original co-attention of Table 3: each modality attends to
+the other modalities instead of a joint feature."""
 
 
 class JointFeature(nn.Module):
-    """From the modalities X_i (B, N, d_i) the joint feature J (B, N, d), or with "cross" one for each modality.
+    """From the modalities X_i (B, N, d_i) the joint feature J (B, N, d), one for each with "cross".
 
     ==========  =====================================  =========================
     strategy    J                                      width d
@@ -41,14 +43,23 @@ class JointFeature(nn.Module):
     Args:
         dims: widths d_i of the modalities.
         strategy: one of :data:`JOINT_STRATEGIES`.
+        device, dtype: of the parameters.
 
     Raises:
-        ValueError: the strategy is unknown, or "add" and "multiply" meet modalities of different widths.
+        ValueError: the strategy is unknown, or "add" and "multiply" meet different widths.
 
-    Source: section 4.3 and Table 4 of Duan et al., WACV 2021; the fully connected layers are square.
+    Source: section 4.3 and Table 4 of Duan et al., WACV 2021. The fully connected layers are
+    square.
     """
 
-    def __init__(self, dims: Sequence[int], strategy: str) -> None:
+    def __init__(
+        self,
+        dims: Sequence[int],
+        strategy: str,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if strategy not in JOINT_STRATEGIES:
             raise ValueError(
@@ -60,12 +71,12 @@ class JointFeature(nn.Module):
             raise ValueError(
                 f"joint={strategy!r} needs modalities of one width, got widths {self.dims}"
             )
-        distinct = self.widths if self.kind == "cross" else self.widths[:1]
-        self.fc = (
-            nn.ModuleList(xavier_linear(d, d) for d in distinct)
-            if strategy.endswith("_fc")
-            else None
-        )
+        self.fc: nn.ModuleList | None = None
+        if strategy.endswith("_fc"):
+            distinct = self.widths if self.kind == "cross" else self.widths[:1]
+            self.fc = nn.ModuleList(
+                xavier_linear(d, d, device=device, dtype=dtype) for d in distinct
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -74,10 +85,25 @@ class JointFeature(nn.Module):
             return tuple(sum(self.dims) - own for own in self.dims)
         return (sum(self.dims) if self.kind == "concat" else self.dims[0],) * len(self.dims)
 
-    def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """One J (B, N, d) for all modalities, or with "cross" one for each."""
+    def reset_parameters(self) -> None:
+        """Initialise all parameters afresh."""
+        reset_children(self)
+
+    def forward(self, inputs: Sequence[Tensor], used: Tensor | None = None) -> list[Tensor]:
+        """One J (B, N, d) for all modalities, or with "cross" one for each.
+
+        ``used`` (B, N, 1) marks the segments in use; J is zero elsewhere if the inputs are.
+        """
         joints = self._combine(inputs)
-        return joints if self.fc is None else [fc(j) for fc, j in zip(self.fc, joints, strict=True)]
+        if self.fc is None:
+            return joints
+        pairs = zip(self.fc, joints, strict=True)
+        return [zero_padding(call_linear(fc, j), used) for fc, j in pairs]
+
+    def for_each(self, inputs: Sequence[Tensor], used: Tensor | None = None) -> list[Tensor]:
+        """The J (B, N, d) of every modality; :meth:`forward` without its sharing."""
+        joints = self(inputs, used)
+        return joints if self.kind == "cross" else joints * len(inputs)
 
     def _combine(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if self.kind == "cross":

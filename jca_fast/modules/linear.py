@@ -1,4 +1,4 @@
-"""The Linear of all modules: Xavier weights and zero biases as published, on the faster product.
+"""How the modules make and call ``nn.Linear``: weights as published, on the faster product.
 
 PyTorch sends float32 products to MKL. On AMD processors MKL runs at less than half of the speed of
 oneDNN, which is also part of PyTorch (180 against 400 GFLOP/s on two Zen 5 cores). There
@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from ..ops.autograd import needs_grad, record
+from .plain import is_plain_linear
 
 _PRODUCTS, _ROWS = 2**23, 32  # below these sizes oneDNN saves less than the extra Python costs
 
@@ -62,6 +64,9 @@ def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0  # oneDNN's operator has no forward derivative
+        and not torch._C._len_torch_dispatch_stack()  # such as FlopCounterMode
+        and not torch.jit.is_tracing()
     )
 
 
@@ -89,17 +94,65 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum(0) if ctx.has_bias else None
 
 
-class Linear(nn.Linear):
-    """``nn.Linear`` on the faster product of :func:`linear`."""
+def call_linear(module: nn.Module, x: Tensor) -> Tensor:
+    """``module(x)``; the product of a plain ``nn.Linear`` runs on :func:`linear`."""
+    if prefers_onednn() and is_plain_linear(module):
+        return linear(x, module.weight, module.bias)
+    return module(x)
+
+
+class Sequential(nn.Sequential):
+    """``nn.Sequential`` that calls its modules by :func:`call_linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
+        for module in self:
+            input = call_linear(module, input)
+        return input
 
 
-def xavier_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+def over_segments(module: nn.Module, x: Tensor, num_segments: int) -> Tensor:
+    """``module(xᵀ)ᵀ``, a Linear over N segments, kept in the layout of x (B, n, d_x).
+
+    For n < N its weight is cut to n x n and its bias to n.
+    """
+    n = x.shape[1]
+    if not is_plain_linear(module):
+        whole = F.pad(x.mT, (0, num_segments - n)) if n < num_segments else x.mT  # (B, d_x, N)
+        return module(whole).mT[:, :n]
+    weight, bias = module.weight, module.bias
+    if n == num_segments:
+        y = weight @ x  # (B, N, d_x)
+        return y if bias is None else y + bias[:, None]
+    y = weight[:n, :n] @ x  # (B, n, d_x)
+    return y if bias is None else y + bias[:n, None]
+
+
+def xavier_linear(
+    in_features: int,
+    out_features: int,
+    bias: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Linear:
     """A Linear with Xavier-uniform weights (gain 1) and zero biases."""
-    made = Linear(in_features, out_features, bias)
-    nn.init.xavier_uniform_(made.weight)
-    if bias:
-        nn.init.zeros_(made.bias)
+    made = nn.Linear(in_features, out_features, bias, device, dtype)
+    reset_xavier(made)
     return made
+
+
+def reset_xavier(linear: nn.Linear) -> None:
+    """Draw Xavier-uniform weights (gain 1) and set the biases to zero."""
+    nn.init.xavier_uniform_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def reset_children(module: nn.Module) -> None:
+    """Initialise everything below ``module`` afresh: Linears as published, the rest as it does."""
+    for child in module.children():
+        if isinstance(child, nn.Linear):
+            reset_xavier(child)
+        elif callable(reset := getattr(child, "reset_parameters", None)):
+            reset()
+        else:
+            reset_children(child)

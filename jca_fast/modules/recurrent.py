@@ -1,17 +1,21 @@
-"""The re-representation layer: a bidirectional recurrent network with its input concatenated as a residual."""
+"""The re-representation layer: a bidirectional recurrent network and its input, side by side."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .checks import check_positive, check_probability
-from .linear import xavier_linear
+from .checks import check_feature, check_positive, check_probability
+from .lengths import Lengths, used_segments, zero_padding
+from .linear import call_linear, reset_children, xavier_linear
 
 
 class ResidualRNN(nn.Module):
-    """Bidirectional LSTM or GRU with learned initial state and residual embedding by concatenation.
+    """Bidirectional LSTM or GRU with learned initial state and its input concatenated.
 
         y = Linear(dropout([x; rnn(x)]))        and with ``normalize``        y / max(|y|, 1e-12)
 
@@ -23,14 +27,16 @@ class ResidualRNN(nn.Module):
         dropout: between the layers of the network and on the concatenation.
         residual: concatenate the input; False leaves it out (ablation of Table 3).
         normalize: L2-normalise each output vector, as the released code does.
+        device, dtype: of the parameters.
 
     Shapes:
         x (B, N, input_dim) -> (B, N, dim); any B and N, batch 0 included.
 
-    ``init_hidden`` holds the initial states, one row of dim / 2 for each layer and direction (layer-major, forward
-    before backward): first those of h, then for the LSTM those of c.
+    ``init_hidden`` holds the initial states, one row of dim / 2 for each layer and direction
+    (layer-major, forward before backward): first those of h, then for the LSTM those of c.
 
-    Source: section 3.2, Eqs. 1-2 of Duan et al., WACV 2021; learned initial state from the released code.
+    Source: section 3.2, Eqs. 1-2 of Duan et al., WACV 2021; learned initial state from the
+    released code.
     """
 
     def __init__(
@@ -42,33 +48,77 @@ class ResidualRNN(nn.Module):
         dropout: float = 0.0,
         residual: bool = True,
         normalize: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_positive(input_dim=input_dim, dim=dim, num_layers=num_layers)
         check_probability(dropout=dropout)
+        input_dim, dim, num_layers = int(input_dim), int(dim), int(num_layers)
         if dim % 2:
             raise ValueError(f"dim must be even, half for each direction; got {dim}")
         if cell not in ("lstm", "gru"):
             raise ValueError(f"cell must be 'lstm' or 'gru', got {cell!r}")
+        factory: Any = {"device": device, "dtype": dtype}
+        self.input_dim, self.dim, self.cell = input_dim, dim, cell
         self.residual, self.normalize = residual, normalize
         states = 2 if cell == "lstm" else 1
-        self.init_hidden = nn.Parameter(torch.empty(states * 2 * num_layers, dim // 2))
+        self.init_hidden = nn.Parameter(torch.empty(states * 2 * num_layers, dim // 2, **factory))
         nn.init.xavier_uniform_(self.init_hidden)
-        self.linear = xavier_linear(dim + input_dim if residual else dim, dim)
-        network = nn.LSTM if cell == "lstm" else nn.GRU
+        self.linear = xavier_linear(dim + input_dim if residual else dim, dim, **factory)
         between = dropout if num_layers > 1 else 0.0
-        self.rnn = network(
-            input_dim, dim // 2, num_layers, batch_first=True, dropout=between, bidirectional=True
-        )
+        options: Any = {"batch_first": True, "dropout": between, "bidirectional": True}
+        network = nn.LSTM if cell == "lstm" else nn.GRU
+        self.rnn = network(input_dim, dim // 2, num_layers, **options, **factory)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        state = (
-            self.init_hidden[:, None].expand(-1, x.shape[0], -1).contiguous()
-        )  # (states, B, dim / 2)
-        initial = state if isinstance(self.rnn, nn.GRU) else state.chunk(2)
-        y, _ = self.rnn(x, initial)  # (B, N, dim)
-        y = self.linear(
-            self.dropout(torch.cat((x, y), dim=-1) if self.residual else y)
-        )  # (B, N, dim)
-        return F.normalize(y, dim=-1) if self.normalize else y
+    def reset_parameters(self) -> None:
+        """Initialise all parameters afresh, the initial state included."""
+        nn.init.xavier_uniform_(self.init_hidden)
+        reset_children(self)
+
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """y (B, N, dim). With ``lengths`` (B,) or ``key_padding_mask`` (B, N), True in the padding,
+        the result is that of the truly shorter clips, and zero in the padding."""
+        check_feature("x", x, self.input_dim)
+        used = used_segments(lengths, key_padding_mask, x)
+        x = zero_padding(x, used)
+        y = self._run(x) if used is None else self._run_packed(x, used[..., 0])  # (B, N, dim)
+        y = self.dropout(torch.cat((x, y), dim=-1) if self.residual else y)
+        y = call_linear(self.linear, y)  # (B, N, dim)
+        return zero_padding(F.normalize(y, dim=-1) if self.normalize else y, used)
+
+    def _initial(self, batch: int) -> Tensor | tuple[Tensor, Tensor]:
+        state = self.init_hidden[:, None].expand(-1, batch, -1).contiguous()  # (states, B, dim / 2)
+        if self.cell == "gru":
+            return state
+        h, c = state.chunk(2)
+        return h, c
+
+    def _run(self, x: Tensor) -> Tensor:
+        return self.rnn(x, self._initial(x.shape[0]))[0]
+
+    def _run_packed(self, x: Tensor, used: Tensor) -> Tensor:
+        """The recurrent network over the segments in use alone; both directions skip the others."""
+        batch, segments = used.shape
+        if not batch:
+            return self._run(x)
+        order = (~used).long().argsort(dim=1, stable=True)[..., None]  # those in use come first
+        counts = used.sum(dim=1).clamp(min=1).cpu()  # an empty clip has one segment, of zeros
+        front = x.gather(1, order.expand_as(x))
+        packed = pack_padded_sequence(front, counts, batch_first=True, enforce_sorted=False)
+        packed, _ = self.rnn(packed, self._initial(batch))
+        y, _ = pad_packed_sequence(packed, batch_first=True, total_length=segments)
+        return y.gather(1, order.argsort(dim=1).expand_as(y))
+
+    def extra_repr(self) -> str:
+        return (
+            f"input_dim={self.input_dim}, dim={self.dim}, cell={self.cell!r}, "
+            f"residual={self.residual}, normalize={self.normalize}"
+        )

@@ -1,0 +1,73 @@
+"""Clips of different lengths in one batch: which segments are in use, and zeros elsewhere.
+
+A padded clip gives the result of the truly shorter clip, with the N x N and k x N weights cut to
+its length, where the inputs, the joint feature after its Linear, and the features after every
+layer are zero in the padding: a zero segment adds nothing to a sum over the segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Lengths = Tensor | Sequence[int]
+
+
+def used_segments(
+    lengths: Lengths | None,
+    key_padding_mask: Tensor | None,
+    like: Tensor,
+) -> Tensor | None:
+    """Which segments of ``like`` (B, N, ...) are in use, bool (B, N, 1); None where all are.
+
+    Args:
+        lengths: (B,) integers, the number of segments at the front that are in use; 0 to N.
+        key_padding_mask: (B, N) bool, True where a segment is padding, which may be anywhere.
+        like: the feature that is padded.
+
+    Raises:
+        TypeError, ValueError: both are given, or one has the wrong dtype, shape or range. The range
+            is checked where ``lengths`` is on the CPU; elsewhere a longer one counts as N.
+    """
+    if lengths is None and key_padding_mask is None:
+        return None
+    if lengths is not None and key_padding_mask is not None:
+        raise ValueError("give either lengths or key_padding_mask, not both")
+    if key_padding_mask is not None:
+        return ~_checked_mask(key_padding_mask, like)[..., None]
+    counts = _checked_lengths(lengths, like)  # type: ignore[arg-type]
+    steps = torch.arange(like.shape[1], device=like.device)  # (N,)
+    return (steps < counts[:, None])[..., None]
+
+
+def zero_padding(x: Tensor, used: Tensor | None) -> Tensor:
+    """``x`` with zeros where ``used`` is False; NaN there is gone, and the gradient is 0."""
+    return x if used is None else torch.where(used, x, 0)
+
+
+def _checked_mask(mask: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"key_padding_mask must be a bool tensor (B, N), got {got}")
+    if mask.shape != like.shape[:2]:
+        needed = tuple(like.shape[:2])
+        raise ValueError(f"key_padding_mask must have shape {needed}, got {tuple(mask.shape)}")
+    return mask.to(like.device)
+
+
+def _checked_lengths(lengths: Lengths, like: Tensor) -> Tensor:
+    counts = torch.as_tensor(lengths)
+    if counts.dtype.is_floating_point or counts.dtype in (torch.bool, torch.complex64):
+        raise TypeError(f"lengths must be integers (B,), got {counts.dtype}")
+    if counts.shape != like.shape[:1]:
+        raise ValueError(f"lengths must have shape ({like.shape[0]},), got {tuple(counts.shape)}")
+    known = counts.is_cpu and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    if (
+        known
+        and counts.numel()
+        and not 0 <= int(counts.min()) <= int(counts.max()) <= like.shape[1]
+    ):
+        raise ValueError(f"lengths must lie between 0 and {like.shape[1]}, got {counts.tolist()}")
+    return counts.to(like.device)
