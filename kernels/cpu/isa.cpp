@@ -1,8 +1,8 @@
 // All kernels for one instruction set. CMake compiles this file once per level with JCA_ISA and JCA_VECTOR_BYTES set;
 // everything is in an anonymous namespace, because a template the linker may merge could carry AVX-512 code into the
 // baseline.
-#include "affinity.h"
-#include "coattention_backward.h"
+#include "joint_affinity.h"
+#include "joint_coattention_backward.h"
 #include "kernels.h"
 #include "tanh_attention.h"
 #include "visual_reduction.h"

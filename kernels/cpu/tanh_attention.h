@@ -1,7 +1,7 @@
-// tanh_attention on plain tensors: the Source of core.h that packs from and unpacks to any strides and storage type.
+// tanh_attention on plain tensors: the Source of engine.h that packs from and unpacks to any strides and storage type.
 #pragma once
 
-#include "core.h"
+#include "engine.h"
 
 namespace jca {
 namespace JCA_ISA {

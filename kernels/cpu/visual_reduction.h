@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "core.h"
+#include "engine.h"
 
 namespace jca {
 namespace JCA_ISA {

@@ -1,7 +1,7 @@
 // The materialised affinity matrix, for looking at it: c = tanh(scale q k^T), lanes along the columns.
 #pragma once
 
-#include "core.h"
+#include "engine.h"
 
 namespace jca {
 namespace JCA_ISA {

@@ -1,10 +1,10 @@
-// The paper's layer, all modalities in one call. Between the tanh tiles of core.h it does the small products in place:
+// The paper's layer, all modalities in one call. Between the tanh tiles of engine.h it does the small products in place:
 // W_j J while k is packed, and relu(W_x X + .), W_h^T H and the residual while a result tile is still in L1.
 #pragma once
 
 #include <new>
 
-#include "core.h"
+#include "engine.h"
 
 namespace jca {
 namespace JCA_ISA {

@@ -2,7 +2,7 @@
 // q, then one walk over the samples for everything that is small: dX, dJ and the gradients of W_j, W_x and W_h.
 #pragma once
 
-#include "coattention.h"
+#include "joint_coattention.h"
 
 namespace jca {
 namespace JCA_ISA {
