@@ -1,10 +1,11 @@
-// The walk over tiles that every tanh kernel shares. A Source says where operands come from and where results go
+// The walk over tiles that every tanh kernel shares. A Source says where operands come from and
+// where results go
 //   S::Real                                     float or double
 //   q(b, i, count, dst)            N x 64 tile of q, multiplied by scale * 2 log2(e)
-//   k(b, j, count, dst, w, temp)   N x w tile of k;   v(b, j, count, dst, w)   D x w tile of v times the kept scale
-//   put(b, i, count, o, temp)      forward result, D x 64
-//   dout(b, i, count, dst, temp)   D x 64 tile of the gradient;   put_dq, put_dk, put_dv   results
-//   temp_size()                    elements of scratch behind `temp`
+//   k(b, j, count, dst, w, temp)   N x w tile of k;   v(b, j, count, dst, w)   D x w tile of v
+//   times the kept scale put(b, i, count, o, temp)      forward result, D x 64 dout(b, i, count,
+//   dst, temp)   D x 64 tile of the gradient;   put_dq, put_dk, put_dv   results temp_size()
+//   elements of scratch behind `temp`
 // so that plain tensors and the fused layer differ only there.
 #pragma once
 
@@ -15,7 +16,8 @@ namespace jca {
 namespace JCA_ISA {
 namespace {
 
-// Shape of the backward's tiles: 64 rows by kCols columns; the two L1 buffers hold kRows * kCols elements each.
+// Shape of the backward's tiles: 64 rows by kCols columns; the two L1 buffers hold kRows * kCols
+// elements each.
 constexpr int kRows = 32, kCols = 128;
 
 struct Shape {
@@ -35,8 +37,9 @@ JCA_INLINE void fill_words(int64_t first, int64_t columns, uint32_t* out) {
     for (int64_t w = 0; w < columns / 2; w++) out[w] = dropout_word(first + (w / 16) * 32 + w % 16);
 }
 
-// Runs the units of several engines (one per modality) as one parallel region. An engine has units(), scratch_bytes(),
-// shared_bytes() of memory that prepare() fills before the region, and operator()(unit, scratch).
+// Runs the units of several engines (one per modality) as one parallel region. An engine has
+// units(), scratch_bytes(), shared_bytes() of memory that prepare() fills before the region, and
+// operator()(unit, scratch).
 template <class E>
 struct Engines {
     E* engine;
@@ -59,7 +62,8 @@ struct Engines {
         Buffer buffer(shared.used);
         if (!buffer.data && shared.used) return JCA_NO_MEMORY;
         Arena arena{buffer.data};
-        for (int64_t i = 0; i < count; i++) engine[i].prepare(arena.take<char>((int64_t)engine[i].shared_bytes()));
+        for (int64_t i = 0; i < count; i++)
+            engine[i].prepare(arena.take<char>((int64_t)engine[i].shared_bytes()));
         const int status = parallel_units(units, (size_t)scratch, *this);
         for (int64_t i = 0; status == JCA_OK && i < count; i++) engine[i].finish();
         return status;
@@ -73,8 +77,9 @@ struct Forward {
     const S* source;
     T* shared_v = nullptr;  // [tile j][D][64]
     int64_t tiles_i = ceil_div(shape.m, kTile), tiles_j = ceil_div(shape.l, kTile);
-    // Row tiles per unit: about 32 units in all, chosen from the shape alone, so that packing k and v is paid seldom.
-    int64_t group = min_of(tiles_i, max_of(1, tiles_i * shape.batch / 32));
+    // Row tiles per unit: about 32 units in all, chosen from the shape alone, so that packing k and
+    // v is paid seldom.
+    int64_t group = min_of(tiles_i, max_of(1, tiles_i* shape.batch / 32));
     int64_t groups = ceil_div(tiles_i, group);
 
     struct Scratch {
@@ -83,7 +88,9 @@ struct Forward {
     };
 
     int64_t units() const { return shape.batch * groups; }
-    size_t shared_bytes() const { return shape.shared_v ? (size_t)(tiles_j * shape.d * kTile) * sizeof(T) : 0; }
+    size_t shared_bytes() const {
+        return shape.shared_v ? (size_t)(tiles_j * shape.d * kTile) * sizeof(T) : 0;
+    }
     size_t scratch_bytes() const {
         Arena arena{nullptr};
         layout(arena);
@@ -124,7 +131,8 @@ struct Forward {
         }
         const uint32_t key = DROP ? dropout_key(shape.seed, b) : 0;
         if (DROP) fill_words(0, tiles_j * kTile, s.word);
-        for (int64_t t = i_tile; t < min_of(tiles_i, i_tile + group); t++) row_tile(s, b, t * kTile, key);
+        for (int64_t t = i_tile; t < min_of(tiles_i, i_tile + group); t++)
+            row_tile(s, b, t * kTile, key);
     }
 
     void row_tile(const Scratch& s, int64_t b, int64_t i, uint32_t key) const {
@@ -142,8 +150,9 @@ struct Forward {
     }
 };
 
-// One pass: c is recomputed, dv and dk are rank updates of L1 tiles, dq keeps its lanes until the end of a row tile.
-// Units are (group of samples) x (chunk of columns). Sums over units are made afterwards in a fixed order.
+// One pass: c is recomputed, dv and dk are rank updates of L1 tiles, dq keeps its lanes until the
+// end of a row tile. Units are (group of samples) x (chunk of columns). Sums over units are made
+// afterwards in a fixed order.
 template <class S, bool DROP>
 struct Backward {
     using T = typename S::Real;
@@ -151,7 +160,8 @@ struct Backward {
     const S* source;
     int64_t tiles_i = ceil_div(shape.m, kRows), tiles_j = ceil_div(shape.l, kCols);
     int64_t groups = shape.shared_v ? max_of(1, min_of(shape.batch, 16)) : shape.batch;
-    int64_t chunk = ceil_div(tiles_j, min_of(tiles_j, ceil_div(8, max_of(groups, 1))));  // column tiles per unit
+    int64_t chunk = ceil_div(
+        tiles_j, min_of(tiles_j, ceil_div(8, max_of(groups, 1))));  // column tiles per unit
     int64_t chunks = ceil_div(tiles_j, chunk);
     int64_t k_size = shape.n * kCols, v_size = shape.d * kCols, q_size = shape.n * kTile;
     T* shared_v = nullptr;    // [tile j][D][kCols]
@@ -185,7 +195,8 @@ struct Backward {
         Arena arena{shared};
         share(arena);
         for (int64_t t = 0; shape.shared_v && t < tiles_j; t++)
-            source->v(0, t * kCols, min_of(kCols, shape.l - t * kCols), shared_v + t * v_size, kCols);
+            source->v(0, t * kCols, min_of(kCols, shape.l - t * kCols), shared_v + t * v_size,
+                      kCols);
     }
 
     Scratch layout(Arena& arena) const {
@@ -217,7 +228,8 @@ struct Backward {
             memset(s.dv, 0, (size_t)((t1 - t0) * v_size) * sizeof(T));
         }
         if (DROP) fill_words(t0 * kCols, (t1 - t0) * kCols, s.word);
-        for (int64_t b = g * shape.batch / groups; b < (g + 1) * shape.batch / groups; b++) sample(s, b, c, t0, t1);
+        for (int64_t b = g * shape.batch / groups; b < (g + 1) * shape.batch / groups; b++)
+            sample(s, b, c, t0, t1);
     }
 
     void sample(const Scratch& s, int64_t b, int64_t c, int64_t t0, int64_t t1) const {
@@ -234,7 +246,8 @@ struct Backward {
             if (chunks == 1)
                 source->put_dq(b, t * kRows, min_of(kRows, shape.m - t * kRows), s.dq);
             else
-                memcpy(dq_partial + ((c * shape.batch + b) * tiles_i + t) * q_size, s.dq, (size_t)q_size * sizeof(T));
+                memcpy(dq_partial + ((c * shape.batch + b) * tiles_i + t) * q_size, s.dq,
+                       (size_t)q_size * sizeof(T));
         }
         for (int64_t t = t0; t < t1; t++) {
             const int64_t j = t * kCols, count = min_of(kCols, shape.l - j);
@@ -243,17 +256,20 @@ struct Backward {
         }
     }
 
-    void row_tile(const Scratch& s, int64_t b, int64_t i, int64_t t0, int64_t t1, uint32_t key) const {
+    void row_tile(const Scratch& s, int64_t b, int64_t i, int64_t t0, int64_t t1,
+                  uint32_t key) const {
         const int64_t rows = min_of(kRows, shape.m - i);
         source->q(b, i, rows, s.q);
         source->dout(b, i, rows, s.dout, s.temp);
         if (DROP) fill_rows(key, i, kRows, s.row);
         memset(s.sums, 0, (size_t)(kRows * shape.n) * sizeof(vec_t<T>));
         for (int64_t t = 0; t < t1 - t0; t++) {
-            const int64_t cols = min_of(kCols, shape.l - (t0 + t) * kCols), padded = padded_columns<T>(cols);
+            const int64_t cols = min_of(kCols, shape.l - (t0 + t) * kCols),
+                          padded = padded_columns<T>(cols);
             const Mask mask{s.row, s.word + t * kCols / 2, shape.limit};
             const T *k = s.k + t * k_size, *v = s.v + t * v_size;
-            gradient_tile<T, DROP, kCols>(s.q, k, shape.n, s.dout, v, shape.d, rows, cols, mask, s.c, s.ds);
+            gradient_tile<T, DROP, kCols>(s.q, k, shape.n, s.dout, v, shape.d, rows, cols, mask,
+                                          s.c, s.ds);
             if (cols < padded)  // 0 * inf in the padding must not reach dq
                 for (int64_t r = 0; r < rows; r++)
                     memset(s.ds + r * kCols + cols, 0, (size_t)(padded - cols) * sizeof(T));
@@ -267,15 +283,18 @@ struct Backward {
     // Sums of the partial dq and dv, in the order of chunks and groups.
     void finish() const {
         for (int64_t c = 1; c < chunks; c++)
-            add(dq_partial, dq_partial + c * shape.batch * tiles_i * q_size, shape.batch * tiles_i * q_size);
+            add(dq_partial, dq_partial + c * shape.batch * tiles_i * q_size,
+                shape.batch * tiles_i * q_size);
         for (int64_t r = 0; chunks > 1 && r < shape.batch * tiles_i; r++) {
             const int64_t i = r % tiles_i * kRows;
             source->put_dq(r / tiles_i, i, min_of(kRows, shape.m - i), dq_partial + r * q_size);
         }
         if (!shape.shared_v) return;
-        for (int64_t g = 1; g < groups; g++) add(dv_partial, dv_partial + g * tiles_j * v_size, tiles_j * v_size);
+        for (int64_t g = 1; g < groups; g++)
+            add(dv_partial, dv_partial + g * tiles_j * v_size, tiles_j * v_size);
         for (int64_t t = 0; t < tiles_j; t++)
-            source->put_dv(0, t * kCols, min_of(kCols, shape.l - t * kCols), dv_partial + t * v_size, kCols);
+            source->put_dv(0, t * kCols, min_of(kCols, shape.l - t * kCols),
+                           dv_partial + t * v_size, kCols);
     }
 
     static void add(T* to, const T* from, int64_t count) {

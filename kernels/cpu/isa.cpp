@@ -1,6 +1,6 @@
-// All kernels for one instruction set. CMake compiles this file once per level with JCA_ISA and JCA_VECTOR_BYTES set;
-// everything is in an anonymous namespace, because a template the linker may merge could carry AVX-512 code into the
-// baseline.
+// All kernels for one instruction set. CMake compiles this file once per level with JCA_ISA and
+// JCA_VECTOR_BYTES set; everything is in an anonymous namespace, because a template the linker may
+// merge could carry AVX-512 code into the baseline.
 #include "joint_affinity.h"
 #include "joint_coattention_backward.h"
 #include "kernels.h"
@@ -22,12 +22,14 @@ int by_dtype(const Args& a) {
     }
 }
 
-#define JCA_OP(name, Args)                                       \
-    template <class S>                                           \
-    struct name##_op {                                           \
-        static int run(const Args& a) { return name<S>(a); }     \
-    };                                                           \
-    int name##_any(const Args& a) { return by_dtype<name##_op>(a); }
+#define JCA_OP(name, Args)                                   \
+    template <class S>                                       \
+    struct name##_op {                                       \
+        static int run(const Args& a) { return name<S>(a); } \
+    };                                                       \
+    int name##_any(const Args& a) {                          \
+        return by_dtype<name##_op>(a);                       \
+    }
 
 JCA_OP(tanh_attention_forward, jca_tanh_attention)
 JCA_OP(tanh_attention_backward, jca_tanh_attention)
@@ -38,8 +40,9 @@ JCA_OP(coattention_backward, jca_coattention)
 JCA_OP(reduction_forward, jca_reduction)
 JCA_OP(reduction_backward, jca_reduction)
 
-// The yardstick of the benchmarks: `steps` x 12 independent multiply-adds of whole float32 vectors, in registers.
-// Returns the number of multiply-adds of single numbers, which divided by the time is this machine's peak.
+// The yardstick of the benchmarks: `steps` x 12 independent multiply-adds of whole float32 vectors,
+// in registers. Returns the number of multiply-adds of single numbers, which divided by the time is
+// this machine's peak.
 int64_t fma_yardstick(int64_t steps, float* sink) {
     f32v acc[12];
     const f32v x = splat(0.999f);
@@ -58,9 +61,9 @@ int64_t fma_yardstick(int64_t steps, float* sink) {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    tanh_attention_forward_any, tanh_attention_backward_any, affinity_forward_any,  affinity_backward_any,
-    coattention_forward_any,    coattention_backward_any,    reduction_forward_any, reduction_backward_any,
-    fma_yardstick,
+    tanh_attention_forward_any, tanh_attention_backward_any, affinity_forward_any,
+    affinity_backward_any,      coattention_forward_any,     coattention_backward_any,
+    reduction_forward_any,      reduction_backward_any,      fma_yardstick,
 };
 
 }  // namespace JCA_ISA

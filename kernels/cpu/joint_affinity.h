@@ -1,4 +1,5 @@
-// The materialised affinity matrix, for looking at it: c = tanh(scale q k^T), lanes along the columns.
+// The materialised affinity matrix, for looking at it: c = tanh(scale q k^T), lanes along the
+// columns.
 #pragma once
 
 #include "engine.h"
@@ -31,10 +32,12 @@ struct Affinity {
     }
 
     void tile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, T scale, T* dst) const {
-        pack(sample<const St>(x, b) + first * x.stride[1], x.stride[2], x.stride[1], a.n, count, scale, dst, kTile);
+        pack(sample<const St>(x, b) + first * x.stride[1], x.stride[2], x.stride[1], a.n, count,
+             scale, dst, kTile);
     }
     void untile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, const T* src) const {
-        unpack(src, kTile, a.n, count, T(1), sample<St>(x, b) + first * x.stride[1], x.stride[2], x.stride[1]);
+        unpack(src, kTile, a.n, count, T(1), sample<St>(x, b) + first * x.stride[1], x.stride[2],
+               x.stride[1]);
     }
 
     // One unit: a row tile of one sample.
@@ -102,7 +105,8 @@ int affinity_forward(const jca_affinity& a) {
 template <class St>
 int affinity_backward(const jca_affinity& a) {
     const Affinity<St> op{a};
-    return parallel_units(a.batch, op.scratch_bytes(), [&op](int64_t b, char* memory) { op.backward(b, memory); });
+    return parallel_units(a.batch, op.scratch_bytes(),
+                          [&op](int64_t b, char* memory) { op.backward(b, memory); });
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// The paper's layer, all modalities in one call. Between the tanh tiles of engine.h it does the small products in place:
-// W_j J while k is packed, and relu(W_x X + .), W_h^T H and the residual while a result tile is still in L1.
+// The paper's layer, all modalities in one call. Between the tanh tiles of engine.h it does the
+// small products in place: W_j J while k is packed, and relu(W_x X + .), W_h^T H and the residual
+// while a result tile is still in L1.
 #pragma once
 
 #include <new>
@@ -18,22 +19,25 @@ JCA_INLINE void small_product(const T* coef, int64_t rows, int64_t inner, const 
 
 // A weight as a dense [rows][cols] array of the arithmetic type; `transposed` swaps what is a row.
 template <class St>
-real_t<St>* dense(Arena& arena, const jca_weight& w, int64_t rows, int64_t cols, bool transposed, bool fill) {
+real_t<St>* dense(Arena& arena, const jca_weight& w, int64_t rows, int64_t cols, bool transposed,
+                  bool fill) {
     real_t<St>* p = arena.take<real_t<St>>(rows * cols);
-    const int64_t row = transposed ? w.stride[1] : w.stride[0], col = transposed ? w.stride[0] : w.stride[1];
+    const int64_t row = transposed ? w.stride[1] : w.stride[0],
+                  col = transposed ? w.stride[0] : w.stride[1];
     if (fill) pack(static_cast<const St*>(w.data), row, col, rows, cols, real_t<St>(1), p, cols);
     return p;
 }
 
-// What both passes know about one modality. J is read from its parts where it is their concatenation.
+// What both passes know about one modality. J is read from its parts where it is their
+// concatenation.
 template <class St>
 struct LayerSource {
     using Real = real_t<St>;
     const jca_coattention* layer;
     const jca_modality* own;
     Real kept;
-    Real *w_j, *w_x, *w_h;        // (N, N), (k, N), (k, N)
-    Real *w_jt, *w_xt, *w_ht;     // (N, N), (N, k), (N, k)
+    Real *w_j, *w_x, *w_h;              // (N, N), (k, N), (k, N)
+    Real *w_jt, *w_xt, *w_ht;           // (N, N), (N, k), (N, k)
     Real *dp = nullptr, *dq = nullptr;  // backward: (B, N, d), (B, N, d_x)
 
     // Weights as dense arrays; with `fill` false only their place is measured.
@@ -49,20 +53,24 @@ struct LayerSource {
 
     Shape shape() const {
         const int64_t limit = layer->threshold < 65536 ? layer->threshold << 16 : 0xffffffffll;
-        const uint64_t seed = (uint64_t)layer->seed + (uint64_t)(own - layer->modality) * 0x9e3779b97f4a7c15ull;
-        return Shape{layer->batch, own->width, own->joint_width, layer->n, own->attention, true, (uint32_t)limit,
-                     (int64_t)seed};
+        const uint64_t seed =
+            (uint64_t)layer->seed + (uint64_t)(own - layer->modality) * 0x9e3779b97f4a7c15ull;
+        return Shape{layer->batch,   own->width, own->joint_width, layer->n,
+                     own->attention, true,       (uint32_t)limit,  (int64_t)seed};
     }
 
     int64_t temp_size() const { return (3 * layer->n + own->attention) * kTile; }
 
-    void tile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t rows, Real scale, Real* dst,
-              int64_t width) const {
-        pack(sample<const St>(x, b) + first * x.stride[2], x.stride[1], x.stride[2], rows, count, scale, dst, width);
+    void tile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t rows,
+              Real scale, Real* dst, int64_t width) const {
+        pack(sample<const St>(x, b) + first * x.stride[2], x.stride[1], x.stride[2], rows, count,
+             scale, dst, width);
     }
 
-    void untile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t rows, const Real* src) const {
-        unpack(src, kTile, rows, count, Real(1), sample<St>(x, b) + first * x.stride[2], x.stride[1], x.stride[2]);
+    void untile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t rows,
+                const Real* src) const {
+        unpack(src, kTile, rows, count, Real(1), sample<St>(x, b) + first * x.stride[2],
+               x.stride[1], x.stride[2]);
     }
 
     // Columns [j, j + count) of J, `count` <= 64, zero-padded to 64.
@@ -70,13 +78,14 @@ struct LayerSource {
         if (own->joint.data) return tile(own->joint, b, j, count, layer->n, 1, dst, kTile);
         memset(dst, 0, (size_t)(layer->n * kTile) * sizeof(Real));
         int64_t begin = 0;
-        for (const jca_modality* m = layer->modality; m < layer->modality + layer->count; begin += m++->width) {
+        for (const jca_modality* m = layer->modality; m < layer->modality + layer->count;
+             begin += m++->width) {
             const int64_t from = max_of(j, begin), to = min_of(j + count, begin + m->width);
             if (from >= to) continue;
             const St* src = sample<const St>(m->x, b) + (from - begin) * m->x.stride[2];
             for (int64_t n = 0; n < layer->n; n++)
-                pack(src + n * m->x.stride[1], 0, m->x.stride[2], 1, to - from, Real(1), dst + n * kTile + from - j,
-                     to - from);
+                pack(src + n * m->x.stride[1], 0, m->x.stride[2], 1, to - from, Real(1),
+                     dst + n * kTile + from - j, to - from);
         }
     }
 
@@ -90,14 +99,15 @@ struct LayerSource {
             joint(b, j + c, max_of(0, min_of(kTile, count - c)), x);
             memset(y, 0, (size_t)(layer->n * kTile) * sizeof(Real));
             small_product(w_j, layer->n, layer->n, x, y);
-            for (int64_t n = 0; n < layer->n; n++) memcpy(dst + n * width + c, y + n * kTile, kTile * sizeof(Real));
+            for (int64_t n = 0; n < layer->n; n++)
+                memcpy(dst + n * width + c, y + n * kTile, kTile * sizeof(Real));
         }
     }
 
     void v(int64_t, int64_t j, int64_t count, Real* dst, int64_t width) const {
         const jca_weight& w = own->w_c;
-        pack(static_cast<const St*>(w.data) + j * w.stride[1], w.stride[0], w.stride[1], own->attention, count, kept, dst,
-             width);
+        pack(static_cast<const St*>(w.data) + j * w.stride[1], w.stride[0], w.stride[1],
+             own->attention, count, kept, dst, width);
     }
 
     // o (k x 64) -> H = relu(W_x X + o), X' = X + W_h^T H
@@ -128,7 +138,8 @@ struct LayerSource {
     }
 
     void put_dq(int64_t b, int64_t i, int64_t count, const Real* x) const {
-        unpack(x, kTile, layer->n, count, (Real)own->scale, dq + b * layer->n * own->width + i, own->width, 1);
+        unpack(x, kTile, layer->n, count, (Real)own->scale, dq + b * layer->n * own->width + i,
+               own->width, 1);
     }
     void put_dk(int64_t b, int64_t j, int64_t count, const Real* x, int64_t w) const {
         const int64_t d = own->joint_width;
@@ -136,8 +147,8 @@ struct LayerSource {
     }
     void put_dv(int64_t, int64_t j, int64_t count, const Real* x, int64_t w) const {
         const jca_weight& out = own->dw_c;
-        unpack(x, w, own->attention, count, kept, static_cast<St*>(out.data) + j * out.stride[1], out.stride[0],
-               out.stride[1]);
+        unpack(x, w, own->attention, count, kept, static_cast<St*>(out.data) + j * out.stride[1],
+               out.stride[0], out.stride[1]);
     }
 };
 

@@ -1,5 +1,6 @@
-// Backward of the paper's layer: the tanh tiles first, which leave dP = gradient of W_j J and dQ = gradient of X through
-// q, then one walk over the samples for everything that is small: dX, dJ and the gradients of W_j, W_x and W_h.
+// Backward of the paper's layer: the tanh tiles first, which leave dP = gradient of W_j J and dQ =
+// gradient of X through q, then one walk over the samples for everything that is small: dX, dJ and
+// the gradients of W_j, W_x and W_h.
 #pragma once
 
 #include "joint_coattention.h"
@@ -8,7 +9,8 @@ namespace jca {
 namespace JCA_ISA {
 namespace {
 
-// sum of a[r][c] b[n][c] over the columns of many tiles: `rows` x `cols` sums with unreduced lanes, then reduced once.
+// sum of a[r][c] b[n][c] over the columns of many tiles: `rows` x `cols` sums with unreduced lanes,
+// then reduced once.
 template <class T>
 struct Outer {
     vec_t<T>* sums;
@@ -57,7 +59,9 @@ struct SmallGradients {
         vec_t<T>* sums;
     };
 
-    Outer<T> w_j(const Scratch& s, int64_t m) const { return Outer<T>{s.sums + sums_begin(m), n, n}; }
+    Outer<T> w_j(const Scratch& s, int64_t m) const {
+        return Outer<T>{s.sums + sums_begin(m), n, n};
+    }
     Outer<T> w_x(const Scratch& s, int64_t m) const {
         return Outer<T>{w_j(s, m).sums + Outer<T>::padded(n) * n, a.modality[m].attention, n};
     }
@@ -84,7 +88,8 @@ struct SmallGradients {
         Arena arena{memory};
         const Scratch s = layout(arena);
         memset(static_cast<void*>(s.sums), 0, (size_t)sums_begin(a.count) * sizeof(vec_t<T>));
-        for (int64_t b = g * a.batch / groups; b < (g + 1) * a.batch / groups; b++) sample_gradients(s, b);
+        for (int64_t b = g * a.batch / groups; b < (g + 1) * a.batch / groups; b++)
+            sample_gradients(s, b);
         T* out = partial + g * partial_size();
         for (int64_t m = 0; m < a.count; out += weights_size(m++)) {
             w_j(s, m).reduce(out);
@@ -96,10 +101,12 @@ struct SmallGradients {
     void sample_gradients(const Scratch& s, int64_t b) const {
         int64_t begin = 0;  // of modality m in the concatenation
         for (int64_t m = 0; m < a.count; begin += a.modality[m++].width)
-            for (int64_t i = 0; i < a.modality[m].width; i += kTile) input_tile(s, b, m, i, begin + i);
+            for (int64_t i = 0; i < a.modality[m].width; i += kTile)
+                input_tile(s, b, m, i, begin + i);
         for (int64_t m = 0; m < a.count; m++)
             if (a.modality[m].joint.data)
-                for (int64_t j = 0; j < a.modality[m].joint_width; j += kTile) joint_tile(s, b, m, j);
+                for (int64_t j = 0; j < a.modality[m].joint_width; j += kTile)
+                    joint_tile(s, b, m, j);
     }
 
     // dX = G + W_x^T dH + dQ, and where J is the concatenation + sum_m W_jm^T dP_m on these columns
@@ -124,7 +131,8 @@ struct SmallGradients {
         src.untile(own.dx, b, i, count, n, s.dx);
     }
 
-    // dJ of the modalities that read the joint feature of m, summed in their order; m is the one that owns it.
+    // dJ of the modalities that read the joint feature of m, summed in their order; m is the one
+    // that owns it.
     void joint_tile(const Scratch& s, int64_t b, int64_t m, int64_t j) const {
         const jca_modality& own = a.modality[m];
         if (!own.djoint.data) return;
@@ -137,7 +145,8 @@ struct SmallGradients {
     }
 
     // dW_jo += dP_o J^T and dj += W_jo^T dP_o on columns [j, j + count) of the joint feature
-    void through_joint(const Scratch& s, int64_t b, int64_t o, int64_t j, int64_t count, const T* joint, T* dj) const {
+    void through_joint(const Scratch& s, int64_t b, int64_t o, int64_t j, int64_t count,
+                       const T* joint, T* dj) const {
         const int64_t d = a.modality[o].joint_width;
         pack(source[o].dp + b * n * d + j, d, 1, n, count, T(1), s.dp, kTile);
         w_j(s, o).add(s.dp, joint);
@@ -176,7 +185,8 @@ int coattention_backward(const jca_coattention& a) {
     Arena layout{nullptr};
     small.layout(layout);
     int64_t total = max_of(small.groups, 1) * small.partial_size() + 16;
-    for (int64_t m = 0; m < a.count; m++) total += a.batch * a.n * (a.modality[m].width + a.modality[m].joint_width) + 32;
+    for (int64_t m = 0; m < a.count; m++)
+        total += a.batch * a.n * (a.modality[m].width + a.modality[m].joint_width) + 32;
     Buffer buffer((size_t)total * sizeof(T));
     if (!sources.buffer.data || !buffer.data) return JCA_NO_MEMORY;
     Arena arena{buffer.data};

@@ -1,5 +1,6 @@
-// Moving tiles between the caller's tensors (any storage type, any strides) and packed tiles of the arithmetic type.
-// A packed tile is [row][width], 64-byte aligned: with plain 4 KB row strides the rows would alias in L1.
+// Moving tiles between the caller's tensors (any storage type, any strides) and packed tiles of the
+// arithmetic type. A packed tile is [row][width], 64-byte aligned: with plain 4 KB row strides the
+// rows would alias in L1.
 #pragma once
 
 #include "abi.h"
@@ -18,9 +19,15 @@ typedef _Float16 float16;
 typedef __fp16 float16;
 #endif
 
-JCA_INLINE float to_real(float x) { return x; }
-JCA_INLINE double to_real(double x) { return x; }
-JCA_INLINE float to_real(float16 x) { return (float)x; }
+JCA_INLINE float to_real(float x) {
+    return x;
+}
+JCA_INLINE double to_real(double x) {
+    return x;
+}
+JCA_INLINE float to_real(float16 x) {
+    return (float)x;
+}
 JCA_INLINE float to_real(bfloat16 x) {
     uint32_t bits = (uint32_t)x.bits << 16;
     float y;
@@ -28,9 +35,15 @@ JCA_INLINE float to_real(bfloat16 x) {
     return y;
 }
 
-JCA_INLINE void from_real(float x, float& y) { y = x; }
-JCA_INLINE void from_real(double x, double& y) { y = x; }
-JCA_INLINE void from_real(float x, float16& y) { y = (float16)x; }
+JCA_INLINE void from_real(float x, float& y) {
+    y = x;
+}
+JCA_INLINE void from_real(double x, double& y) {
+    y = x;
+}
+JCA_INLINE void from_real(float x, float16& y) {
+    y = (float16)x;
+}
 JCA_INLINE void from_real(float x, bfloat16& y) {
     uint32_t bits;
     memcpy(&bits, &x, 4);
@@ -52,8 +65,8 @@ using real_t = typename Real<S>::type;
 
 // dst[r][c] = scale * src[r * row_stride + c * col_stride] for c < cols, 0 up to `width`.
 template <class S, class T>
-JCA_KERNEL void pack(const S* src, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t cols, T scale, T* dst,
-          int64_t width) {
+JCA_KERNEL void pack(const S* src, int64_t row_stride, int64_t col_stride, int64_t rows,
+                     int64_t cols, T scale, T* dst, int64_t width) {
     if (col_stride == 1) {
         for (int64_t r = 0; r < rows; r++) {
             const S* p = src + r * row_stride;
@@ -62,22 +75,26 @@ JCA_KERNEL void pack(const S* src, int64_t row_stride, int64_t col_stride, int64
         }
     } else {
         for (int64_t c = 0; c < cols; c++)
-            for (int64_t r = 0; r < rows; r++) dst[r * width + c] = scale * to_real(src[r * row_stride + c * col_stride]);
+            for (int64_t r = 0; r < rows; r++)
+                dst[r * width + c] = scale * to_real(src[r * row_stride + c * col_stride]);
     }
     if (cols < width)
-        for (int64_t r = 0; r < rows; r++) memset(dst + r * width + cols, 0, (size_t)(width - cols) * sizeof(T));
+        for (int64_t r = 0; r < rows; r++)
+            memset(dst + r * width + cols, 0, (size_t)(width - cols) * sizeof(T));
 }
 
 // dst[r * row_stride + c * col_stride] = scale * src[r][c]
 template <class S, class T>
-JCA_KERNEL void unpack(const T* src, int64_t width, int64_t rows, int64_t cols, T scale, S* dst, int64_t row_stride,
-            int64_t col_stride) {
+JCA_KERNEL void unpack(const T* src, int64_t width, int64_t rows, int64_t cols, T scale, S* dst,
+                       int64_t row_stride, int64_t col_stride) {
     if (col_stride == 1) {
         for (int64_t r = 0; r < rows; r++)
-            for (int64_t c = 0; c < cols; c++) from_real(scale * src[r * width + c], dst[r * row_stride + c]);
+            for (int64_t c = 0; c < cols; c++)
+                from_real(scale * src[r * width + c], dst[r * row_stride + c]);
     } else {
         for (int64_t c = 0; c < cols; c++)
-            for (int64_t r = 0; r < rows; r++) from_real(scale * src[r * width + c], dst[r * row_stride + c * col_stride]);
+            for (int64_t r = 0; r < rows; r++)
+                from_real(scale * src[r * width + c], dst[r * row_stride + c * col_stride]);
     }
 }
 
@@ -86,9 +103,15 @@ JCA_INLINE S* sample(const jca_matrix& x, int64_t b) {
     return static_cast<S*>(x.data) + b * x.stride[0];
 }
 
-JCA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-JCA_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-JCA_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+JCA_INLINE int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+JCA_INLINE int64_t min_of(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+JCA_INLINE int64_t max_of(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
 
 // Hands out aligned pieces of one scratch block; from a null base it only measures.
 struct Arena {

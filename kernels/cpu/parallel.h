@@ -1,5 +1,5 @@
-// Work units on torch's own thread pool. What a unit is depends on the shape alone; which thread runs it does not matter,
-// so results are the same bits for any number of threads.
+// Work units on torch's own thread pool. What a unit is depends on the shape alone; which thread
+// runs it does not matter, so results are the same bits for any number of threads.
 #pragma once
 
 #include <stddef.h>
@@ -27,7 +27,9 @@ template <class F>
 int parallel_units(int64_t units, size_t scratch_bytes, const F& f) {
     return run_units(
         units, scratch_bytes,
-        [](const void* context, int64_t unit, char* scratch) { (*static_cast<const F*>(context))(unit, scratch); },
+        [](const void* context, int64_t unit, char* scratch) {
+            (*static_cast<const F*>(context))(unit, scratch);
+        },
         &f);
 }
 

@@ -1,4 +1,5 @@
-// The part that is compiled once: choice of the instruction set, checks of arguments, torch's thread pool, scratch memory.
+// The part that is compiled once: choice of the instruction set, checks of arguments, torch's
+// thread pool, scratch memory.
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,9 +13,9 @@
 
 namespace jca {
 
-#define JCA_DECLARE(isa)              \
-    namespace isa {                   \
-    extern const Kernels kernels;     \
+#define JCA_DECLARE(isa)          \
+    namespace isa {               \
+    extern const Kernels kernels; \
     }
 #if defined(JCA_X86)
 JCA_DECLARE(v2)
@@ -36,11 +37,12 @@ const Level* levels(int* count) {
 #if defined(JCA_X86)
     static const Level all[] = {
         {"v4", &v4::kernels,
-         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
+         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl")},
         {"v3", &v3::kernels,
-         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-             __builtin_cpu_supports("f16c")},
+         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c")},
         {"v2", &v2::kernels, __builtin_cpu_supports("sse4.2") != 0},
     };
 #else
@@ -134,8 +136,12 @@ int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const 
 
 namespace {
 
-bool bad_dtype(int64_t dtype) { return dtype < JCA_FLOAT32 || dtype > JCA_FLOAT16; }
-bool bad_threshold(int64_t threshold) { return threshold < 0 || threshold > 65536; }
+bool bad_dtype(int64_t dtype) {
+    return dtype < JCA_FLOAT32 || dtype > JCA_FLOAT16;
+}
+bool bad_threshold(int64_t threshold) {
+    return threshold < 0 || threshold > 65536;
+}
 
 int check(const jca_tanh_attention& a, bool backward) {
     if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
@@ -145,7 +151,8 @@ int check(const jca_tanh_attention& a, bool backward) {
     if (a.batch == 0) return JCA_OK;
     if (!a.q.data || !a.k.data || !a.v.data) return JCA_NULL_POINTER;
     if ((!backward || a.epilogue) && !a.out.data) return JCA_NULL_POINTER;
-    if (backward && (!a.dout.data || !a.dq.data || !a.dk.data || !a.dv.data)) return JCA_NULL_POINTER;
+    if (backward && (!a.dout.data || !a.dq.data || !a.dk.data || !a.dv.data))
+        return JCA_NULL_POINTER;
     return JCA_OK;
 }
 
@@ -161,14 +168,16 @@ int check(const jca_affinity& a, bool backward) {
 int check(const jca_modality& m, const jca_coattention& a, bool backward) {
     if (m.width < 1 || m.joint_width < 1 || m.attention < 1) return JCA_BAD_SHAPE;
     if (!m.w_j.data || !m.w_x.data || !m.w_c.data || !m.w_h.data) return JCA_NULL_POINTER;
-    if (backward && (!m.dw_j.data || !m.dw_x.data || !m.dw_c.data || !m.dw_h.data)) return JCA_NULL_POINTER;
+    if (backward && (!m.dw_j.data || !m.dw_x.data || !m.dw_c.data || !m.dw_h.data))
+        return JCA_NULL_POINTER;
     if (a.batch == 0) return JCA_OK;
     if (!m.x.data || !m.out.data || (a.joints && !m.joint.data)) return JCA_NULL_POINTER;
     return backward && (!m.h.data || !m.dx.data) ? JCA_NULL_POINTER : JCA_OK;
 }
 
 int check(const jca_coattention& a, bool backward) {
-    if (a.count < 1 || a.struct_size != (int64_t)(sizeof(a) + (size_t)(a.count - 1) * sizeof(jca_modality)))
+    if (a.count < 1 ||
+        a.struct_size != (int64_t)(sizeof(a) + (size_t)(a.count - 1) * sizeof(jca_modality)))
         return JCA_BAD_SIZE;
     if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
     if (a.batch < 0 || a.n < 1) return JCA_BAD_SHAPE;
@@ -201,7 +210,9 @@ int call(const Args* a, bool backward, int (*Kernels::*kernel)(const Args&)) {
 
 using jca::Kernels;
 
-JCA_EXPORT int jca_abi_version(void) { return JCA_ABI_VERSION; }
+JCA_EXPORT int jca_abi_version(void) {
+    return JCA_ABI_VERSION;
+}
 
 JCA_EXPORT const char* jca_status_string(int status) {
     static const char* const text[JCA_STATUS_COUNT] = {
@@ -245,18 +256,21 @@ JCA_EXPORT const char* jca_isa_name() {
     return level ? level->name : "";
 }
 
-// Finds torch's thread pool in the library that Python has already loaded. Returns 1 when found, 0 when calls stay on
-// one thread.
+// Finds torch's thread pool in the library that Python has already loaded. Returns 1 when found, 0
+// when calls stay on one thread.
 JCA_EXPORT int jca_use_torch(const char* libtorch_cpu) {
     void* handle = dlopen(libtorch_cpu, RTLD_NOW | RTLD_NOLOAD);
     if (!handle) return 0;
     jca::get_num_threads = (jca::GetNumThreads)dlsym(handle, "torch_get_num_threads");
-    jca::parallel_for = jca::get_num_threads ? (jca::ParallelFor)dlsym(handle, "torch_parallel_for") : nullptr;
+    jca::parallel_for =
+        jca::get_num_threads ? (jca::ParallelFor)dlsym(handle, "torch_parallel_for") : nullptr;
     return jca::parallel_for != nullptr;
 }
 
 // Threads that the next call may use: torch.get_num_threads(), or 1 without torch's pool.
-JCA_EXPORT int jca_threads(void) { return (int)jca::thread_count(); }
+JCA_EXPORT int jca_threads(void) {
+    return (int)jca::thread_count();
+}
 
 // Runs a loop of multiply-adds at this machine's peak rate and returns how many; for benchmarks.
 JCA_EXPORT int64_t jca_fma_yardstick(int64_t steps) {
@@ -265,9 +279,13 @@ JCA_EXPORT int64_t jca_fma_yardstick(int64_t steps) {
     return level ? level->kernels->fma_yardstick(steps, &sink) : 0;
 }
 
-#define JCA_ENTRY(name)                                                                                              \
-    JCA_EXPORT int jca_##name##_forward(const jca_##name* a) { return jca::call(a, false, &Kernels::name##_forward); } \
-    JCA_EXPORT int jca_##name##_backward(const jca_##name* a) { return jca::call(a, true, &Kernels::name##_backward); }
+#define JCA_ENTRY(name)                                         \
+    JCA_EXPORT int jca_##name##_forward(const jca_##name* a) {  \
+        return jca::call(a, false, &Kernels::name##_forward);   \
+    }                                                           \
+    JCA_EXPORT int jca_##name##_backward(const jca_##name* a) { \
+        return jca::call(a, true, &Kernels::name##_backward);   \
+    }
 
 JCA_ENTRY(tanh_attention)
 JCA_ENTRY(affinity)

@@ -1,4 +1,5 @@
-// tanh_attention on plain tensors: the Source of engine.h that packs from and unpacks to any strides and storage type.
+// tanh_attention on plain tensors: the Source of engine.h that packs from and unpacks to any
+// strides and storage type.
 #pragma once
 
 #include "engine.h"
@@ -14,17 +15,21 @@ struct TensorSource {
     Real q_scale = (Real)(a.scale * kTwoLog2E);
     Real kept = a.threshold == 65536 ? Real(0) : (Real)(65536.0 / (65536.0 - (double)a.threshold));
 
-    static void tile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t inner, Real scale, Real* dst,
-                     int64_t width) {
-        pack(sample<const St>(x, b) + first * x.stride[1], x.stride[2], x.stride[1], inner, count, scale, dst, width);
+    static void tile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t inner,
+                     Real scale, Real* dst, int64_t width) {
+        pack(sample<const St>(x, b) + first * x.stride[1], x.stride[2], x.stride[1], inner, count,
+             scale, dst, width);
     }
 
-    static void untile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t inner, Real scale,
-                       const Real* src, int64_t width) {
-        unpack(src, width, inner, count, scale, sample<St>(x, b) + first * x.stride[1], x.stride[2], x.stride[1]);
+    static void untile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t inner,
+                       Real scale, const Real* src, int64_t width) {
+        unpack(src, width, inner, count, scale, sample<St>(x, b) + first * x.stride[1], x.stride[2],
+               x.stride[1]);
     }
 
-    void q(int64_t b, int64_t i, int64_t count, Real* dst) const { tile(a.q, b, i, count, a.n, q_scale, dst, kTile); }
+    void q(int64_t b, int64_t i, int64_t count, Real* dst) const {
+        tile(a.q, b, i, count, a.n, q_scale, dst, kTile);
+    }
     int64_t temp_size() const { return 0; }
     void k(int64_t b, int64_t j, int64_t count, Real* dst, int64_t w, Real*) const {
         tile(a.k, b, j, count, a.n, 1, dst, w);
@@ -43,7 +48,8 @@ struct TensorSource {
         untile(a.out, b, i, count, a.d, 1, o, kTile);
     }
 
-    // The gradient before the epilogue: t = relu(tanh(o)) is positive exactly where it passes, with slope 1 - t^2.
+    // The gradient before the epilogue: t = relu(tanh(o)) is positive exactly where it passes, with
+    // slope 1 - t^2.
     void dout(int64_t b, int64_t i, int64_t count, Real* dst, Real*) const {
         tile(a.dout, b, i, count, a.d, 1, dst, kTile);
         if (a.epilogue != JCA_EPILOGUE_RELU_TANH) return;
@@ -80,12 +86,14 @@ int run_tanh_attention(const jca_tanh_attention& a) {
 
 template <class St>
 int tanh_attention_forward(const jca_tanh_attention& a) {
-    return a.threshold ? run_tanh_attention<Forward, true, St>(a) : run_tanh_attention<Forward, false, St>(a);
+    return a.threshold ? run_tanh_attention<Forward, true, St>(a)
+                       : run_tanh_attention<Forward, false, St>(a);
 }
 
 template <class St>
 int tanh_attention_backward(const jca_tanh_attention& a) {
-    return a.threshold ? run_tanh_attention<Backward, true, St>(a) : run_tanh_attention<Backward, false, St>(a);
+    return a.threshold ? run_tanh_attention<Backward, true, St>(a)
+                       : run_tanh_attention<Backward, false, St>(a);
 }
 
 }  // namespace

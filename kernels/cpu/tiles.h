@@ -1,6 +1,7 @@
-// The register-blocked inner kernels on packed tiles. All three spend their time in FMA instructions whose operands sit
-// in L1: a product of rows and lanes with tanh behind it (forward), the same with its derivative (backward), and rank
-// updates. Everything with a shape known at compile time is unrolled, so that accumulators stay in registers.
+// The register-blocked inner kernels on packed tiles. All three spend their time in FMA
+// instructions whose operands sit in L1: a product of rows and lanes with tanh behind it (forward),
+// the same with its derivative (backward), and rank updates. Everything with a shape known at
+// compile time is unrolled, so that accumulators stay in registers.
 #pragma once
 
 #include "pack.h"
@@ -9,7 +10,8 @@ namespace jca {
 namespace JCA_ISA {
 namespace {
 
-// The part of the dropout mask that a tile sees. Rows or lanes, whichever the tile broadcasts, carry the other key.
+// The part of the dropout mask that a tile sees. Rows or lanes, whichever the tile broadcasts,
+// carry the other key.
 struct Mask {
     const uint32_t* row_key;   // [rows of the tile]
     const uint32_t* word_key;  // [columns of the tile / 2]
@@ -25,8 +27,8 @@ JCA_INLINE typename Simd<T>::hash load_keys(const uint32_t* p) {
 
 // acc[r][c] = sum_n rows[n][row[r]] * lanes[n][col[c] ...]
 template <class T, int R, int V, int ROW_LD, int LANE_LD>
-JCA_INLINE void dot_block(vec_t<T> (&acc)[R][V], const T* rows, const int64_t (&row)[R], const T* lanes,
-                          const int64_t (&col)[V], int64_t n) {
+JCA_INLINE void dot_block(vec_t<T> (&acc)[R][V], const T* rows, const int64_t (&row)[R],
+                          const T* lanes, const int64_t (&col)[V], int64_t n) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -45,12 +47,15 @@ JCA_INLINE void dot_block(vec_t<T> (&acc)[R][V], const T* rows, const int64_t (&
     }
 }
 
-// c[j][i] = mask o tanh(sum_n k[n][j] q[n][i]), lanes along i; `count` valid rows j. Rows are taken in pairs 16 apart
-// when there is dropout, because such pairs share their hash.
+// c[j][i] = mask o tanh(sum_n k[n][j] q[n][i]), lanes along i; `count` valid rows j. Rows are taken
+// in pairs 16 apart when there is dropout, because such pairs share their hash.
 template <class T, bool DROP>
-JCA_KERNEL void score_tile(const T* k, const T* q, int64_t n, int64_t count, const Mask& mask, T* out) {
+JCA_KERNEL void score_tile(const T* k, const T* q, int64_t n, int64_t count, const Mask& mask,
+                           T* out) {
     constexpr int R = kScoreRows, V = kVecs, W = Simd<T>::lanes;
-    for (int64_t j = 0; j < count; j += DROP && (j & 15) + R / 2 == 16 ? 16 + R / 2 : DROP ? R / 2 : R) {
+    for (int64_t j = 0; j < count; j += DROP && (j & 15) + R / 2 == 16 ? 16 + R / 2
+                                        : DROP                         ? R / 2
+                                                                       : R) {
         int64_t row[R];
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) row[r] = DROP ? j + r / 2 + 16 * (r % 2) : j + r;
@@ -80,24 +85,28 @@ JCA_KERNEL void score_tile(const T* k, const T* q, int64_t n, int64_t count, con
     }
 }
 
-// Offset of lane vector s of pair p: the two vectors of a pair lie 16 columns apart and share their hashes.
+// Offset of lane vector s of pair p: the two vectors of a pair lie 16 columns apart and share their
+// hashes.
 template <class T>
 JCA_INLINE int64_t pair_offset(int64_t p, int s) {
     constexpr int W = Simd<T>::lanes, half = 16 / W;
     return ((p / half) * 2 * half + p % half + s * half) * W;
 }
 
-// Columns that a backward tile really computes for `cols` valid ones: whole register blocks of whole pairs.
+// Columns that a backward tile really computes for `cols` valid ones: whole register blocks of
+// whole pairs.
 template <class T>
 JCA_INLINE int64_t padded_columns(int64_t cols) {
     constexpr int64_t step = kVecs * Simd<T>::lanes > 32 ? kVecs * Simd<T>::lanes : 32;
     return ceil_div(cols, step) * step;
 }
 
-// Backward tile, lanes along the columns j: c = mask o tanh(q^T k), ds = (mask o dout^T v) (1 - tanh^2).
+// Backward tile, lanes along the columns j: c = mask o tanh(q^T k), ds = (mask o dout^T v) (1 -
+// tanh^2).
 template <class T, bool DROP, int COLS>
-JCA_KERNEL void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, const T* v, int64_t d, int64_t rows, int64_t cols,
-                   const Mask& mask, T* c_out, T* ds_out) {
+JCA_KERNEL void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, const T* v,
+                              int64_t d, int64_t rows, int64_t cols, const Mask& mask, T* c_out,
+                              T* ds_out) {
     constexpr int R = kScoreRows, V = kVecs, W = Simd<T>::lanes;
     const int64_t pairs = padded_columns<T>(cols) / (2 * W);
     for (int64_t i = 0; i < rows; i += R) {
@@ -113,14 +122,17 @@ JCA_KERNEL void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, 
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-                for (int c = 0; c < V; c++) store(c_out + row[r] * COLS + col[c], tanh_folded(acc[r][c]));
+                for (int c = 0; c < V; c++)
+                    store(c_out + row[r] * COLS + col[c], tanh_folded(acc[r][c]));
             dot_block<T, R, V, kTile, COLS>(acc, dout, row, v, col, d);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
 #pragma GCC unroll 8
                 for (int c = 0; c < V; c += 2) {
                     typename Simd<T>::hash h{};
-                    if (DROP) h = dropout_hash(load_keys<T>(mask.word_key + (p + c / 2) * W) ^ mask.row_key[row[r]]);
+                    if (DROP)
+                        h = dropout_hash(load_keys<T>(mask.word_key + (p + c / 2) * W) ^
+                                         mask.row_key[row[r]]);
 #pragma GCC unroll 2
                     for (int s = 0; s < 2; s++) {
                         T* pc = c_out + row[r] * COLS + col[c + s];
@@ -137,11 +149,13 @@ JCA_KERNEL void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, 
     }
 }
 
-// out[r][lanes] += sum_i coef[r][i] x[i][lanes] for R rows and the first `cols` lanes. The sum over one tile starts at zero
-// and is added once: one running sum over the whole contraction would cost more accuracy than tanh does.
-// COEF_LD is the row length of coef where it is known, 0 where `coef_ld` says it.
+// out[r][lanes] += sum_i coef[r][i] x[i][lanes] for R rows and the first `cols` lanes. The sum over
+// one tile starts at zero and is added once: one running sum over the whole contraction would cost
+// more accuracy than tanh does. COEF_LD is the row length of coef where it is known, 0 where
+// `coef_ld` says it.
 template <class T, int R, int LD, int COEF_LD>
-JCA_KERNEL void rank_rows(const T* coef, int64_t coef_ld, const T* x, int64_t count, int64_t cols, T* out) {
+JCA_KERNEL void rank_rows(const T* coef, int64_t coef_ld, const T* x, int64_t count, int64_t cols,
+                          T* out) {
     constexpr int V = kVecs, W = Simd<T>::lanes;
     const int64_t ld = COEF_LD ? COEF_LD : coef_ld;
     for (int64_t j = 0; j < cols; j += V * W) {
@@ -168,7 +182,8 @@ JCA_KERNEL void rank_rows(const T* coef, int64_t coef_ld, const T* x, int64_t co
     }
 }
 
-// The same for any number of rows, cut into balanced blocks (32 -> 6,6,5,5,5,5), never full ones and a small rest.
+// The same for any number of rows, cut into balanced blocks (32 -> 6,6,5,5,5,5), never full ones
+// and a small rest.
 template <class T, int LD, int COEF_LD = kTile>
 void rank_update(const T* coef, int64_t rows, const T* x, int64_t count, int64_t cols, T* out,
                  int64_t coef_ld = COEF_LD) {
@@ -191,7 +206,8 @@ void rank_update(const T* coef, int64_t rows, const T* x, int64_t count, int64_t
 
 constexpr int kLaneRows = kScoreRows == 4 && kVecs == 4 ? 4 : 2;
 
-// sums[i][n] (vectors, lanes not yet added) += ds[i][lanes] k[n][lanes] for kLaneRows rows and C inner indices.
+// sums[i][n] (vectors, lanes not yet added) += ds[i][lanes] k[n][lanes] for kLaneRows rows and C
+// inner indices.
 template <class T, int C, int LD>
 JCA_INLINE void lane_block(const T* ds, const T* k, int64_t cols, vec_t<T>* sums, int64_t n) {
     constexpr int R = kLaneRows, W = Simd<T>::lanes;
@@ -218,9 +234,11 @@ JCA_INLINE void lane_block(const T* ds, const T* k, int64_t cols, vec_t<T>* sums
         for (int c = 0; c < C; c++) sums[r * n + c] = acc[r][c];
 }
 
-// dq of one tile, as unreduced lanes: a horizontal sum per element would cost as much as the products.
+// dq of one tile, as unreduced lanes: a horizontal sum per element would cost as much as the
+// products.
 template <class T, int LD>
-JCA_KERNEL void lane_update(const T* ds, const T* k, int64_t n, int64_t rows, int64_t cols, vec_t<T>* sums) {
+JCA_KERNEL void lane_update(const T* ds, const T* k, int64_t n, int64_t rows, int64_t cols,
+                            vec_t<T>* sums) {
     const int64_t blocks = ceil_div(n, kRankRows);
     for (int64_t i = 0; i < rows; i += kLaneRows) {
         for (int64_t b = 0, c = 0; b < blocks; b++) {

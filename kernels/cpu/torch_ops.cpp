@@ -1,13 +1,15 @@
-// The ops as kernels of PyTorch's dispatcher, for the key CPU: the same argument blocks as the ctypes launchers of
-// __init__.py fill, without their 3 to 40 microseconds of Python. A boxed kernel owns the handles it is given.
+// The ops as kernels of PyTorch's dispatcher, for the key CPU: the same argument blocks as the
+// ctypes launchers of
+// __init__.py fill, without their 3 to 40 microseconds of Python. A boxed kernel owns the handles
+// it is given.
 #include <dlfcn.h>
 
 #include "torch_tensor.h"
 
 extern "C" {
 const char* jca_status_string(int status);
-#define JCA_DECLARE_OP(name)                        \
-    int jca_##name##_forward(const jca_##name* a);  \
+#define JCA_DECLARE_OP(name)                       \
+    int jca_##name##_forward(const jca_##name* a); \
     int jca_##name##_backward(const jca_##name* a);
 JCA_DECLARE_OP(tanh_attention)
 JCA_DECLARE_OP(coattention)
@@ -21,14 +23,16 @@ void check_status(int status, const char* op) {
     if (status) throw std::runtime_error(std::string(op) + ": " + jca_status_string(status));
 }
 
-// tanh_attention and released_attention are one kernel: the second reads and writes transposed, and has an epilogue.
+// tanh_attention and released_attention are one kernel: the second reads and writes transposed, and
+// has an epilogue.
 template <bool RELEASED>
 jca_matrix view(const Tensor& t) {
     return RELEASED ? t.transposed() : t.matrix();
 }
 
 template <bool RELEASED>
-jca_tanh_attention attention_block(const Tensor& q, const Tensor& k, const Tensor& v, double scale, const Dropout& drop) {
+jca_tanh_attention attention_block(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
+                                   const Dropout& drop) {
     constexpr int inner = RELEASED ? 1 : 2, outer = RELEASED ? 2 : 1;
     jca_tanh_attention a{};
     a.struct_size = sizeof(a);
@@ -83,7 +87,8 @@ void attention_backward(StableValue* stack, uint64_t, uint64_t) {
     stack[2] = dv.release();
 }
 
-// The tensors of one layer in the order of its schema: inputs, joints, w_j, w_x, w_c, w_h, then scales, p and seed.
+// The tensors of one layer in the order of its schema: inputs, joints, w_j, w_x, w_c, w_h, then
+// scales, p and seed.
 struct Layer {
     std::vector<Tensor> inputs, joints, w_j, w_x, w_c, w_h;
     std::vector<char> memory;
@@ -127,7 +132,8 @@ struct Layer {
     jca_coattention& block() { return *reinterpret_cast<jca_coattention*>(memory.data()); }
 };
 
-// (inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps) -> X' and, if kept, H of every modality
+// (inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps) -> X' and, if kept, H of
+// every modality
 void coattention(StableValue* stack, uint64_t, uint64_t) {
     Layer layer(stack);
     jca_coattention& a = layer.block();
@@ -166,8 +172,8 @@ void coattention_backward(StableValue* stack, uint64_t, uint64_t) {
         a.modality[i].djoint = results.back().matrix();
     }
     const std::vector<Tensor>* weights[4] = {&layer.w_j, &layer.w_x, &layer.w_c, &layer.w_h};
-    jca_weight jca_modality::*targets[4] = {&jca_modality::dw_j, &jca_modality::dw_x, &jca_modality::dw_c,
-                                            &jca_modality::dw_h};
+    jca_weight jca_modality::* targets[4] = {&jca_modality::dw_j, &jca_modality::dw_x,
+                                             &jca_modality::dw_c, &jca_modality::dw_h};
     for (int w = 0; w < 4; w++)
         for (size_t i = 0; i < count; i++) {
             results.push_back((*weights[w])[i].like(2));
@@ -202,9 +208,11 @@ void reduction(StableValue* stack, uint64_t, uint64_t) {
     stack[1] = weights.release();
 }
 
-// (grad_out, grad_weights, query, regions, weights, scale, need_regions) -> dquery, dregions or an empty tensor
+// (grad_out, grad_weights, query, regions, weights, scale, need_regions) -> dquery, dregions or an
+// empty tensor
 void reduction_backward(StableValue* stack, uint64_t, uint64_t) {
-    const Tensor dout(stack[0]), dweights(stack[1]), query(stack[2]), keys(stack[3]), weights(stack[4]);
+    const Tensor dout(stack[0]), dweights(stack[1]), query(stack[2]), keys(stack[3]),
+        weights(stack[4]);
     const bool need_regions = stack[6] & 1;
     jca_reduction a = reduction_block(query, keys, number(stack[5]));
     const int64_t none[1] = {0};
@@ -238,18 +246,19 @@ constexpr Op kOps[] = {
 }  // namespace
 }  // namespace jca
 
-// Registers the ops with the PyTorch whose library is at this path; their schemas must be there already. Returns 1, or 0
-// where this PyTorch lacks a function of the shim.
+// Registers the ops with the PyTorch whose library is at this path; their schemas must be there
+// already. Returns 1, or 0 where this PyTorch lacks a function of the shim.
 extern "C" __attribute__((visibility("default"))) int jca_register_ops(const char* libtorch_cpu) {
     using namespace jca;
     void* handle = dlopen(libtorch_cpu, RTLD_NOW | RTLD_NOLOAD);
     if (!handle) return 0;
-#define JCA_SHIM_LOOKUP(result, name, arguments)                                          \
-    shim.name = reinterpret_cast<result(*) arguments>(dlsym(handle, #name));              \
+#define JCA_SHIM_LOOKUP(result, name, arguments)                             \
+    shim.name = reinterpret_cast<result(*) arguments>(dlsym(handle, #name)); \
     if (!shim.name) return 0;
     JCA_SHIM_FUNCTIONS(JCA_SHIM_LOOKUP)
     TorchLibrary* library;
-    if (shim.aoti_torch_library_init_impl("jca_fast", "CPU", "torch_ops.cpp", 0, &library)) return 0;
+    if (shim.aoti_torch_library_init_impl("jca_fast", "CPU", "torch_ops.cpp", 0, &library))
+        return 0;
     for (const Op& op : kOps)
         if (shim.torch_library_impl(library, op.name, op.kernel, kShimVersion)) return 0;
     return 1;

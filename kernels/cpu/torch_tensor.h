@@ -1,4 +1,5 @@
-// What a boxed kernel gets and gives back, on the shim of torch_shim.h: tensors that own their handle, numbers, lists.
+// What a boxed kernel gets and gives back, on the shim of torch_shim.h: tensors that own their
+// handle, numbers, lists.
 #pragma once
 
 #include <math.h>
@@ -80,9 +81,11 @@ class Tensor {
     // Contiguous, uninitialised, of the dtype of this one.
     Tensor make(int64_t dims, const int64_t* sizes) const {
         int64_t strides[3] = {1, 1, 1};
-        for (int64_t i = dims - 2; i >= 0; i--) strides[i] = strides[i + 1] * (sizes[i + 1] > 1 ? sizes[i + 1] : 1);
+        for (int64_t i = dims - 2; i >= 0; i--)
+            strides[i] = strides[i + 1] * (sizes[i + 1] > 1 ? sizes[i + 1] : 1);
         TorchTensor* made;
-        check(shim.aoti_torch_empty_strided(dims, sizes, strides, type(), shim.aoti_torch_device_type_cpu(), 0, &made),
+        check(shim.aoti_torch_empty_strided(dims, sizes, strides, type(),
+                                            shim.aoti_torch_device_type_cpu(), 0, &made),
               "memory for a result");
         return Tensor(made);
     }
@@ -129,7 +132,8 @@ std::vector<Tensor> tensors(StableValue value) {
 StableValue list_of(std::vector<Tensor>& items) {
     TorchList* list;
     check(shim.torch_new_list_reserve_size(items.size(), &list), "a list of results");
-    for (Tensor& t : items) check(shim.torch_list_push_back(list, t.release()), "a list of results");
+    for (Tensor& t : items)
+        check(shim.torch_list_push_back(list, t.release()), "a list of results");
     return reinterpret_cast<StableValue>(list);
 }
 

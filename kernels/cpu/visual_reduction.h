@@ -1,6 +1,7 @@
-// softmax(scale K q) K over the regions of each segment. Bound by memory: K comes from DRAM once, in the first pass, which
-// reads it in the order of its addresses: the processor's own prefetching likes that best, and prefetch instructions only
-// take the load slots it needs. The second pass finds the same 100 KB in L2.
+// softmax(scale K q) K over the regions of each segment. Bound by memory: K comes from DRAM once,
+// in the first pass, which reads it in the order of its addresses: the processor's own prefetching
+// likes that best, and prefetch instructions only take the load slots it needs. The second pass
+// finds the same 100 KB in L2.
 #pragma once
 
 #include <limits>
@@ -11,8 +12,9 @@ namespace jca {
 namespace JCA_ISA {
 namespace {
 
-// exp(x) for x <= 0, 0 below the smallest normal number: 2^n 2^z with n + z = x log2(e) and 2^z - 1 as in tanh_folded.
-// The product x log2(e) is rounded, which costs |x| / 2 units in the last place of a result below exp(x).
+// exp(x) for x <= 0, 0 below the smallest normal number: 2^n 2^z with n + z = x log2(e) and 2^z - 1
+// as in tanh_folded. The product x log2(e) is rounded, which costs |x| / 2 units in the last place
+// of a result below exp(x).
 JCA_INLINE f32v exp_negative(f32v x) {
     f32v z, s;
     split_exponent((x < -87.0f ? splat(-87.0f) : x) * 1.44269504088896f, z, s);
@@ -40,9 +42,11 @@ JCA_INLINE vec_t<T> load_part(const T* p, int64_t count) {
     return x;
 }
 
-// dot[r] = sum_d rows[r][d] x[d]. `sums` keeps the lanes of one product per row, added together in one tree at the end.
+// dot[r] = sum_d rows[r][d] x[d]. `sums` keeps the lanes of one product per row, added together in
+// one tree at the end.
 template <class T>
-JCA_KERNEL void all_dots(const T* rows, int64_t ld, int64_t count, const T* x, int64_t width, vec_t<T>* sums, T* dot) {
+JCA_KERNEL void all_dots(const T* rows, int64_t ld, int64_t count, const T* x, int64_t width,
+                         vec_t<T>* sums, T* dot) {
     constexpr int W = Simd<T>::lanes, V = 4;
     for (int64_t r = 0; r < count; r++) {
         const T* p = rows + r * ld;
@@ -51,7 +55,9 @@ JCA_KERNEL void all_dots(const T* rows, int64_t ld, int64_t count, const T* x, i
         for (; d + V * W <= width; d += V * W)
 #pragma GCC unroll 4
             for (int c = 0; c < V; c++) acc[c] += load_any(p + d + c * W) * load_any(x + d + c * W);
-        for (; d < width; d += W) acc[0] += load_part(p + d, min_of(W, width - d)) * load_part(x + d, min_of(W, width - d));
+        for (; d < width; d += W)
+            acc[0] +=
+                load_part(p + d, min_of(W, width - d)) * load_part(x + d, min_of(W, width - d));
         sums[r] = (acc[0] + acc[1]) + (acc[2] + acc[3]);
     }
     for (int64_t r = count; r % W; r++) sums[r] = vec_t<T>{};
@@ -60,7 +66,8 @@ JCA_KERNEL void all_dots(const T* rows, int64_t ld, int64_t count, const T* x, i
 
 // out[d] = sum_r weight[r] rows[r][d]
 template <class T>
-JCA_KERNEL void weighted_sum(const T* rows, int64_t ld, int64_t count, const T* weight, int64_t width, T* out) {
+JCA_KERNEL void weighted_sum(const T* rows, int64_t ld, int64_t count, const T* weight,
+                             int64_t width, T* out) {
     constexpr int W = Simd<T>::lanes, V = JCA_VECTOR_BYTES == 64 ? 16 : 8;
     int64_t d = 0;
     for (; d + V * W <= width; d += V * W) {
@@ -95,7 +102,8 @@ JCA_INLINE T lane_total(vec_t<T> x) {
     return fold_lanes<T>(x, [](T a, T b) { return a + b; });
 }
 
-// In place: score -> softmax(scale * score). `count` is padded to whole vectors inside `score`; the padding becomes 0.
+// In place: score -> softmax(scale * score). `count` is padded to whole vectors inside `score`; the
+// padding becomes 0.
 template <class T>
 JCA_KERNEL void softmax(T* score, int64_t count, T scale) {
     constexpr int W = Simd<T>::lanes;
@@ -137,10 +145,12 @@ struct Reduction {
     // `count` elements, padded with zeros to whole vectors.
     void read(const jca_weight& x, int64_t s, int64_t count, T* dst) const {
         constexpr int W = Simd<T>::lanes;
-        pack(static_cast<const St*>(x.data) + s * x.stride[0], 0, x.stride[1], 1, count, T(1), dst, ceil_div(count, W) * W);
+        pack(static_cast<const St*>(x.data) + s * x.stride[0], 0, x.stride[1], 1, count, T(1), dst,
+             ceil_div(count, W) * W);
     }
     void write(const jca_weight& x, int64_t s, int64_t count, const T* src) const {
-        unpack(src, count, 1, count, T(1), static_cast<St*>(x.data) + s * x.stride[0], 0, x.stride[1]);
+        unpack(src, count, 1, count, T(1), static_cast<St*>(x.data) + s * x.stride[0], 0,
+               x.stride[1]);
     }
 
     struct Scratch {
@@ -157,7 +167,8 @@ struct Reduction {
         s.sums = arena.take<vec_t<T>>(a.regions + pad);
         s.score = arena.take<T>(a.regions + pad);
         s.dscore = arena.take<T>(a.regions + pad);
-        s.copy = arena.take<T>(sizeof(St) == sizeof(T) && a.keys.stride[2] == 1 ? 0 : a.regions * a.width);
+        s.copy = arena.take<T>(
+            sizeof(St) == sizeof(T) && a.keys.stride[2] == 1 ? 0 : a.regions * a.width);
         return s;
     }
 
@@ -199,8 +210,10 @@ struct Reduction {
         read(a.query, i, a.width, s.query);
         for (int64_t r = 0; r < a.regions; r++) {
             const T weight = s.score[r], slope = s.dscore[r];
-            for (int64_t d = 0; d < a.width; d++) s.out[d] = weight * s.dout[d] + slope * s.query[d];
-            unpack(s.out, a.width, 1, a.width, T(1), sample<St>(a.dkeys, i) + r * a.dkeys.stride[1], 0, a.dkeys.stride[2]);
+            for (int64_t d = 0; d < a.width; d++)
+                s.out[d] = weight * s.dout[d] + slope * s.query[d];
+            unpack(s.out, a.width, 1, a.width, T(1), sample<St>(a.dkeys, i) + r * a.dkeys.stride[1],
+                   0, a.dkeys.stride[2]);
         }
     }
 
@@ -208,12 +221,13 @@ struct Reduction {
     int run() const {
         Arena measure{nullptr};
         layout(measure);
-        return parallel_units(ceil_div(a.samples, kBlock), measure.used, [this](int64_t unit, char* memory) {
-            Arena arena{memory};
-            const Scratch s = layout(arena);
-            for (int64_t i = unit * kBlock; i < min_of(a.samples, (unit + 1) * kBlock); i++)
-                BACKWARD ? backward(s, i) : forward(s, i);
-        });
+        return parallel_units(
+            ceil_div(a.samples, kBlock), measure.used, [this](int64_t unit, char* memory) {
+                Arena arena{memory};
+                const Scratch s = layout(arena);
+                for (int64_t i = unit * kBlock; i < min_of(a.samples, (unit + 1) * kBlock); i++)
+                    BACKWARD ? backward(s, i) : forward(s, i);
+            });
     }
 };
 
