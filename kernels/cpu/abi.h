@@ -5,7 +5,16 @@
 
 #include <stdint.h>
 
-#define JCA_ABI_VERSION 1
+#define JCA_ABI_VERSION 2
+
+// The list of ops. The op NAME has an argument block jca_NAME and the entry points
+// jca_NAME_forward and jca_NAME_backward; every table of ops is an expansion of this list.
+#define JCA_OPS(X)        \
+    X(tanh_attention)     \
+    X(released_attention) \
+    X(joint_affinity)     \
+    X(joint_coattention)  \
+    X(visual_reduction)
 
 #define JCA_OK 0
 #define JCA_BAD_SIZE 1      // argument block of another version
@@ -22,9 +31,6 @@
 #define JCA_BFLOAT16 2
 #define JCA_FLOAT16 3
 
-#define JCA_EPILOGUE_NONE 0
-#define JCA_EPILOGUE_RELU_TANH 1  // out = relu(tanh(o)): the released form
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -36,21 +42,34 @@ typedef struct {
     int64_t stride[3];
 } jca_matrix;
 
-// out = epilogue(keep * (mask o tanh(scale q k^T)) v)
+// out = keep (mask o tanh(scale q k^T)) v
 typedef struct {
     int64_t struct_size;
     int64_t dtype;
     int64_t batch, m, l, n, d;
-    int64_t shared_v;  // 1: v has one sample for the whole batch, and so has dv
-    int64_t epilogue;
+    int64_t shared_v;   // 1: v has one sample for the whole batch, and so has dv
     int64_t threshold;  // dropout in 1/65536; 0 = off
     int64_t seed;
     double scale;
-    jca_matrix q, k, v;  // (B, M, N), (B, L, N), (B or 1, L, D)
-    jca_matrix out;   // (B, M, D): written by forward, read by backward when there is an epilogue
-    jca_matrix dout;  // (B, M, D): backward only
+    jca_matrix q, k, v;    // (B, M, N), (B, L, N), (B or 1, L, D)
+    jca_matrix out, dout;  // (B, M, D)
     jca_matrix dq, dk, dv;
 } jca_tanh_attention;
+
+// out = relu(tanh(value keep (mask o tanh(scale key^T query))))
+typedef struct {
+    int64_t struct_size;
+    int64_t dtype;
+    int64_t batch, n;
+    int64_t width;      // d, of query and out
+    int64_t key_width;  // d_x, of key and value
+    int64_t threshold;
+    int64_t seed;
+    double scale;
+    jca_matrix query, key, value;  // (B, N, d), (B, N, d_x), (B, N, d_x)
+    jca_matrix out;                // (B, N, d): written by forward, read by backward
+    jca_matrix dout, dquery, dkey, dvalue;
+} jca_released_attention;
 
 // c = tanh(scale q k^T), materialised; backward: ds = dc (1 - c^2) scale, dq = ds k, dk = ds^T q
 typedef struct {
@@ -61,7 +80,7 @@ typedef struct {
     jca_matrix q, k;  // (B, M, N), (B, L, N)
     jca_matrix c;     // (B, M, L)
     jca_matrix dc, dq, dk;
-} jca_affinity;
+} jca_joint_affinity;
 
 typedef struct {
     void* data;
@@ -92,7 +111,7 @@ typedef struct {
     int64_t threshold;
     int64_t seed;              // of modality 0; modality i uses seed + i * 0x9e3779b97f4a7c15
     jca_modality modality[1];  // really `count` of them; struct_size covers them all
-} jca_coattention;
+} jca_joint_coattention;
 
 // a = softmax(scale regions query), out = a regions; backward: dq and, unless its data is null,
 // dregions
@@ -108,7 +127,25 @@ typedef struct {
     jca_weight dout, dweights;
     jca_weight dquery;
     jca_matrix dkeys;
-} jca_reduction;
+} jca_visual_reduction;
+
+// Each call returns JCA_OK or a status that jca_status_string explains.
+#define JCA_DECLARE_ENTRY_POINTS(op)           \
+    int jca_##op##_forward(const jca_##op* a); \
+    int jca_##op##_backward(const jca_##op* a);
+JCA_OPS(JCA_DECLARE_ENTRY_POINTS)
+#undef JCA_DECLARE_ENTRY_POINTS
+
+int jca_abi_version(void);
+const char* jca_status_string(int status);
+const char* jca_isa_available(void);          // comma-separated instruction sets, best first
+const char* jca_isa_name(void);               // the one in use, "" before the first choice
+int jca_isa_select(const char* name);         // null or "" takes the best
+int jca_use_torch(const char* libtorch_cpu);  // 1: calls share torch's thread pool
+const char* jca_register_ops(const char* libtorch_cpu);  // null, or what this PyTorch lacks
+int jca_threads(void);                                   // that the next call may use
+int64_t jca_fma_yardstick(int64_t steps);  // runs multiply-adds at peak rate, returns how many
+const char* jca_op_names(void);            // separated by blanks
 
 #ifdef __cplusplus
 }

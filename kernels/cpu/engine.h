@@ -1,12 +1,5 @@
-// The walk over tiles that every tanh kernel shares. A Source says where operands come from and
-// where results go
-//   S::Real                                     float or double
-//   q(b, i, count, dst)            N x 64 tile of q, multiplied by scale * 2 log2(e)
-//   k(b, j, count, dst, w, temp)   N x w tile of k;   v(b, j, count, dst, w)   D x w tile of v
-//   times the kept scale put(b, i, count, o, temp)      forward result, D x 64 dout(b, i, count,
-//   dst, temp)   D x 64 tile of the gradient;   put_dq, put_dk, put_dv   results temp_size()
-//   elements of scratch behind `temp`
-// so that plain tensors and the fused layer differ only there.
+// The walk over tiles that every tanh kernel shares. A Source reads the operands of one op and
+// writes its results, so that plain tensors and the fused layer differ only there.
 #pragma once
 
 #include "parallel.h"
@@ -26,6 +19,36 @@ struct Shape {
     uint32_t limit;  // dropout threshold << 16
     int64_t seed;
 };
+
+// What an engine asks of a Source. Tiles are packed; `count` rows or columns of a tile are valid
+// and the rest is zero; `temp` is scratch of temp_size() elements of Real (float or double).
+template <class S>
+constexpr bool is_source() {
+    using T = typename S::Real;
+    // N x 64 of q, multiplied by scale * 2 log2(e)
+    [[maybe_unused]] void (S::*q)(int64_t b, int64_t i, int64_t count, T* dst) const = &S::q;
+    // N x width of k
+    [[maybe_unused]] void (S::*k)(int64_t b, int64_t j, int64_t count, T* dst, int64_t width,
+                                  T* temp) const = &S::k;
+    // D x width of v, multiplied by the scale of kept elements
+    [[maybe_unused]] void (S::*v)(int64_t b, int64_t j, int64_t count, T* dst, int64_t width)
+        const = &S::v;
+    // D x 64 of the result, which it may overwrite
+    [[maybe_unused]] void (S::*put)(int64_t b, int64_t i, int64_t count, T* o, T* temp) const =
+        &S::put;
+    // D x 64 of the gradient of the product with v
+    [[maybe_unused]] void (S::*dout)(int64_t b, int64_t i, int64_t count, T* dst, T* temp) const =
+        &S::dout;
+    // N x 64, N x width and D x width of the gradients
+    [[maybe_unused]] void (S::*put_dq)(int64_t b, int64_t i, int64_t count, const T* x) const =
+        &S::put_dq;
+    [[maybe_unused]] void (S::*put_dk)(int64_t b, int64_t j, int64_t count, const T* x,
+                                       int64_t width) const = &S::put_dk;
+    [[maybe_unused]] void (S::*put_dv)(int64_t b, int64_t j, int64_t count, const T* x,
+                                       int64_t width) const = &S::put_dv;
+    [[maybe_unused]] int64_t (S::*temp_size)() const = &S::temp_size;
+    return true;
+}
 
 // Row keys of `count` rows from `first`, for the mask of one sample.
 JCA_INLINE void fill_rows(uint32_t key, int64_t first, int64_t count, uint32_t* out) {
@@ -72,6 +95,7 @@ struct Engines {
 
 template <class S, bool DROP>
 struct Forward {
+    static_assert(is_source<S>());
     using T = typename S::Real;
     Shape shape;
     const S* source;
@@ -79,7 +103,7 @@ struct Forward {
     int64_t tiles_i = ceil_div(shape.m, kTile), tiles_j = ceil_div(shape.l, kTile);
     // Row tiles per unit: about 32 units in all, chosen from the shape alone, so that packing k and
     // v is paid seldom.
-    int64_t group = min_of(tiles_i, max_of(1, tiles_i* shape.batch / 32));
+    int64_t group = min_of(tiles_i, max_of(1, shape.batch* tiles_i / 32));
     int64_t groups = ceil_div(tiles_i, group);
 
     struct Scratch {
@@ -155,13 +179,14 @@ struct Forward {
 // afterwards in a fixed order.
 template <class S, bool DROP>
 struct Backward {
+    static_assert(is_source<S>());
     using T = typename S::Real;
     Shape shape;
     const S* source;
     int64_t tiles_i = ceil_div(shape.m, kRows), tiles_j = ceil_div(shape.l, kCols);
     int64_t groups = shape.shared_v ? max_of(1, min_of(shape.batch, 16)) : shape.batch;
-    int64_t chunk = ceil_div(
-        tiles_j, min_of(tiles_j, ceil_div(8, max_of(groups, 1))));  // column tiles per unit
+    // Column tiles per unit.
+    int64_t chunk = ceil_div(tiles_j, min_of(tiles_j, ceil_div(8, max_of(groups, 1))));
     int64_t chunks = ceil_div(tiles_j, chunk);
     int64_t k_size = shape.n * kCols, v_size = shape.d * kCols, q_size = shape.n * kTile;
     T* shared_v = nullptr;    // [tile j][D][kCols]

@@ -4,41 +4,38 @@
 #include "joint_affinity.h"
 #include "joint_coattention_backward.h"
 #include "kernels.h"
-#include "tanh_attention.h"
+#include "released_attention.h"
 #include "visual_reduction.h"
 
 namespace jca {
 namespace JCA_ISA {
 namespace {
 
-template <template <class> class Op, class Args>
-int by_dtype(const Args& a) {
-    switch (a.dtype) {
-        case JCA_FLOAT32: return Op<float>::run(a);
-        case JCA_FLOAT64: return Op<double>::run(a);
-        case JCA_BFLOAT16: return Op<bfloat16>::run(a);
-        case JCA_FLOAT16: return Op<float16>::run(a);
+template <class St>
+struct Storage {
+    using type = St;
+};
+
+// f(Storage<St>{}) for the storage type of `dtype`.
+template <class F>
+int by_dtype(int64_t dtype, const F& f) {
+    switch (dtype) {
+        case JCA_FLOAT32: return f(Storage<float>{});
+        case JCA_FLOAT64: return f(Storage<double>{});
+        case JCA_BFLOAT16: return f(Storage<bfloat16>{});
+        case JCA_FLOAT16: return f(Storage<float16>{});
         default: return JCA_BAD_DTYPE;
     }
 }
 
-#define JCA_OP(name, Args)                                   \
-    template <class S>                                       \
-    struct name##_op {                                       \
-        static int run(const Args& a) { return name<S>(a); } \
-    };                                                       \
-    int name##_any(const Args& a) {                          \
-        return by_dtype<name##_op>(a);                       \
+#define JCA_ANY_DTYPE(kernel, Args)                                                               \
+    int any_##kernel(const Args& a) {                                                             \
+        return by_dtype(a.dtype, [&a](auto s) { return kernel<typename decltype(s)::type>(a); }); \
     }
-
-JCA_OP(tanh_attention_forward, jca_tanh_attention)
-JCA_OP(tanh_attention_backward, jca_tanh_attention)
-JCA_OP(affinity_forward, jca_affinity)
-JCA_OP(affinity_backward, jca_affinity)
-JCA_OP(coattention_forward, jca_coattention)
-JCA_OP(coattention_backward, jca_coattention)
-JCA_OP(reduction_forward, jca_reduction)
-JCA_OP(reduction_backward, jca_reduction)
+#define JCA_ANY_DTYPES(op)                \
+    JCA_ANY_DTYPE(op##_forward, jca_##op) \
+    JCA_ANY_DTYPE(op##_backward, jca_##op)
+JCA_OPS(JCA_ANY_DTYPES)
 
 // The yardstick of the benchmarks: `steps` x 12 independent multiply-adds of whole float32 vectors,
 // in registers. Returns the number of multiply-adds of single numbers, which divided by the time is
@@ -61,9 +58,10 @@ int64_t fma_yardstick(int64_t steps, float* sink) {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    tanh_attention_forward_any, tanh_attention_backward_any, affinity_forward_any,
-    affinity_backward_any,      coattention_forward_any,     coattention_backward_any,
-    reduction_forward_any,      reduction_backward_any,      fma_yardstick,
+#define JCA_ENTRIES(op) any_##op##_forward, any_##op##_backward,
+    JCA_OPS(JCA_ENTRIES)
+#undef JCA_ENTRIES
+        fma_yardstick,
 };
 
 }  // namespace JCA_ISA

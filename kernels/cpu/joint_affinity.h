@@ -9,9 +9,9 @@ namespace JCA_ISA {
 namespace {
 
 template <class St>
-struct Affinity {
+struct JointAffinity {
     using T = real_t<St>;
-    const jca_affinity& a;
+    const jca_joint_affinity& a;
     int64_t tiles_i = ceil_div(a.m, kTile), tiles_j = ceil_div(a.l, kTile);
 
     struct Scratch {
@@ -96,15 +96,15 @@ struct Affinity {
 };
 
 template <class St>
-int affinity_forward(const jca_affinity& a) {
-    const Affinity<St> op{a};
+int joint_affinity_forward(const jca_joint_affinity& a) {
+    const JointAffinity<St> op{a};
     return parallel_units(a.batch * op.tiles_i, op.scratch_bytes(),
                           [&op](int64_t unit, char* memory) { op.forward(unit, memory); });
 }
 
 template <class St>
-int affinity_backward(const jca_affinity& a) {
-    const Affinity<St> op{a};
+int joint_affinity_backward(const jca_joint_affinity& a) {
+    const JointAffinity<St> op{a};
     return parallel_units(a.batch, op.scratch_bytes(),
                           [&op](int64_t b, char* memory) { op.backward(b, memory); });
 }

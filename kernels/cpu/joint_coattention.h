@@ -33,7 +33,7 @@ real_t<St>* dense(Arena& arena, const jca_weight& w, int64_t rows, int64_t cols,
 template <class St>
 struct LayerSource {
     using Real = real_t<St>;
-    const jca_coattention* layer;
+    const jca_joint_coattention* layer;
     const jca_modality* own;
     Real kept;
     Real *w_j, *w_x, *w_h;              // (N, N), (k, N), (k, N)
@@ -52,11 +52,16 @@ struct LayerSource {
     }
 
     Shape shape() const {
-        const int64_t limit = layer->threshold < 65536 ? layer->threshold << 16 : 0xffffffffll;
         const uint64_t seed =
             (uint64_t)layer->seed + (uint64_t)(own - layer->modality) * 0x9e3779b97f4a7c15ull;
-        return Shape{layer->batch,   own->width, own->joint_width, layer->n,
-                     own->attention, true,       (uint32_t)limit,  (int64_t)seed};
+        return Shape{layer->batch,
+                     own->width,
+                     own->joint_width,
+                     layer->n,
+                     own->attention,
+                     true,
+                     dropout_limit(layer->threshold),
+                     (int64_t)seed};
     }
 
     int64_t temp_size() const { return (3 * layer->n + own->attention) * kTile; }
@@ -153,11 +158,11 @@ struct LayerSource {
 };
 
 template <class St>
-LayerSource<St> layer_source(const jca_coattention& a, int64_t i) {
+LayerSource<St> layer_source(const jca_joint_coattention& a, int64_t i) {
     LayerSource<St> s{};
     s.layer = &a;
     s.own = a.modality + i;
-    s.kept = a.threshold == 65536 ? 0 : (real_t<St>)(65536.0 / (65536.0 - (double)a.threshold));
+    s.kept = (real_t<St>)keep_scale(a.threshold);
     return s;
 }
 
@@ -167,11 +172,11 @@ struct Sources {
     Buffer buffer;
     LayerSource<St>* source;
 
-    explicit Sources(const jca_coattention& a) : buffer(place(a, nullptr)) {
+    explicit Sources(const jca_joint_coattention& a) : buffer(place(a, nullptr)) {
         if (buffer.data) place(a, buffer.data);
     }
 
-    size_t place(const jca_coattention& a, char* memory) {
+    size_t place(const jca_joint_coattention& a, char* memory) {
         Arena arena{memory};
         source = arena.take<LayerSource<St>>(a.count);
         for (int64_t i = 0; i < a.count; i++) {
@@ -184,7 +189,7 @@ struct Sources {
 };
 
 template <template <class, bool> class Engine, bool DROP, class St>
-int run_layer(const jca_coattention& a, const LayerSource<St>* source) {
+int run_layer(const jca_joint_coattention& a, const LayerSource<St>* source) {
     using E = Engine<LayerSource<St>, DROP>;
     Buffer memory((size_t)a.count * sizeof(E));
     if (!memory.data) return JCA_NO_MEMORY;
@@ -194,7 +199,7 @@ int run_layer(const jca_coattention& a, const LayerSource<St>* source) {
 }
 
 template <class St>
-int coattention_forward(const jca_coattention& a) {
+int joint_coattention_forward(const jca_joint_coattention& a) {
     Sources<St> sources(a);
     if (!sources.buffer.data) return JCA_NO_MEMORY;
     return a.threshold ? run_layer<Forward, true, St>(a, sources.source)

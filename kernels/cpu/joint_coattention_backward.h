@@ -31,7 +31,7 @@ struct Outer {
 template <class St>
 struct SmallGradients {
     using T = real_t<St>;
-    const jca_coattention& a;
+    const jca_joint_coattention& a;
     const LayerSource<St>* source;
     T* partial = nullptr;  // [group][modality]: dW_j, dW_x, dW_h
     int64_t groups = min_of(a.batch, 16);
@@ -178,7 +178,7 @@ struct SmallGradients {
 };
 
 template <class St>
-int coattention_backward(const jca_coattention& a) {
+int joint_coattention_backward(const jca_joint_coattention& a) {
     using T = real_t<St>;
     Sources<St> sources(a);
     SmallGradients<St> small{a, sources.source};

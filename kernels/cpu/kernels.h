@@ -1,4 +1,5 @@
-// What one instruction set offers. isa.cpp fills one such table per level; runtime.cpp picks one.
+// The kernels of one instruction set. isa.cpp fills one such table per level; runtime.cpp picks
+// one.
 #pragma once
 
 #include "abi.h"
@@ -6,14 +7,11 @@
 namespace jca {
 
 struct Kernels {
-    int (*tanh_attention_forward)(const jca_tanh_attention&);
-    int (*tanh_attention_backward)(const jca_tanh_attention&);
-    int (*affinity_forward)(const jca_affinity&);
-    int (*affinity_backward)(const jca_affinity&);
-    int (*coattention_forward)(const jca_coattention&);
-    int (*coattention_backward)(const jca_coattention&);
-    int (*reduction_forward)(const jca_reduction&);
-    int (*reduction_backward)(const jca_reduction&);
+#define JCA_KERNEL_POINTERS(op)             \
+    int (*op##_forward)(const jca_##op& a); \
+    int (*op##_backward)(const jca_##op& a);
+    JCA_OPS(JCA_KERNEL_POINTERS)
+#undef JCA_KERNEL_POINTERS
     int64_t (*fma_yardstick)(int64_t steps, float* sink);
 };
 

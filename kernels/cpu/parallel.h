@@ -17,6 +17,11 @@ int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const 
 
 char* allocate(size_t bytes);  // 64-byte aligned; null when bytes is 0 or memory is short
 
+// Finds torch's thread pool in the library that Python has loaded; without it a call keeps to its
+// own thread. Returns whether it was found.
+bool use_torch_threads(const char* libtorch_cpu);
+int64_t thread_count();
+
 }  // namespace jca
 
 namespace jca {

@@ -1,31 +1,49 @@
-// The part that is compiled once: choice of the instruction set, checks of arguments, torch's
-// thread pool, scratch memory.
-#include <dlfcn.h>
-#include <stdlib.h>
+// The part that is compiled once: choice of the instruction set, checks of arguments, entry points.
 #include <string.h>
 
 #include <atomic>
+#include <string>
 
 #include "kernels.h"
 #include "parallel.h"
 
 #define JCA_EXPORT extern "C" __attribute__((visibility("default")))
 
+// The instruction sets of this build, best first.
+#if defined(JCA_X86)
+#define JCA_LEVELS(X) X(v4) X(v3) X(v2)
+#else
+#define JCA_LEVELS(X) X(baseline)
+#endif
+
 namespace jca {
 
-#define JCA_DECLARE(isa)          \
+#define JCA_DECLARE_LEVEL(isa)    \
     namespace isa {               \
     extern const Kernels kernels; \
     }
-#if defined(JCA_X86)
-JCA_DECLARE(v2)
-JCA_DECLARE(v3)
-JCA_DECLARE(v4)
-#else
-JCA_DECLARE(baseline)
-#endif
+JCA_LEVELS(JCA_DECLARE_LEVEL)
 
 namespace {
+
+#if defined(JCA_X86)
+bool supports_v4() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+bool supports_v3() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+}
+bool supports_v2() {
+    return __builtin_cpu_supports("sse4.2");
+}
+#else
+bool supports_baseline() {
+    return true;
+}
+#endif
 
 struct Level {
     const char* name;
@@ -34,20 +52,9 @@ struct Level {
 };
 
 const Level* levels(int* count) {
-#if defined(JCA_X86)
-    static const Level all[] = {
-        {"v4", &v4::kernels,
-         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512vl")},
-        {"v3", &v3::kernels,
-         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c")},
-        {"v2", &v2::kernels, __builtin_cpu_supports("sse4.2") != 0},
-    };
-#else
-    static const Level all[] = {{"baseline", &baseline::kernels, true}};
-#endif
+#define JCA_LEVEL_ROW(isa) {#isa, &isa::kernels, supports_##isa()},
+    static const Level all[] = {JCA_LEVELS(JCA_LEVEL_ROW)};
+#undef JCA_LEVEL_ROW
     *count = (int)(sizeof(all) / sizeof(all[0]));
     return all;
 }
@@ -61,80 +68,6 @@ const Level* find(const char* name) {
         if (all[i].supported && (!name || !*name || !strcmp(name, all[i].name))) return &all[i];
     return nullptr;
 }
-
-typedef int (*ParallelFor)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void*), void*);
-typedef int (*GetNumThreads)(uint32_t*);
-ParallelFor parallel_for = nullptr;
-GetNumThreads get_num_threads = nullptr;
-
-// Scratch of one thread, kept between calls: fresh pages would cost more than a small call.
-struct Scratch {
-    char* data = nullptr;
-    size_t size = 0;
-    ~Scratch() { free(data); }
-    char* reserve(size_t bytes) {
-        if (bytes > size) {
-            free(data);
-            data = allocate(bytes);
-            size = data ? bytes : 0;
-        }
-        return data;
-    }
-};
-thread_local Scratch scratch;
-
-int64_t thread_count() {
-    uint32_t threads = 1;
-    if (parallel_for) get_num_threads(&threads);
-    return threads;
-}
-
-struct Queue {
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> failed{false};
-    int64_t units;
-    size_t scratch_bytes;
-    UnitFunction function;
-    const void* context;
-};
-
-void work(Queue& queue) {
-    char* memory = nullptr;
-    for (int64_t unit; (unit = queue.next.fetch_add(1, std::memory_order_relaxed)) < queue.units;) {
-        if (!memory && !(memory = scratch.reserve(queue.scratch_bytes))) {
-            queue.failed = true;
-            return;
-        }
-        queue.function(queue.context, unit, memory);
-    }
-}
-
-void work_range(int64_t begin, int64_t end, void* context) {
-    for (; begin < end; begin++) work(*static_cast<Queue*>(context));
-}
-
-}  // namespace
-
-char* allocate(size_t bytes) {
-    void* p = nullptr;
-    return bytes && posix_memalign(&p, 64, bytes) == 0 ? static_cast<char*>(p) : nullptr;
-}
-
-int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const void* context) {
-    Queue queue;
-    queue.units = units;
-    queue.scratch_bytes = scratch_bytes;
-    queue.function = function;
-    queue.context = context;
-    const int64_t threads = thread_count(), workers = units < threads ? units : threads;
-    if (workers > 1)
-        parallel_for(0, workers, 1, work_range, &queue);
-    else
-        work(queue);
-    return queue.failed ? JCA_NO_MEMORY : JCA_OK;
-}
-
-namespace {
 
 bool bad_dtype(int64_t dtype) {
     return dtype < JCA_FLOAT32 || dtype > JCA_FLOAT16;
@@ -150,13 +83,22 @@ int check(const jca_tanh_attention& a, bool backward) {
     if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
     if (a.batch == 0) return JCA_OK;
     if (!a.q.data || !a.k.data || !a.v.data) return JCA_NULL_POINTER;
-    if ((!backward || a.epilogue) && !a.out.data) return JCA_NULL_POINTER;
-    if (backward && (!a.dout.data || !a.dq.data || !a.dk.data || !a.dv.data))
-        return JCA_NULL_POINTER;
-    return JCA_OK;
+    if (!backward) return a.out.data ? JCA_OK : JCA_NULL_POINTER;
+    return a.dout.data && a.dq.data && a.dk.data && a.dv.data ? JCA_OK : JCA_NULL_POINTER;
 }
 
-int check(const jca_affinity& a, bool backward) {
+int check(const jca_released_attention& a, bool backward) {
+    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
+    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
+    if (a.batch < 0 || a.n < 1 || a.width < 1 || a.key_width < 1) return JCA_BAD_SHAPE;
+    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
+    if (a.batch == 0) return JCA_OK;
+    if (!a.query.data || !a.key.data || !a.value.data || !a.out.data) return JCA_NULL_POINTER;
+    const bool gradients = a.dout.data && a.dquery.data && a.dkey.data && a.dvalue.data;
+    return gradients || !backward ? JCA_OK : JCA_NULL_POINTER;
+}
+
+int check(const jca_joint_affinity& a, bool backward) {
     if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
     if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
     if (a.batch < 0 || a.m < 1 || a.l < 1 || a.n < 1) return JCA_BAD_SHAPE;
@@ -165,7 +107,7 @@ int check(const jca_affinity& a, bool backward) {
     return backward && (!a.dc.data || !a.dq.data || !a.dk.data) ? JCA_NULL_POINTER : JCA_OK;
 }
 
-int check(const jca_modality& m, const jca_coattention& a, bool backward) {
+int check(const jca_modality& m, const jca_joint_coattention& a, bool backward) {
     if (m.width < 1 || m.joint_width < 1 || m.attention < 1) return JCA_BAD_SHAPE;
     if (!m.w_j.data || !m.w_x.data || !m.w_c.data || !m.w_h.data) return JCA_NULL_POINTER;
     if (backward && (!m.dw_j.data || !m.dw_x.data || !m.dw_c.data || !m.dw_h.data))
@@ -175,7 +117,7 @@ int check(const jca_modality& m, const jca_coattention& a, bool backward) {
     return backward && (!m.h.data || !m.dx.data) ? JCA_NULL_POINTER : JCA_OK;
 }
 
-int check(const jca_coattention& a, bool backward) {
+int check(const jca_joint_coattention& a, bool backward) {
     if (a.count < 1 ||
         a.struct_size != (int64_t)(sizeof(a) + (size_t)(a.count - 1) * sizeof(jca_modality)))
         return JCA_BAD_SIZE;
@@ -187,7 +129,7 @@ int check(const jca_coattention& a, bool backward) {
     return JCA_OK;
 }
 
-int check(const jca_reduction& a, bool backward) {
+int check(const jca_visual_reduction& a, bool backward) {
     if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
     if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
     if (a.samples < 0 || a.regions < 1 || a.width < 1) return JCA_BAD_SHAPE;
@@ -195,6 +137,15 @@ int check(const jca_reduction& a, bool backward) {
     if (!a.query.data || !a.keys.data || !a.weights.data) return JCA_NULL_POINTER;
     if (!backward) return a.out.data ? JCA_OK : JCA_NULL_POINTER;
     return a.dout.data && a.dweights.data && a.dquery.data ? JCA_OK : JCA_NULL_POINTER;
+}
+
+std::string names_of_levels() {
+    std::string text;
+    int count;
+    const Level* all = levels(&count);
+    for (int i = 0; i < count; i++)
+        if (all[i].supported) text += (text.empty() ? "" : ",") + std::string(all[i].name);
+    return text;
 }
 
 template <class Args>
@@ -207,8 +158,6 @@ int call(const Args* a, bool backward, int (*Kernels::*kernel)(const Args&)) {
 
 }  // namespace
 }  // namespace jca
-
-using jca::Kernels;
 
 JCA_EXPORT int jca_abi_version(void) {
     return JCA_ABI_VERSION;
@@ -228,22 +177,11 @@ JCA_EXPORT const char* jca_status_string(int status) {
     return status >= 0 && status < JCA_STATUS_COUNT ? text[status] : "unknown status";
 }
 
-// Comma-separated instruction sets that this processor and this build share, best first.
-JCA_EXPORT const char* jca_isa_available() {
-    static char text[64];
-    if (!text[0]) {
-        int count;
-        const jca::Level* all = jca::levels(&count);
-        for (int i = 0; i < count; i++)
-            if (all[i].supported) {
-                if (text[0]) strcat(text, ",");
-                strcat(text, all[i].name);
-            }
-    }
-    return text;
+JCA_EXPORT const char* jca_isa_available(void) {
+    static const std::string text = jca::names_of_levels();
+    return text.c_str();
 }
 
-// Selects an instruction set by name; null or "" takes the best.
 JCA_EXPORT int jca_isa_select(const char* name) {
     const jca::Level* level = jca::find(name);
     if (!level) return JCA_BAD_ISA;
@@ -251,43 +189,36 @@ JCA_EXPORT int jca_isa_select(const char* name) {
     return JCA_OK;
 }
 
-JCA_EXPORT const char* jca_isa_name() {
+JCA_EXPORT const char* jca_isa_name(void) {
     const jca::Level* level = jca::active.load();
     return level ? level->name : "";
 }
 
-// Finds torch's thread pool in the library that Python has already loaded. Returns 1 when found, 0
-// when calls stay on one thread.
 JCA_EXPORT int jca_use_torch(const char* libtorch_cpu) {
-    void* handle = dlopen(libtorch_cpu, RTLD_NOW | RTLD_NOLOAD);
-    if (!handle) return 0;
-    jca::get_num_threads = (jca::GetNumThreads)dlsym(handle, "torch_get_num_threads");
-    jca::parallel_for =
-        jca::get_num_threads ? (jca::ParallelFor)dlsym(handle, "torch_parallel_for") : nullptr;
-    return jca::parallel_for != nullptr;
+    return jca::use_torch_threads(libtorch_cpu);
 }
 
-// Threads that the next call may use: torch.get_num_threads(), or 1 without torch's pool.
 JCA_EXPORT int jca_threads(void) {
     return (int)jca::thread_count();
 }
 
-// Runs a loop of multiply-adds at this machine's peak rate and returns how many; for benchmarks.
 JCA_EXPORT int64_t jca_fma_yardstick(int64_t steps) {
     float sink;
     const jca::Level* level = jca::active.load();
     return level ? level->kernels->fma_yardstick(steps, &sink) : 0;
 }
 
-#define JCA_ENTRY(name)                                         \
-    JCA_EXPORT int jca_##name##_forward(const jca_##name* a) {  \
-        return jca::call(a, false, &Kernels::name##_forward);   \
-    }                                                           \
-    JCA_EXPORT int jca_##name##_backward(const jca_##name* a) { \
-        return jca::call(a, true, &Kernels::name##_backward);   \
-    }
+JCA_EXPORT const char* jca_op_names(void) {
+#define JCA_NAME(op) #op " "
+    return JCA_OPS(JCA_NAME);
+#undef JCA_NAME
+}
 
-JCA_ENTRY(tanh_attention)
-JCA_ENTRY(affinity)
-JCA_ENTRY(coattention)
-JCA_ENTRY(reduction)
+#define JCA_ENTRY_POINTS(op)                                     \
+    JCA_EXPORT int jca_##op##_forward(const jca_##op* a) {       \
+        return jca::call(a, false, &jca::Kernels::op##_forward); \
+    }                                                            \
+    JCA_EXPORT int jca_##op##_backward(const jca_##op* a) {      \
+        return jca::call(a, true, &jca::Kernels::op##_backward); \
+    }
+JCA_OPS(JCA_ENTRY_POINTS)

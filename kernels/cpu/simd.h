@@ -246,6 +246,16 @@ JCA_INLINE uint32_t dropout_word(int64_t column) {
     return (uint32_t)((column / 32) * 16 + column % 16) * 0x85ebca77u;
 }
 
+// The threshold in 1/65536 as a bound on 16 bits at the top of a word.
+JCA_INLINE uint32_t dropout_limit(int64_t threshold) {
+    return threshold < 65536 ? (uint32_t)threshold << 16 : 0xffffffffu;
+}
+
+// The factor of a kept element; 0 where nothing is kept.
+JCA_INLINE double keep_scale(int64_t threshold) {
+    return threshold < 65536 ? 65536.0 / (65536.0 - (double)threshold) : 0.0;
+}
+
 template <class H>
 JCA_INLINE H dropout_hash(H row_xor_word) {
     H h = row_xor_word * 0x7feb352du;

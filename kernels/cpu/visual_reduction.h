@@ -125,9 +125,9 @@ JCA_KERNEL void softmax(T* score, int64_t count, T scale) {
 }
 
 template <class St>
-struct Reduction {
+struct VisualReduction {
     using T = real_t<St>;
-    const jca_reduction& a;
+    const jca_visual_reduction& a;
     static constexpr int64_t kBlock = 4;  // samples per unit
 
     // K of one sample as rows of T: the tensor itself where it is one already, else a packed copy.
@@ -232,13 +232,13 @@ struct Reduction {
 };
 
 template <class St>
-int reduction_forward(const jca_reduction& a) {
-    return Reduction<St>{a}.template run<false>();
+int visual_reduction_forward(const jca_visual_reduction& a) {
+    return VisualReduction<St>{a}.template run<false>();
 }
 
 template <class St>
-int reduction_backward(const jca_reduction& a) {
-    return Reduction<St>{a}.template run<true>();
+int visual_reduction_backward(const jca_visual_reduction& a) {
+    return VisualReduction<St>{a}.template run<true>();
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
-// The part of PyTorch's stable C shim that torch_ops.cpp uses, declared by hand so that no torch
-// header is needed to build. Every function is looked up at run time; where one is missing the
-// caller stays with ctypes. Version gates (torch/csrc/inductor/aoti_torch/c/shim.h and
-// torch/csrc/stable/c/shim.h): all but the `torch_` ones are older than 2.9; torch_library_impl,
-// torch_list_* and torch_new_list_reserve_size came with 2.10.
+// The part of PyTorch's stable C shim that the binding uses, declared by hand so that no torch
+// header is needed to build. Every function is looked up at run time; where one is missing, the
+// backend says so and PyTorch's formulas serve.
+// Version gates (torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h): all but
+// the `torch_` ones are older than 2.9; those came with 2.10.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 namespace jca {
@@ -19,8 +20,7 @@ struct TorchList;     // StableListHandle points to it
 typedef uint64_t StableValue;
 typedef void (*BoxedKernel)(StableValue* stack, uint64_t arguments, uint64_t results);
 
-constexpr uint64_t kShimVersion =
-    0x020a000000000000ull;  // 2.10: the layout this file was written against
+constexpr uint64_t kShimVersion = 0x020a000000000000ull;  // 2.10: the layout written down above
 
 // X(result, name, arguments): status 0 is success.
 #define JCA_SHIM_FUNCTIONS(X)                                                              \
@@ -28,11 +28,18 @@ constexpr uint64_t kShimVersion =
     X(int32_t, aoti_torch_dtype_float64, (void))                                           \
     X(int32_t, aoti_torch_dtype_bfloat16, (void))                                          \
     X(int32_t, aoti_torch_dtype_float16, (void))                                           \
+    X(int32_t, aoti_torch_dtype_int64, (void))                                             \
     X(int32_t, aoti_torch_device_type_cpu, (void))                                         \
     X(int32_t, aoti_torch_get_data_ptr, (TorchTensor*, void**))                            \
+    X(int32_t, aoti_torch_get_dim, (TorchTensor*, int64_t*))                               \
     X(int32_t, aoti_torch_get_sizes, (TorchTensor*, int64_t**))                            \
     X(int32_t, aoti_torch_get_strides, (TorchTensor*, int64_t**))                          \
     X(int32_t, aoti_torch_get_dtype, (TorchTensor*, int32_t*))                             \
+    X(int32_t, aoti_torch_get_device_type, (TorchTensor*, int32_t*))                       \
+    X(int32_t, aoti_torch_get_layout, (TorchTensor*, int32_t*))                            \
+    X(int32_t, aoti_torch_layout_strided, (void))                                          \
+    X(int32_t, aoti_torch_get_storage_size, (TorchTensor*, int64_t*))                      \
+    X(int32_t, aoti_torch_get_storage_offset, (TorchTensor*, int64_t*))                    \
     X(int32_t, aoti_torch_empty_strided,                                                   \
       (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TorchTensor**)) \
     X(int32_t, aoti_torch_delete_tensor_object, (TorchTensor*))                            \
