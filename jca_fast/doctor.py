@@ -9,9 +9,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+
+if TYPE_CHECKING:
+    from .ops.backends import Backend
 
 PACKAGES = (
     "torch",
@@ -24,7 +27,6 @@ PACKAGES = (
     "pytest-benchmark",
     "ninja",
 )
-OPS = ("tanh_attention", "joint_coattention", "joint_affinity", "visual_reduction")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,42 +88,48 @@ def _devices() -> dict[str, Any]:
 
 
 def _backends() -> dict[str, Any]:
-    """Per backend and op, what speaks against it on a float32 tensor of each device."""
+    """Per backend and device, which ops it cannot serve on float32 tensors and why."""
     import torch
 
     from .ops.backends import BACKENDS
+    from .ops.backends.kernels import description
 
     devices = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     report: dict[str, Any] = {}
     for backend in BACKENDS:
-        verdicts = {}
-        for device in devices:
-            tensors = [torch.zeros(1, 1, 1, device=device)] * 3
-            reasons = {op: backend.reasons(op, tensors) for op in OPS}
-            refused = {op: "; ".join(why) for op, why in reasons.items() if why}
-            if not refused:
-                verdicts[device] = "serves every op"
-            elif len(set(refused.values())) == 1 and len(refused) == len(OPS):
-                verdicts[device] = "serves none: " + next(iter(refused.values()))
-            else:
-                verdicts[device] = "cannot serve " + ", ".join(
-                    f"{op} ({why})" for op, why in refused.items()
-                )
-        report[backend.name] = {"is": backend.summary, **verdicts}
+        report[backend.name] = {"is": backend.summary}
+        if backend.module:
+            report[backend.name]["kernels"] = description(backend.module)
+        report[backend.name] |= {device: _served(backend, device) for device in devices}
     return report
+
+
+def _served(backend: Backend, device: str) -> str:
+    """Which ops a backend serves on a device."""
+    import torch
+
+    from .ops.library import OPS
+
+    tensors = [torch.zeros(1, 1, 1, device=device)] * 3
+    refused = {op: "; ".join(why) for op in OPS if (why := backend.reasons(op, tensors))}
+    if not refused:
+        return "serves every op"
+    if len(set(refused.values())) == 1 and len(refused) == len(OPS):
+        return "serves none: " + next(iter(refused.values()))
+    return "cannot serve " + ", ".join(f"{op} ({why})" for op, why in refused.items())
 
 
 def _gpu_kernels() -> dict[str, Any]:
-    """For each CUDA device, whether "auto" uses the Triton kernels in each tier and why; starts no check."""
+    """For each backend and CUDA device, whether "auto" uses its kernels in each tier; starts no check."""
     import torch
 
-    from .gpu import support, trust
+    from .ops.backends import on_device
 
-    report: dict[str, Any] = {}
-    for i in range(torch.cuda.device_count()):
-        why = support.problem(i)
-        report[f"cuda:{i}"] = {"all tiers": f"not used: {why}"} if why else trust.report(i)
-    return report
+    return {
+        f"{backend.name} on cuda:{i}": backend.verdicts(i)
+        for backend in on_device("cuda")
+        for i in range(torch.cuda.device_count())
+    }
 
 
 def _text(report: dict[str, Any]) -> str:

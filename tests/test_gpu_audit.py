@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from jca_fast.gpu import bars, sass
+from benchmarks.audit import limits, sass
+from benchmarks.audit.__main__ import main
 
 TANH = "MUFU.TANH R7, R8"
 TILE_CODE = """
@@ -81,10 +82,10 @@ def judge(
         ttgir=code,
     )
     binary = sass.Binary(100, stack, 0, *sass.parse(listing(*body, **lines)))
-    return " ".join(bars.judge(arch, case, tier, item, binary).breaches)
+    return " ".join(limits.judge(arch, case, tier, item, binary).breaches)
 
 
-def test_sees_every_broken_bar():
+def test_sees_every_broken_limit():
     assert judge(TANH, TANH) == ""
     assert "8 bytes of stack" in judge(TANH, TANH, stack=8)
     assert "1 local" in judge(TANH, TANH, "LDL R1, [R2]")
@@ -94,7 +95,7 @@ def test_sees_every_broken_bar():
     assert "1.500 MUFU" in judge(TANH, TANH, "MUFU.RCP R1, R2")
     assert "F2F" in judge(TANH, TANH, "F2F.BF16.F32 R1, R2")
     assert "F2F" not in judge(TANH, TANH, "F2FP.BF16.F32.PACK_AB R1, R2, R3")
-    assert "bar 3.6" in judge(TANH, TANH, *["FADD R1, R2, R3"] * 4)
+    assert "limit 3.6" in judge(TANH, TANH, *["FADD R1, R2, R3"] * 4)
     assert "MUFU.TANH in the exact tier" in judge(TANH, TANH, tier="exact")
     assert "no loop with" in judge("FADD R1, R2, R3")
 
@@ -123,7 +124,9 @@ def test_visual_kernels_move_regions_by_128_bits(dtype, needed):
     )
 
     def breaches(*opcodes: str) -> tuple[str, ...]:
-        return bars.judge(80, "visual", "half", item, sass.Binary(100, 0, 0, opcodes, ())).breaches
+        return limits.judge(
+            80, "visual", "half", item, sass.Binary(100, 0, 0, opcodes, ())
+        ).breaches
 
     loads, stores = ["LDG.E.128.CONSTANT"] * needed, ["STG.E.128"] * needed
     assert breaches(*loads, *stores) == ()
@@ -141,7 +144,7 @@ def test_every_entry_of_the_table_is_audited():
     pytest.importorskip("triton", reason="triton is not installed")
     from jca_fast.kernels.triton.configurations import ENTRIES
 
-    from jca_fast.gpu.cases import cases
+    from benchmarks.audit.cases import cases
 
     found = cases()
     assert {case.key for case in found if case.key} == set(ENTRIES)
@@ -151,11 +154,11 @@ def test_every_entry_of_the_table_is_audited():
 def run_audit(*args: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own: kernels compile there, where this one interprets them."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "jca_fast", "gpu-audit", *args]
+    command = [sys.executable, "-m", "benchmarks.audit", *args]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_shipped_kernels_keep_every_bar():
+def test_shipped_kernels_keep_every_limit():
     pytest.importorskip("triton", reason="triton is not installed")
     done = run_audit("--arch", "90", "--jobs", "1", "--case", "half layer forward", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -172,7 +175,7 @@ def test_a_breach_is_printed_and_fails():
     code = (
         "import sys; from jca_fast.kernels.triton.configurations import ENTRIES\n"
         "ENTRIES['forward', 'half', 'narrow'] = {'': (128, 256, 4, 1)}\n"
-        "from jca_fast.cli import main; sys.exit(main(['gpu-audit', '--arch', '80', '--jobs', '1', '--case', "
+        "from benchmarks.audit.__main__ import main; sys.exit(main(['--arch', '80', '--jobs', '1', '--case', "
         "'half layer forward, paper']))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -181,7 +184,7 @@ def test_a_breach_is_printed_and_fails():
     )
     assert done.returncode == 1, done.stderr
     assert "BREACH:" in done.stdout
-    assert "1 kernels on 1 architectures, 1 break a bar" in done.stdout
+    assert "1 kernels on 1 architectures, 1 break a limit" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -198,3 +201,9 @@ def test_refuses_what_it_cannot_compile_for(args, message):
     done = run_audit(*args)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_without_triton_it_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main([]) == 2
+    assert "triton is not installed" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import json
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jca_fast import doctor
 from jca_fast.functional import tanh_attention
-from jca_fast.gpu import check, support, trust
-from jca_fast.gpu.check import Case, Result, precision, run_checks
-from jca_fast.ops import backends
+from jca_fast.ops import backends, library, reference
+from jca_fast.ops.backends import gpu, kernels, parity, trust
+from jca_fast.ops.backends.parity import Case, Result, run_checks
 from jca_fast.ops.released_attention import released_attention
+from jca_fast.ops.tiers import precision
+
+KERNELS = ("triton", "jca_fast.kernels.triton")
+"""A backend and its module."""
+TRITON = gpu.GpuKernels(*KERNELS, region_channels=8192)
 
 
 def result(error: float) -> Result:
@@ -31,14 +37,15 @@ def device(monkeypatch, tmp_path):
     """A device that is not there; ``errors`` is what its checks find, ``runs`` the tiers they ran in."""
     state = {"errors": [1e-7], "runs": []}
 
-    def run_checks(cases, tier, device):
+    def run_checks(cases, tier, device, launchers):
         state["runs"].append(tier)
         return [result(e) for e in state["errors"]]
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(check, "run_checks", run_checks)
-    monkeypatch.setattr(trust, "architecture", lambda index: "sm90")
-    monkeypatch.setattr(trust, "_key", lambda index: "one device")
+    monkeypatch.setattr(parity, "run_checks", run_checks)
+    monkeypatch.setattr(trust, "device_class", lambda index: "sm90")
+    monkeypatch.setattr(trust, "_key", lambda module, index: "one device")
+    monkeypatch.setattr(trust, "load", lambda module: None)
     monkeypatch.setattr(
         torch.cuda, "is_current_stream_capturing", lambda: state.get("capturing", False)
     )
@@ -47,14 +54,14 @@ def device(monkeypatch, tmp_path):
 
 
 def test_a_device_is_checked_once_and_the_verdict_kept(device, tmp_path):
-    assert trust.doubt(0, "exact") == ""
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     trust._DECIDED.clear()  # as in another process
-    assert trust.doubt(0, "exact") == ""
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     assert device["runs"] == ["exact"]
     assert json.loads((tmp_path / "jca_fast" / "gpu_checks.json").read_text()) == {
         "one device": {"exact": ""}
     }
-    assert trust.doubt(0, "tf32") == ""
+    assert trust.caution(*KERNELS, 0, "tf32") == ""
     assert device["runs"] == ["exact", "tf32"]
 
 
@@ -63,49 +70,65 @@ def test_a_failed_check_warns_once_and_says_where(device):
     with pytest.warns(
         UserWarning, match="self-check on cuda:0 .*tanh_attention out.*jca-fast verify"
     ):
-        assert "error nan" in trust.doubt(0, "exact")
+        assert "error nan" in trust.caution(*KERNELS, 0, "exact")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert trust.doubt(0, "exact")
-    assert trust.report(0)["exact"].startswith("not used")
-    assert trust.report(0)["tf32"].startswith("not decided")
+        assert trust.caution(*KERNELS, 0, "exact")
+    assert trust.report(*KERNELS, 0)["exact"].startswith("not used")
+    assert trust.report(*KERNELS, 0)["tf32"].startswith("not decided")
 
 
 def test_doctor_says_what_was_decided_and_starts_no_check(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(support, "problem", lambda index: "")
+    monkeypatch.setattr(doctor, "_backends", lambda: {})
+    monkeypatch.setattr(gpu, "problem", lambda module, op: "")
+    monkeypatch.setattr(gpu, "_too_old", lambda index, needed: "")
     device["errors"] = [1.0]
     with pytest.warns(UserWarning, match="self-check"):
-        trust.doubt(0, "tf32")
-    verdicts = doctor.collect()["gpu kernels"]["cuda:0"]
+        trust.caution(*KERNELS, 0, "tf32")
+    verdicts = doctor.collect()["gpu kernels"]["triton on cuda:0"]
     assert verdicts["exact"].startswith("not decided")
     assert verdicts["tf32"].startswith("not used: tanh_attention out in tier tf32: error 1.0e+00")
     assert device["runs"] == ["tf32"]
-    monkeypatch.setattr(support, "problem", lambda index: "it is not offered on ROCm")
+    monkeypatch.setattr(gpu, "problem", lambda module, op: "it is not offered on ROCm")
     assert doctor.collect()["gpu kernels"] == {
-        "cuda:0": {"all tiers": "not used: it is not offered on ROCm"}
+        "triton on cuda:0": {"all tiers": "not used: it is not offered on ROCm"}
     }
+
+
+def test_verdicts_belong_to_a_backend_a_class_of_chips_and_a_tier(device, monkeypatch):
+    """Another backend on the same chip in the same tier is checked by itself."""
+    monkeypatch.setattr(trust, "VERIFIED", frozenset({("triton", "sm90", "exact")}))
+    monkeypatch.setattr(trust, "_key", lambda module, index: f"{module} on one device")
+    device["errors"] = [1.0]
+    with pytest.warns(UserWarning, match="the toy kernels failed .* verify --backend toy"):
+        assert trust.caution("toy", "toy_kernels", 0, "exact")
+    assert device["runs"] == ["exact"]
+    assert trust.caution(*KERNELS, 0, "exact") == ""
+    assert "recorded run" in trust.report(*KERNELS, 0)["exact"]
+    assert trust.report("toy", "toy_kernels", 0)["exact"].startswith("not used")
+    assert trust.report(*KERNELS, 0)["tf32"].startswith("not decided")
 
 
 def test_a_check_that_raises_is_a_failed_check(device, monkeypatch):
     def broken(*_):
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(check, "run_checks", broken)
+    monkeypatch.setattr(parity, "run_checks", broken)
     with pytest.warns(UserWarning, match="no kernel image"):
-        assert trust.doubt(0, "exact")
+        assert trust.caution(*KERNELS, 0, "exact")
 
 
 def test_a_recorded_run_needs_no_check(device, monkeypatch):
-    monkeypatch.setattr(trust, "VERIFIED", frozenset({("sm90", "exact")}))
-    assert trust.doubt(0, "exact") == ""
+    monkeypatch.setattr(trust, "VERIFIED", frozenset({("triton", "sm90", "exact")}))
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     assert device["runs"] == []
-    assert "recorded run" in trust.report(0)["exact"]
+    assert "recorded run" in trust.report(*KERNELS, 0)["exact"]
 
 
 def test_no_check_inside_a_graph_capture(device):
     device["capturing"] = True
-    assert "graph capture" in trust.doubt(0, "exact")
+    assert "graph capture" in trust.caution(*KERNELS, 0, "exact")
     assert device["runs"] == []
 
 
@@ -113,9 +136,9 @@ def test_what_was_decided_holds_inside_a_graph_capture_even_where_nothing_can_be
     device, monkeypatch
 ):
     monkeypatch.setattr(trust, "_path", lambda: Path("/dev/null/jca_fast/gpu_checks.json"))
-    assert trust.doubt(0, "exact") == ""
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     device["capturing"] = True
-    assert trust.doubt(0, "exact") == ""
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     assert device["runs"] == ["exact"]
 
 
@@ -126,7 +149,7 @@ def test_an_unreadable_cache_is_no_verdict_and_is_replaced(device, tmp_path, tex
     (tmp_path / "jca_fast").mkdir()
     file = tmp_path / "jca_fast" / "gpu_checks.json"
     file.write_text(text, encoding="latin-1")
-    assert trust.doubt(0, "exact") == ""
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     assert device["runs"] == ["exact"]
     assert json.loads(file.read_text())["one device"] == {"exact": ""}
 
@@ -137,17 +160,17 @@ def test_a_user_without_a_home_has_no_cache(device, monkeypatch):
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    assert trust.doubt(0, "exact") == ""
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     assert device["runs"] == ["exact"]
 
 
 def test_processes_add_to_the_verdicts_of_each_other(device, tmp_path):
     file = tmp_path / "jca_fast" / "gpu_checks.json"
-    assert trust.doubt(0, "exact") == ""
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     file.write_text(
         json.dumps({"one device": {"exact": "", "tf32": "wrong"}, "another": {"exact": "wrong"}})
     )
-    assert trust.doubt(0, "bfloat16") == ""
+    assert trust.caution(*KERNELS, 0, "bfloat16") == ""
     kept = {
         "one device": {"exact": "", "tf32": "wrong", "bfloat16": ""},
         "another": {"exact": "wrong"},
@@ -158,22 +181,22 @@ def test_processes_add_to_the_verdicts_of_each_other(device, tmp_path):
 
 def test_a_check_that_could_not_finish_is_not_kept(device, monkeypatch, tmp_path):
     """Memory may be short today: another process asks again."""
-    monkeypatch.setattr(check, "run_checks", lambda *_: 1 / 0)
+    monkeypatch.setattr(parity, "run_checks", lambda *_: 1 / 0)
     with pytest.warns(UserWarning, match="ZeroDivisionError"):
-        assert trust.doubt(0, "exact")
+        assert trust.caution(*KERNELS, 0, "exact")
     assert not (tmp_path / "jca_fast" / "gpu_checks.json").exists()
-    assert trust.report(0)["exact"].startswith("not used: its self-check raised")
+    assert trust.report(*KERNELS, 0)["exact"].startswith("not used: its self-check raised")
 
 
 def test_threads_wait_for_one_check(device, monkeypatch):
-    def slow(cases, tier, where):
+    def slow(cases, tier, where, launchers):
         device["runs"].append(tier)
         time.sleep(0.05)
         return [result(1e-7)]
 
-    monkeypatch.setattr(check, "run_checks", slow)
+    monkeypatch.setattr(parity, "run_checks", slow)
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda _: trust.doubt(0, "exact"), range(4))) == [""] * 4
+        assert list(pool.map(lambda _: trust.caution(*KERNELS, 0, "exact"), range(4))) == [""] * 4
     assert device["runs"] == ["exact"]
 
 
@@ -212,13 +235,13 @@ def settings() -> list:
 def real_check(device, monkeypatch):
     """The self-check itself, of plain PyTorch on the CPU; ``runs`` gets the numbers it finds."""
 
-    def checks(cases, tier, where):
+    def checks(cases, tier, where, launchers):
         assert not torch.are_deterministic_algorithms_enabled()
-        found = run_checks(check.QUICK[:1], tier, "cpu", "reference")
+        found = run_checks(parity.QUICK[:1], tier, "cpu", reference)
         device["runs"].append([(r.error, r.baseline) for r in found])
         return found
 
-    monkeypatch.setattr(check, "run_checks", checks)
+    monkeypatch.setattr(parity, "run_checks", checks)
     return device
 
 
@@ -226,60 +249,57 @@ def real_check(device, monkeypatch):
 def test_the_check_finds_the_same_in_all_surroundings_and_leaves_them_as_they_were(
     real_check, name
 ):
-    assert trust.doubt(0, "exact") == ""
+    assert trust.caution(*KERNELS, 0, "exact") == ""
     trust._DECIDED.clear()
     trust._path().unlink()
     with SURROUNDINGS[name]():
         before = settings()
-        assert trust.doubt(0, "exact") == ""
+        assert trust.caution(*KERNELS, 0, "exact") == ""
         assert settings() == before
     first, second = real_check["runs"]
     assert first == second
 
 
 def test_the_check_runs_while_vmap_forbids_random_numbers(real_check):
-    assert torch.func.vmap(lambda x: x + len(trust.doubt(0, "exact")))(torch.zeros(3)).tolist() == [
+    assert torch.func.vmap(lambda x: x + len(trust.caution(*KERNELS, 0, "exact")))(
+        torch.zeros(3)
+    ).tolist() == [
         0,
         0,
         0,
     ]
 
 
-def test_doubts_move_auto_to_the_next_backend_but_not_who_asks_by_name(monkeypatch):
+def test_cautions_move_auto_to_the_next_backend_but_not_an_explicit_request(monkeypatch):
     monkeypatch.delenv("JCA_FAST_BACKEND", raising=False)
-    monkeypatch.setattr(backends, "BACKENDS", (backends.find("triton"), backends.find("reference")))
-    tensor = torch.zeros(1, 1, 1)
-    monkeypatch.setattr(support, "reasons", lambda op, tensors: [])
-    monkeypatch.setattr(support, "doubts", lambda op, tensors: ["its self-check failed"])
+    tensor, found = torch.zeros(1, 1, 1), ["its self-check failed"]
+    row = replace(
+        backends.find("triton"),
+        reasons=lambda op, tensors: [],
+        cautions=lambda op, tensors: found,
+    )
+    monkeypatch.setattr(backends, "BACKENDS", (row, backends.find("reference")))
     assert backends.choose("tanh_attention", "auto", [tensor]) == "reference"
     assert backends.choose("tanh_attention", "triton", [tensor]) == "triton"
     assert "its self-check failed" in backends.explain(tensor)
-    monkeypatch.setattr(support, "doubts", lambda op, tensors: [])
+    found.clear()
     assert backends.choose("tanh_attention", "auto", [tensor]) == "triton"
 
 
 def test_reasons_name_what_is_wrong():
-    words = " ".join(
-        support.reasons("softmax_attention", [torch.zeros(1, 1, 1, dtype=torch.float64)])
-    )
-    for part in (
-        "no kernel for softmax_attention",
-        "serves CUDA tensors, got cpu",
-        "got torch.float64",
-    ):
-        assert part in words
-    assert "8192 channels" in " ".join(support.reasons("visual_reduction", [torch.zeros(1, 9000)]))
+    words = " ".join(TRITON.reasons("tanh_attention", [torch.zeros(1, 1, 1, dtype=torch.float64)]))
+    assert "serves CUDA tensors, got cpu" in words
+    assert "got torch.float64" in words
+    assert "8192 channels" in " ".join(TRITON.reasons("visual_reduction", [torch.zeros(1, 9000)]))
     far = torch.zeros(1).expand(1, 1, 1).as_strided((1, 2, 1), (0, 0, 1))
-    assert "2^31" not in " ".join(support.reasons("tanh_attention", [far]))
+    assert "2^31" not in " ".join(TRITON.reasons("tanh_attention", [far]))
     meta = torch.empty_strided((1, 2, 1), (1, 2**31, 1), device="meta")
-    assert "2^31" in " ".join(support.reasons("tanh_attention", [meta]))
+    assert "2^31" in " ".join(TRITON.reasons("tanh_attention", [meta]))
 
 
 def test_results_too_large_to_address_are_refused_although_the_inputs_are_small():
     def words(op, *shapes):
-        return " ".join(
-            support.reasons(op, [torch.empty(shape, device="meta") for shape in shapes])
-        )
+        return " ".join(TRITON.reasons(op, [torch.empty(shape, device="meta") for shape in shapes]))
 
     rows = 2**16
     for op in ("tanh_attention", "joint_affinity"):
@@ -292,7 +312,7 @@ def test_results_too_large_to_address_are_refused_although_the_inputs_are_small(
         assert "2^31" not in words(op, *((b, m // 8, n // 4 or 1) for b, m, n in shapes))
     expanded = torch.empty(1, 1, 1, device="meta").expand(1, rows, rows)  # its gradient is not
     assert "2^31" in " ".join(
-        support.reasons("visual_reduction", [torch.empty(1, rows, device="meta"), expanded])
+        TRITON.reasons("visual_reduction", [torch.empty(1, rows, device="meta"), expanded])
     )
 
 
@@ -301,19 +321,19 @@ def test_results_too_large_to_address_are_refused_although_the_inputs_are_small(
 )
 def test_the_tier_follows_the_precision_settings_of_newer_torch(monkeypatch, setting, tier):
     matmul = torch.backends.cuda.matmul
-    monkeypatch.setattr(trust, "doubt", lambda index, tier: tier)
+    monkeypatch.setattr(trust, "caution", lambda backend, module, index, tier: tier)
     change, before = partial(setattr, matmul, "fp32_precision"), matmul.fp32_precision
     with having(change, setting, before):
-        assert support.doubts("tanh_attention", [torch.zeros(1)]) == [tier]
+        assert TRITON.cautions("tanh_attention", [torch.zeros(1)]) == [tier]
 
 
 @pytest.mark.parametrize(
     ("name", "tier"), [("highest", "exact"), ("high", "tf32"), ("medium", "tf32")]
 )
 def test_the_tier_follows_float32_matmul_precision(monkeypatch, name, tier):
-    monkeypatch.setattr(trust, "doubt", lambda index, tier: tier)
+    monkeypatch.setattr(trust, "caution", lambda backend, module, index, tier: tier)
     with having(torch.set_float32_matmul_precision, name, "highest"):
-        assert support.doubts("tanh_attention", [torch.zeros(1)]) == [tier]
+        assert TRITON.cautions("tanh_attention", [torch.zeros(1)]) == [tier]
 
 
 @pytest.mark.parametrize("op", [tanh_attention, released_attention])
@@ -337,14 +357,35 @@ def test_verify_says_that_there_is_no_device(capsys):
 
 def test_the_choice_is_a_constant_of_a_compiled_graph(monkeypatch):
     """On a GPU the table is asked while a graph is traced: nothing in it may break the graph."""
-    monkeypatch.setattr(trust, "_DECIDED", {(0, "tf32"): "a doubt", (0, "exact"): ""})
-    monkeypatch.setattr(trust, "architecture", lambda index: "sm90")
+    decided = {("triton", 0, "tf32"): "a caution", ("triton", 0, "exact"): ""}
+    monkeypatch.setattr(trust, "_DECIDED", decided)
+    monkeypatch.setattr(trust, "device_class", lambda index: "sm90")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(support, "_found_problem", lambda index: "")
+    monkeypatch.setattr(kernels, "_problem", lambda module, op: "")
+    monkeypatch.setattr(gpu, "_too_old", lambda index, needed: "")
 
     @torch.compile(backend="eager", fullgraph=True)
     def call(x):
-        words = support.doubts("tanh_attention", (x,)) + support.reasons("tanh_attention", (x,))
-        return x + len(words)
+        words = TRITON.cautions("tanh_attention", (x,)) + TRITON.reasons("tanh_attention", (x,))
+        return x + len(words) + len(TRITON.problem("tanh_attention", 0))
 
     assert call(torch.zeros(1, 1, 1)).item() == 1  # the one reason: a CPU tensor
+
+
+@pytest.mark.parametrize("name", [n for n in backends.names() if backends.find(n).module])
+def test_an_op_without_a_kernel_is_refused_and_auto_goes_on(name, monkeypatch):
+    row = backends.find(name)
+    monkeypatch.setattr(backends, "BACKENDS", (row, backends.find("reference")))
+    assert kernels.problem(row.module, "softmax_attention") in (
+        "it has no kernel for softmax_attention",
+        kernels.problem(row.module, "tanh_attention"),
+    )
+    assert backends.choose("softmax_attention", "auto", (torch.zeros(1, 1, 1),)) == "reference"
+
+
+def test_the_dispatcher_runs_the_launchers_that_a_check_judges(backend):
+    """The self-check calls launchers; users reach them through ``torch.ops``."""
+    row, case = backends.find(backend), parity.QUICK[0]
+    q, k, v, _ = (t.float() for t in parity._INPUTS[case.op](case))
+    direct = kernels.load(row.module).tanh_attention(q, k, v, 0.2, 0.0, None)
+    assert torch.equal(library.overload("tanh_attention", backend)(q, k, v, 0.2, 0.0, None), direct)

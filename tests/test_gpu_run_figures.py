@@ -105,7 +105,7 @@ def test_rounds_interleave_and_a_slow_first_call_costs_no_samples(monkeypatch):
 
 
 def recorded(**changes):
-    names = ("tests 1", "verify exact", "verify tf32")
+    names = ("tests 1", "verify triton exact", "verify triton tf32")
     phases = {"checks": {"checks": {name: {"passed": True} for name in names}}}
     return {
         "passed": True,
@@ -119,7 +119,7 @@ def recorded(**changes):
 
 def test_write_table_takes_whole_runs_that_passed(tmp_path, monkeypatch, capsys):
     target = tmp_path / "verified.py"
-    target.write_text((store.ROOT / "jca_fast" / "gpu" / "verified.py").read_text())
+    target.write_text((store.ROOT / "jca_fast" / "ops" / "backends" / "verified.py").read_text())
     monkeypatch.setattr(trusted, "TARGET", target)
     for i, change in enumerate(({"passed": False}, {"complete": False}, {"dry run": True})):
         store.write(tmp_path / f"gpu_{i}.json", recorded(**change))
@@ -128,9 +128,9 @@ def test_write_table_takes_whole_runs_that_passed(tmp_path, monkeypatch, capsys)
     store.write(tmp_path / "gpu_whole.json", recorded())
     for _ in range(2):  # also over a table that has rows
         assert run.main(["--write-table", "--out", str(tmp_path)]) == 0
-        assert table(target) == {("sm90", "exact"), ("sm90", "tf32")}
-    assert "2 pairs" in capsys.readouterr().out
-    assert target.read_text().startswith('"""Where the kernels are known to compute right.')
+        assert table(target) == {("triton", "sm90", "exact"), ("triton", "sm90", "tf32")}
+    assert "2 rows" in capsys.readouterr().out
+    assert target.read_text().startswith('"""Where GPU kernels are known to be correct.')
 
 
 def table(path: Path) -> frozenset:

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from benchmarks.audit import limits
 from benchmarks.gpu import timing, tune
-from jca_fast.gpu import audit
 
 NARROW, WIDE = ("forward", "half", "narrow"), ("forward", "half", "wide")
 
@@ -47,7 +47,7 @@ def test_writing_the_present_table_changes_nothing():
     [
         ({(64, 64, 4, 1): 10.0, (128, 64, 4, 2): 5.0}, (128, 64, 4, 2)),
         ({(64, 64, 4, 1): 10.0, (128, 64, 4, 2): 9.9}, (64, 64, 4, 1)),  # as good as: stays
-        ({(128, 64, 4, 2): 9.9}, (128, 64, 4, 2)),  # the present one breaks a bar
+        ({(128, 64, 4, 2): 9.9}, (128, 64, 4, 2)),  # the present one breaks a limit
         ({}, (64, 64, 4, 1)),
     ],
 )
@@ -60,7 +60,7 @@ def test_the_model_prefers_less_work_and_more_programs():
     case = tune.cases_of(NARROW)[0]
 
     def cost(tile: str, programs: int, per_element: float) -> float:
-        row = audit.Row(90, case.name, "layer", tile, 128, 16384, 0, 1000, per_element, 1.0, ())
+        row = limits.Row(90, case.name, "layer", tile, 128, 16384, 0, 1000, per_element, 1.0, ())
         return tune.modelled(NARROW, [((programs, 1), row)], 90)
 
     assert cost("128x64x32 w4", 1024, 3.0) < cost("128x64x32 w4", 1024, 9.0)

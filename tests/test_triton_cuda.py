@@ -12,8 +12,9 @@ from numerics import assert_bitwise
 from triton_device import DEVICE, on_device  # noqa: F401
 
 from jca_fast.functional import tanh_attention
-from jca_fast.gpu import check, support, trust
 from jca_fast.ops import backends
+from jca_fast.ops.backends import parity, trust
+from jca_fast.ops.tiers import TIERS, precision
 
 if DEVICE == "cpu":
     pytest.skip(
@@ -22,8 +23,8 @@ if DEVICE == "cpu":
     )
 
 pytestmark = pytest.mark.usefixtures("on_device")
-NAMES = tuple(name for name in contract.NAMES if name.startswith(support.OPS))
-DOUBTS = support.doubts
+NAMES = contract.NAMES
+TABLE = backends.BACKENDS
 
 
 def step(name):
@@ -114,15 +115,15 @@ def test_runs_on_the_device_of_its_tensors(name):
     assert_bitwise(got, expected)
 
 
-@pytest.mark.parametrize("tier", check.TIERS)
+@pytest.mark.parametrize("tier", TIERS)
 def test_auto_checks_the_device_once_and_in_two_seconds(monkeypatch, tmp_path, tier):
-    runs, run_checks = [], check.run_checks
+    runs, run_checks = [], parity.run_checks
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(trust, "VERIFIED", frozenset())
     monkeypatch.setattr(trust, "_DECIDED", {})
-    monkeypatch.setattr(support, "doubts", DOUBTS)
-    monkeypatch.setattr(check, "run_checks", lambda *args: runs.append(tier) or run_checks(*args))
-    with check.precision(tier) as dtype:
+    monkeypatch.setattr(backends, "BACKENDS", TABLE)
+    monkeypatch.setattr(parity, "run_checks", lambda *args: runs.append(tier) or run_checks(*args))
+    with precision(tier) as dtype:
         tensors = [t.detach().to(dtype) for t in contract.cases(torch.float32)["tanh_attention"][1]]
         assert backends.choose("tanh_attention", "auto", tensors) == "triton"  # compiles
         assert backends.choose("tanh_attention", "auto", tensors) == "triton"

@@ -7,8 +7,8 @@ import torch
 from triton_device import DEVICE, kernels, module, on_device, table  # noqa: F401
 
 from jca_fast.functional import joint_affinity
-from jca_fast.gpu.check import Case, run_checks
 from jca_fast.ops import reference
+from jca_fast.ops.backends.parity import Case, run_checks
 
 AFFINITY = module("joint_affinity")
 pytestmark = pytest.mark.usefixtures("on_device")
@@ -41,14 +41,14 @@ def arguments(sizes=SIZES, dtype=torch.float32):
 @pytest.mark.parametrize("tier", ["exact", "float16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_error_is_no_worse_than_plain_torch(case, tier):
-    for result in run_checks([case], tier, DEVICE):
+    for result in run_checks([case], tier, DEVICE, kernels):
         assert result.passed, result
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_tf32_error_is_that_of_the_tier(case):
     """PyTorch on the CPU has no TF32 to compare with: 10 mantissa bits per operand, one product on the way."""
-    for result in run_checks([case], "tf32", DEVICE):
+    for result in run_checks([case], "tf32", DEVICE, kernels):
         assert result.error < 2e-3, result
 
 

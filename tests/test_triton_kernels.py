@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from triton_device import DEVICE, Memory, kernels, launch, on_device, sums, table  # noqa: F401
 
-from jca_fast.gpu.check import Case, precision, run_checks
 from jca_fast.ops import reference
+from jca_fast.ops.backends.parity import Case, run_checks
+from jca_fast.ops.tiers import precision
 
 ATTENTION = [
     Case("tanh_attention", (2, 70, 65, 10, 9, 0), 0.3),  # (B, M, L, N, D, v shared)
@@ -47,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("on_device")
 @pytest.mark.parametrize("tier", ["exact", "float16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_error_is_no_worse_than_plain_torch(case, tier):
-    for result in run_checks([case], tier, DEVICE):
+    for result in run_checks([case], tier, DEVICE, kernels):
         assert result.passed, result
 
 
@@ -55,14 +56,14 @@ def test_error_is_no_worse_than_plain_torch(case, tier):
 @pytest.mark.parametrize("case", [ATTENTION[0], LAYER[1]], ids=str)
 def test_the_tiles_of_small_batches(monkeypatch, case, tier):
     monkeypatch.setattr(table, "SMALL", 2**40)
-    for result in run_checks([case], tier, DEVICE):
+    for result in run_checks([case], tier, DEVICE, kernels):
         assert result.passed, result
 
 
 @pytest.mark.parametrize("case", [ATTENTION[0], LAYER[1], VISUAL[0]], ids=str)
 def test_tf32_error_is_that_of_the_tier(case):
     """PyTorch on the CPU has no TF32 to compare with: 10 mantissa bits per operand, three products in a row."""
-    for result in run_checks([case], "tf32", DEVICE):
+    for result in run_checks([case], "tf32", DEVICE, kernels):
         assert result.error < 4e-3, result
 
 
@@ -157,7 +158,7 @@ ANY = {
     ),
     "visual_reduction": st.tuples(st.integers(1, 4), LARGE, LARGE),
 }
-"""Sizes of each op, see :data:`jca_fast.gpu.check.QUICK`."""
+"""Sizes of each op, see :data:`jca_fast.ops.backends.parity.QUICK`."""
 
 
 @pytest.mark.parametrize("op", ANY)
@@ -175,7 +176,7 @@ def test_any_size_is_no_worse_than_plain_torch(op, data):
         Case(op, data.draw(ANY[op]), dropout),
         data.draw(st.sampled_from(("exact", "float16", "bfloat16"))),
     )
-    for result in run_checks([case], tier, DEVICE):
+    for result in run_checks([case], tier, DEVICE, kernels):
         assert result.passed, result
 
 

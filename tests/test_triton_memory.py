@@ -9,9 +9,9 @@ import pytest
 import torch
 from triton_device import Memory, kernels, on_device  # noqa: F401
 
-from jca_fast.gpu.check import TIERS, precision
 from jca_fast.ops import reference
 from jca_fast.ops.reference import joints_of
+from jca_fast.ops.tiers import TIERS, precision
 
 pytestmark = pytest.mark.usefixtures("on_device")
 

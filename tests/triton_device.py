@@ -6,6 +6,7 @@ hardware does. Test modules that import this one are skipped without triton. ``o
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 
 import pytest
@@ -22,7 +23,6 @@ from jca_fast.kernels.triton import launch, sums, table  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
-from jca_fast.gpu import support  # noqa: E402
 from jca_fast.ops import backends  # noqa: E402
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
@@ -63,15 +63,14 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> None:
     The interpreter's tensors are on the CPU: of the backend's reasons only that one is taken away.
     """
     monkeypatch.delenv("JCA_FAST_BACKEND", raising=False)
-    monkeypatch.setattr(backends, "BACKENDS", (backends.find("triton"), backends.find("reference")))
-    monkeypatch.setattr(support, "doubts", lambda op, tensors: [])
-    if DEVICE == "cpu":
-        found = support.reasons
-        monkeypatch.setattr(
-            support,
-            "reasons",
-            lambda op, tensors: [r for r in found(op, tensors) if "serves CUDA tensors" not in r],
-        )
+    row = backends.find("triton")
+
+    def reasons(op, tensors):
+        found = row.reasons(op, tensors)
+        return [r for r in found if DEVICE == "cuda" or "serves CUDA tensors" not in r]
+
+    trusted = dataclasses.replace(row, reasons=reasons, cautions=lambda op, tensors: [])
+    monkeypatch.setattr(backends, "BACKENDS", (trusted, backends.find("reference")))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,23 @@ def outcome(code: int | None, output: str) -> dict[str, Any]:
 
 
 def verify(site: Site, options: plan.Options) -> dict[str, Check]:
-    """``jca-fast verify`` in each tier; by the interpreter the self-check's cases in one, which is not TF32's."""
+    """``jca-fast verify`` of each GPU backend in each tier.
+
+    A dry run has the self-check's cases in one tier, which is not TF32's, by the interpreter.
+    """
+    from jca_fast.ops.backends import on_device
+
     extra = ["--quick", "--device", "cpu"] if options.dry else []
     tiers = [t for t in options.tiers if t != "tf32"][-1:] if options.dry else options.tiers
+
+    def check(backend: str, tier: str) -> dict[str, Any]:
+        arguments = ("verify", "--backend", backend, "--tier", tier, *extra)
+        return outcome(*site.run(f"verify {backend} {tier}", site.module("jca_fast", *arguments)))
+
     return {
-        f"verify {t}": lambda t=t: outcome(
-            *site.run(f"verify {t}", site.module("jca_fast", "verify", "--tier", t, *extra))
-        )
-        for t in tiers
+        f"verify {row.name} {tier}": partial(check, row.name, tier)
+        for row in on_device("cuda")
+        for tier in tiers
     }
 
 

@@ -72,7 +72,7 @@ def main() -> int:
     """Start each kernel of a layer once in each tier."""
     from benchmarks.gpu import floors, store, subjects
     from benchmarks.gpu.measure import precision_dtype
-    from jca_fast.gpu.check import precision
+    from jca_fast.ops.tiers import precision
 
     for tier in TIERS:
         with precision(tier):

@@ -18,7 +18,7 @@ def main() -> int:
     plan.add_options(parser)
     args = parser.parse_args()
     options, failed = plan.options(args), 0
-    begin(options.dry)
+    begin(options)
     for row, modes in plan.fill_rows(" ".join(args.part), options):
         found = attempt(lambda row, modes=modes: _compile(args.part[0], row, modes, options), row)
         print(row.name, *modes, found, flush=True)

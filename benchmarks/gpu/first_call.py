@@ -18,10 +18,10 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true")
     dry = parser.parse_args().dry_run
     seconds = {"import": _seconds(_import)}
-    from benchmarks.gpu import subjects, timing
+    from benchmarks.gpu import plan, subjects, timing
     from benchmarks.gpu.measure import begin, device
 
-    begin(dry)
+    begin(plan.Options(dry=dry))
     import torch
 
     seconds["device"] = _seconds(lambda: torch.zeros(1, device=device()))
@@ -45,15 +45,19 @@ def _import() -> None:
 
 def _self_check(dry: bool) -> None:
     """What "auto" asks before its first call in the exact tier; RuntimeError where the device does not pass."""
-    from jca_fast.gpu import check, trust
+    from benchmarks.gpu.subjects import BACKEND
+    from jca_fast.ops.backends import find, parity, trust
+    from jca_fast.ops.backends.kernels import load
 
+    row = find(BACKEND[0])
+    assert row.module is not None
     if dry:
-        failed = [r for r in check.run_checks(check.QUICK[-1:], "exact", "cpu") if not r.passed]
-        doubt = str(failed or "")
+        results = parity.run_checks(parity.QUICK[-1:], "exact", "cpu", load(row.module))
+        problem = str([r for r in results if not r.passed] or "")
     else:
-        doubt = trust.doubt(0, "exact")
-    if doubt:
-        raise RuntimeError(f"the self-check failed: {doubt}")
+        problem = trust.caution(row.name, row.module, 0, "exact")
+    if problem:
+        raise RuntimeError(f"the self-check failed: {problem}")
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -11,14 +11,16 @@ import gc
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.gpu import plan, store, subjects, timing
-from jca_fast.gpu.check import FACTOR, FLOOR, precision
-from jca_fast.gpu.check import _error as relative_error
+from jca_fast.ops import backends
+from jca_fast.ops.backends.parity import FACTOR, FLOOR, relative_error
+from jca_fast.ops.tiers import precision
 
 GRAPHS_OF_ITS_OWN = "reduce-overhead"
 
@@ -30,7 +32,7 @@ def main() -> int:
     plan.add_options(parser)
     args = parser.parse_args()
     options = plan.options(args)
-    begin(options.dry)
+    begin(options)
     phase = {"kernels": kernels, "layers": layers, "training": training, "visual": visual}[
         args.phase
     ]
@@ -51,14 +53,17 @@ def main() -> int:
     return 0
 
 
-def begin(dry: bool) -> None:
-    """Settings of a worker; in a dry run the kernels offer themselves for CPU tensors."""
-    timing.DRY = dry
+def begin(options: plan.Options) -> None:
+    """Settings of a worker; in a dry run the GPU backends offer themselves for CPU tensors."""
+    timing.DRY = options.dry
     torch._dynamo.config.recompile_limit = 64
-    if dry:
-        from jca_fast.gpu import support
-
-        support.reasons = lambda op, tensors: []
+    if options.backend:
+        subjects.BACKEND[0] = backends.find(options.backend).name
+    if options.dry:
+        backends.BACKENDS = tuple(
+            replace(row, reasons=lambda op, tensors: []) if row.device == "cuda" else row
+            for row in backends.BACKENDS
+        )
 
 
 def attempt(measure: Callable[[plan.Row], dict[str, Any]], row: plan.Row) -> dict[str, Any]:

@@ -32,10 +32,12 @@ class Options:
     tiers: tuple[str, ...] = TIERS
     batches: tuple[int, ...] = BATCHES
     dry: bool = False
+    backend: str = ""
 
     def arguments(self) -> list[str]:
         """The options as a worker's arguments."""
         words = ["--tiers", ",".join(self.tiers), "--batches", ",".join(map(str, self.batches))]
+        words += ["--backend", self.backend] if self.backend else []
         return [*words, "--dry-run"] if self.dry else words
 
 
@@ -47,6 +49,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tiers", default=",".join(TIERS), help="precision tiers (default: all four)"
+    )
+    parser.add_argument(
+        "--backend",
+        default="",
+        help="the backend to time (default: the table's first with GPU kernels)",
     )
     parser.add_argument(
         "--batches", default=",".join(map(str, BATCHES)), help="batch sizes (default: 1,8,64,256)"
@@ -62,7 +69,7 @@ def options(args: argparse.Namespace) -> Options:
         )
     if args.dry_run:
         batches = batches if batches != BATCHES else (64,)
-    return Options(tiers, batches, args.dry_run)
+    return Options(tiers, batches, args.dry_run, args.backend)
 
 
 @dataclass(frozen=True)

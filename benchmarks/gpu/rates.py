@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from benchmarks.gpu import timing
-from jca_fast.gpu.check import precision
+from jca_fast.ops.tiers import precision
 
 
 @triton.jit

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         "--commit", default="", help="the commit of this tree, where it came without its repository"
     )
     parser.add_argument(
-        "--write-table", action="store_true", help="only rewrite jca_fast/gpu/verified.py"
+        "--write-table", action="store_true", help="only rewrite jca_fast/ops/backends/verified.py"
     )
     args = parser.parse_args(argv)
     if args.write_table:

@@ -40,7 +40,7 @@ def capability(dry: bool) -> int:
 
 def architecture(dry: bool) -> str:
     """The architecture class of the device in the kernels' table."""
-    from jca_fast.kernels.triton.launch import architecture_class
+    from jca_fast.ops.tiers import architecture_class
 
     return architecture_class(capability(dry))
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from jca_fast.functional import joint_coattention, visual_reduction
-from jca_fast.ops import reference
+from jca_fast.ops import backends, reference
 from jca_fast.ops.library import overload
 
+BACKEND = [backends.on_device("cuda")[0].name]
+"""The name of the measured backend; :func:`benchmarks.gpu.measure.begin` replaces it."""
 Call = Callable[[], Any]
 Forward = Callable[[dict[str, Any]], tuple[torch.Tensor, ...]]
 
@@ -37,10 +39,10 @@ def layers(batch: int, dtype: torch.dtype, device: str, count: int, tiny: bool) 
 
 
 def fused(args: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-    """The layers by the Triton kernels."""
+    """The layers by the measured backend."""
     x = args["inputs"]
     for weights in args["weights"]:
-        x = joint_coattention(x, *weights, scales=[args["scale"]] * 2, backend="triton")
+        x = joint_coattention(x, *weights, scales=[args["scale"]] * 2, backend=BACKEND[0])
     return tuple(x)
 
 
@@ -69,13 +71,13 @@ def with_backward(forward: Forward, args: dict[str, Any]) -> Call:
 
 
 def only_backward(args: dict[str, Any]) -> Call:
-    """The launches of the backward of one layer by the Triton kernels, without autograd around them."""
+    """The launches of the backward of one layer by the measured backend, without autograd around them."""
     inputs, (weights, *_) = args["inputs"], args["weights"]
     options = ([args["scale"]] * 2, 0.0, None)
     with torch.no_grad():
-        maps = overload("joint_coattention", "triton")(inputs, [], *weights, *options, True)[2:]
+        maps = overload("joint_coattention", BACKEND[0])(inputs, [], *weights, *options, True)[2:]
     grads = [torch.ones_like(x) for x in inputs]
-    op = overload("joint_coattention_backward", "triton")
+    op = overload("joint_coattention_backward", BACKEND[0])
     return torch.no_grad()(lambda: op(grads, maps, inputs, [], *weights, *options))
 
 
@@ -114,8 +116,8 @@ def reduction(segments: int, dtype: torch.dtype, device: str, tiny: bool) -> dic
 
 
 def fused_reduction(args: dict[str, Any]) -> torch.Tensor:
-    """The reduction by the Triton kernels."""
-    return visual_reduction(args["query"], args["regions"], args["scale"], backend="triton")  # type: ignore[return-value]
+    """The reduction by the measured backend."""
+    return visual_reduction(args["query"], args["regions"], args["scale"], backend=BACKEND[0])  # type: ignore[return-value]
 
 
 def plain_reduction(args: dict[str, Any]) -> torch.Tensor:
@@ -133,11 +135,11 @@ def reduction_with_backward(
 
 
 def only_reduction_backward(args: dict[str, Any], frozen: bool) -> Call:
-    """The launch of the reduction's backward by the Triton kernels."""
+    """The launch of the reduction's backward by the measured backend."""
     query, regions, grad, scale = args.values()
     with torch.no_grad():
-        weights = overload("visual_reduction", "triton")(query, regions, scale)[1]
-    op, grad_weights = overload("visual_reduction_backward", "triton"), torch.zeros_like(weights)
+        weights = overload("visual_reduction", BACKEND[0])(query, regions, scale)[1]
+    op, grad_weights = overload("visual_reduction_backward", BACKEND[0]), torch.zeros_like(weights)
     return torch.no_grad()(
         lambda: op(grad, grad_weights, query, regions, weights, scale, not frozen)
     )

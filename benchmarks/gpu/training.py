@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.subjects import BACKEND
 from benchmarks.plain import plain_forward
 from jca_fast import AVELocalizer
 from jca_fast.ops import reference
@@ -52,10 +53,10 @@ def subjects(
 
 
 def network(segments: int, tiny: bool, device: str) -> AVELocalizer:
-    """The paper's network, its layers and its reduction by the Triton kernels."""
+    """The paper's network, its layers and its reduction by the measured backend."""
     torch.manual_seed(0)
     sizes = (8, 8, 1) if tiny else (512, 512, 4)
-    return AVELocalizer(*sizes, num_segments=segments, backend="triton").to(device)
+    return AVELocalizer(*sizes, num_segments=segments, backend=BACKEND[0]).to(device)
 
 
 def plain_network(segments: int, tiny: bool, device: str) -> AVELocalizer:

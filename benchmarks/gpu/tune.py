@@ -1,7 +1,7 @@
 """Rewrites the table of launch configurations: ``python -m benchmarks.gpu.tune`` on a GPU, for that GPU's class.
 
-For each entry of the table every candidate tile is compiled first; one that spills or breaks another bar of
-``jca-fast gpu-audit`` is out. The rest are timed by replays of CUDA graphs of the cases that meet the entry,
+For each entry of the table every candidate tile is compiled first; one that spills or breaks another limit of
+``python -m benchmarks.audit`` is out. The rest are timed by replays of CUDA graphs of the cases that meet the entry,
 interleaved over rounds, and the fastest by the median is written to ``kernels/triton/configurations.py``. A winner has
 to be 2 % faster than the entry that is there, so that noise rewrites nothing.
 
@@ -29,13 +29,12 @@ if __name__ == "__main__":
     )  # kernels are compiled here; Triton reads it when it is imported
 
 from jca_fast.kernels.triton import configurations
-from jca_fast.kernels.triton.launch import architecture_class
 
+from benchmarks.audit import audit, limits, sass
+from benchmarks.audit.cases import Case, Key, cases
 from benchmarks.gpu import timing
 from jca_fast.atomic import replacing
-from jca_fast.gpu import audit, bars, sass
-from jca_fast.gpu.cases import Case, Key, cases
-from jca_fast.gpu.check import precision
+from jca_fast.ops.tiers import architecture_class, precision
 
 ENTRIES = configurations.ENTRIES
 Tile = tuple[int, int, int, int]
@@ -140,9 +139,9 @@ def audited(key: Key, tile: Tile, arch: int) -> list[tuple[Any, Any]]:
     found = []
     with_tile(key, architecture_class(arch), tile)
     for case in cases_of(key):
-        items = [item for item in audit.compiled(case, arch) if item.kernel in bars.TANH]
+        items = [item for item in audit.compiled(case, arch) if item.kernel in limits.TANH]
         for item, binary in zip(items, sass.read([i.cubin for i in items], arch), strict=True):
-            found.append((item.grid, bars.judge(arch, case.name, case.tier, item, binary)))
+            found.append((item.grid, limits.judge(arch, case.name, case.tier, item, binary)))
             if found[-1][1].breaches:
                 return found
     return found

@@ -37,6 +37,8 @@ SCHEMAS = {
     "Tensor weights, float scale, bool need_regions) -> (Tensor, Tensor)",
 }
 """Name of each op and its schema; the maths of each is on its page in this folder."""
+OPS = tuple(name for name in SCHEMAS if not name.endswith("_backward"))
+"""The ops that users call; each has a backward in SCHEMAS."""
 
 
 def _empty(like: Tensor, *shape: int | torch.SymInt) -> Tensor:

@@ -8,9 +8,24 @@ from typing import Any, NamedTuple
 
 import torch
 
-from jca_fast.gpu.support import float32_tier
+from jca_fast.ops.tiers import architecture_class, device_class
+from jca_fast.ops.tiers import kernel_tier as tier
 
 from .operands import Operand
+
+__all__ = [
+    "OPTIONS",
+    "TARGETS",
+    "Target",
+    "alike",
+    "architecture",
+    "architecture_class",
+    "cdiv",
+    "launch",
+    "leaves",
+    "pad",
+    "tier",
+]
 
 
 class Target(NamedTuple):
@@ -91,28 +106,7 @@ def architecture(device: torch.device) -> str:
     """The class of a device's chip in the table of configurations; the interpreter takes any."""
     if TARGETS:
         return TARGETS[-1].architecture
-    return architecture_class(_capability(device)) if device.type == "cuda" else "sm90"
-
-
-@functools.cache
-def _capability(device: torch.device) -> int:
-    major, minor = torch.cuda.get_device_capability(device)
-    return major * 10 + minor
-
-
-def architecture_class(capability: int) -> str:
-    """The class of compute capability ``capability`` (80 for 8.0): the nearest older one in the table."""
-    known = [c for c in (80, 86, 90, 100, 120) if c <= capability]
-    return f"sm{known[-1] if known else 80}"
-
-
-def tier(dtype: torch.dtype) -> str:
-    """The precision tier of a dtype under the present float32 precision of PyTorch.
-
-    "exact": full float32. "tf32": as cuBLAS under "high" and "medium", which are the same on CUDA.
-    "half": bfloat16 and float16.
-    """
-    return float32_tier() if dtype == torch.float32 else "half"
+    return device_class(device.index or 0) if device.type == "cuda" else "sm90"
 
 
 def pad(size: int, least: int = 16) -> int:

@@ -1,24 +1,20 @@
-"""Numerical checks of the GPU kernels against float64, beside plain PyTorch at the same dtype and precision."""
+"""Numerical checks of a backend's launchers against float64, beside plain PyTorch in the same tier.
+
+The launchers are called without the dispatcher, so that a check may run while the table of backends decides.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..ops import reference
-from ..ops.library import overload
+from .. import reference
+from ..tiers import precision
 
-TIERS = {
-    "exact": (torch.float32, "ieee"),
-    "tf32": (torch.float32, "tf32"),
-    "bfloat16": (torch.bfloat16, "ieee"),
-    "float16": (torch.float16, "ieee"),
-}
-"""Precision tiers: dtype and ``torch.backends.cuda.matmul.fp32_precision``."""
 FLOOR = {"exact": 3e-7, "tf32": 2e-3, "bfloat16": 4e-3, "float16": 5e-4}
 """Relative RMS error that always passes: one rounding of the tier, where PyTorch happens to make none."""
 FACTOR = {"out": 2.0, "grad": 3.0}
@@ -55,8 +51,9 @@ QUICK = (
     Case("joint_affinity", (2, 70, 65, 10)),
     Case("visual_reduction", (5, 49, 64)),
 )
-"""The self-check. Sizes: (B, M, L, N, D, v shared), (B, N, d_a, d_v, k, joints), (B, N, d, d_x), (B, M, L, N),
-(S, R, D)."""
+"""The self-check. Sizes: tanh_attention (B, M, L, N, D, v shared), joint_coattention
+(B, N, d_a, d_v, k, joints), released_attention (B, N, d, d_x), joint_affinity (B, M, L, N),
+visual_reduction (S, R, D)."""
 FULL = (
     *QUICK,
     Case("tanh_attention", (1, 1, 1, 1, 1, 0)),
@@ -83,38 +80,29 @@ FULL = (
 """What ``jca-fast verify`` runs."""
 
 
-@contextlib.contextmanager
-def precision(tier: str) -> Iterator[torch.dtype]:
-    """Inside, the tier's float32 precision is set; yields its dtype."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    dtype, matmul.fp32_precision = TIERS[tier]
-    try:
-        yield dtype
-    finally:
-        matmul.fp32_precision = before
-
-
 def run_checks(
-    cases: Sequence[Case], tier: str, device: torch.device | str, backend: str = "triton"
+    cases: Sequence[Case], tier: str, device: torch.device | str, launchers: ModuleType
 ) -> list[Result]:
-    """Outputs and gradients of every case in one tier, and whether a second run gives the same bits."""
+    """Outputs and gradients of every case in one tier, and whether a second run gives the same bits.
+
+    ``launchers`` has a function named like each op: the module of a backend, or the reference itself.
+    """
     results = []
     with precision(tier) as dtype, torch.no_grad():
         for case in cases:
-            results += _run_case(case, tier, dtype, torch.device(device), backend)
+            results += _run_case(case, tier, dtype, torch.device(device), launchers)
     return results
 
 
 def _run_case(
-    case: Case, tier: str, dtype: torch.dtype, device: torch.device, backend: str
+    case: Case, tier: str, dtype: torch.dtype, device: torch.device, launchers: ModuleType
 ) -> list[Result]:
     tensors, seed = _INPUTS[case.op](case), None
     tensors = [t.to(device, dtype) for t in tensors]
     if case.dropout:
         seed = torch.tensor(2**40 + 17, device=device)
     call = _CALLS[case.op]
-    kernels = [overload(name, backend) for name in (case.op, f"{case.op}_backward")]
+    kernels = [getattr(launchers, name) for name in (case.op, f"{case.op}_backward")]
     formulas = [getattr(reference, name) for name in (case.op, f"{case.op}_backward")]
     got = call(kernels, case, tensors, seed)
     again = call(kernels, case, tensors, seed)
@@ -125,13 +113,13 @@ def _run_case(
     )
     results = [Result(case, "repeats", 0.0 if same else float("inf"), 0.0, 0.0)]
     for what, *groups in zip(("out", "grad"), got, plain, exact, strict=True):
-        error = max(_error(a, b) for a, b in zip(groups[0], groups[2], strict=True))
-        baseline = max(_error(a, b) for a, b in zip(groups[1], groups[2], strict=True))
+        error = max(relative_error(a, b) for a, b in zip(groups[0], groups[2], strict=True))
+        baseline = max(relative_error(a, b) for a, b in zip(groups[1], groups[2], strict=True))
         results.append(Result(case, what, error, baseline, FACTOR[what] * baseline + FLOOR[tier]))
     return results
 
 
-def _error(a: Tensor, exact: Tensor) -> float:
+def relative_error(a: Tensor, exact: Tensor) -> float:
     """RMS of the difference over RMS of the exact values; not a number where ``a`` has a NaN."""
     scale = exact.square().mean().sqrt().clamp_min(1e-30)
     return float((a.double() - exact).square().mean().sqrt() / scale)
@@ -206,7 +194,7 @@ def _layer_inputs(case: Case) -> list[Tensor]:
 def _layer(
     ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
 ) -> Any:
-    """All get the same H in the backward: one that rounds to the other side of the ReLU would be another function."""
+    """All get the same H in the backward, because one rounding across the ReLU changes the gradient."""
     joints = case.sizes[-1]
     inputs, given, weights, grads = (
         tensors[:2],

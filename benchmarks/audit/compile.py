@@ -1,4 +1,4 @@
-"""Compiling the launchers' kernels for chips that are not here."""
+"""Compiling the launchers' kernels for GPUs that are not installed."""
 
 from __future__ import annotations
 
@@ -46,10 +46,9 @@ def compiling_for(capability: int, only: Collection[str] = ()) -> Iterator[list[
     Tensors may be on the CPU; only their shapes, strides and dtypes count. What was compiled is in the list yielded;
     with ``only``, kernels that are not named there (without "_kernel") are left out.
     """
-    from triton.runtime import driver
-
     from jca_fast.kernels.triton import launch
     from jca_fast.kernels.triton.tiles import INTERPRETED
+    from triton.runtime import driver
 
     if INTERPRETED.value:
         raise RuntimeError("kernels cannot be compiled under TRITON_INTERPRET=1: unset it")

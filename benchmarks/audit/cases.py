@@ -1,4 +1,4 @@
-"""The launches that stand for all: what ``jca-fast gpu-audit`` compiles and what a tuning run measures.
+"""The launches that stand for all: what ``python -m benchmarks.audit`` compiles and what a tuning run measures.
 
 Every entry of the table of launch configurations is met by at least one case, at the sizes that need most registers.
 """
@@ -10,13 +10,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-
 from jca_fast.kernels import triton as kernels
 from jca_fast.kernels.triton.table import LARGEST, WIDE
+from torch import Tensor
 
-TIERS = {"half": torch.bfloat16, "tf32": torch.float32, "exact": torch.float32}
-"""The dtype that stands for each precision tier."""
+from jca_fast.ops.tiers import TIERS
+
+KERNEL_DTYPES = {tier.kernel: tier.dtype for tier in reversed(TIERS.values())}
+"""The dtype that stands for each tier of a launch table."""
 ODD = (515, 510)
 """Channels that no vector fits."""
 APART = (1, 20)
@@ -41,14 +42,14 @@ class Case(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """The tier of :func:`check.precision` to call it in."""
+        """The tier of :func:`jca_fast.ops.tiers.precision` to call it in."""
         return "tf32" if self.tier == "tf32" else "exact"
 
 
 def cases() -> list[Case]:
     """All cases, tier by tier."""
     found = []
-    for tier, dtype in TIERS.items():
+    for tier, dtype in KERNEL_DTYPES.items():
         found += [*_forward(tier, dtype), *_backward(tier, dtype), *_affinity(tier, dtype)]
     return [*found, *(_visual(dtype) for dtype in (torch.float32, torch.bfloat16))]
 

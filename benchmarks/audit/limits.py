@@ -1,4 +1,4 @@
-"""What a compiled kernel is asked for, without a GPU.
+"""Limits every compiled kernel must meet, judged without a GPU.
 
 For every kernel: no stack, no local memory, at most 99 KB of shared memory, no global atomics. In the loop over the
 affinity matrix: exactly one MUFU instruction per element, MUFU.TANH in the fast tiers and none of it in the exact one,
@@ -36,7 +36,7 @@ TANH = (
 
 @dataclass(frozen=True)
 class Row:
-    """One audited kernel: where it came from, what was read, and which bars it breaks."""
+    """One audited kernel: where it came from, what was read, and which limits it breaks."""
 
     arch: int
     case: str
@@ -52,7 +52,7 @@ class Row:
 
 
 def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
-    """One compiled kernel against the bars."""
+    """One compiled kernel against the limits."""
     meta, breaches = item.meta, []
     if binary.stack or binary.local or binary.count(r"LDL|STL"):
         breaches.append(f"{binary.stack} bytes of stack, {binary.count(r'LDL|STL')} local accesses")
@@ -138,9 +138,9 @@ def measure(
         breaches.append(f"{mufu:.3f} MUFU per element")
     if any(loop.count(r"F2F\b|F2F\.") for loop, _ in loops):
         breaches.append("F2F conversions")
-    bar = PER_ELEMENT.get((tier, direction))
-    if arch == 90 and bar is not None and case.endswith("paper") and per_element > bar:
-        breaches.append(f"{per_element:.2f} instructions per element, bar {bar}")
+    limit = PER_ELEMENT.get((tier, direction))
+    if arch == 90 and limit is not None and case.endswith("paper") and per_element > limit:
+        breaches.append(f"{per_element:.2f} instructions per element, limit {limit}")
     return per_element, mufu
 
 

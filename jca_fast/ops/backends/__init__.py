@@ -1,0 +1,145 @@
+"""The table of backends: which one serves a call, and why another does not.
+
+``backend="auto"`` takes the first row with no reason and no caution against it, or the backend that the environment
+variable ``JCA_FAST_BACKEND`` names. A backend asked for by name that cannot serve raises an error with its reasons:
+nothing falls back silently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .gpu import GpuKernels
+from .kernels import problem
+
+Judge = Callable[[str, Sequence[Tensor]], list[str]]
+
+
+def _none(op: str, tensors: Sequence[Tensor]) -> list[str]:
+    return []
+
+
+def _no_verdicts(index: int) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the ops.
+
+    Attributes:
+        name: its name in ``backend=`` and in ``torch.ops.jca_fast.<op>.<name>``.
+        summary: one line for ``jca-fast doctor``.
+        module: holds a launcher named like each op, see :mod:`jca_fast.ops.backends.kernels`;
+            None for the plain PyTorch formulas.
+        reasons: lists why the backend cannot serve an op on some tensors; empty where it can.
+        cautions: reasons for "auto" to avoid a backend that an explicit request may use.
+        device: the type of its devices; "" for any.
+        verdicts: for each tier, whether "auto" uses its kernels on a CUDA device; empty where all is trusted.
+    """
+
+    name: str
+    summary: str
+    module: str | None
+    reasons: Judge
+    cautions: Judge = _none
+    device: str = ""
+    verdicts: Callable[[int], dict[str, str]] = _no_verdicts
+
+
+def _on_cpu(name: str, module: str, summary: str) -> Backend:
+    """The row of native CPU kernels."""
+
+    def reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
+        found = [f"it serves CPU tensors, got {t.device}" for t in tensors if not t.is_cpu][:1]
+        if not found and (why := problem(module, op)):
+            found.append(why)
+        return found
+
+    return Backend(name, summary, module, reasons, device="cpu")
+
+
+def _on_gpu(kernels: GpuKernels, summary: str) -> Backend:
+    """The row of CUDA kernels, which "auto" uses only where they are known to be correct."""
+    return Backend(
+        kernels.name, summary, kernels.module, kernels.reasons, kernels.cautions, "cuda", kernels.verdicts
+    )  # fmt: skip
+
+
+BACKENDS: tuple[Backend, ...] = (
+    _on_cpu("cpu", "jca_fast.kernels.cpu", "native kernels on CPU tensors, in any floating dtype"),
+    _on_gpu(
+        GpuKernels("triton", "jca_fast.kernels.triton", region_channels=8192),
+        "Triton kernels on CUDA tensors of compute capability 8.0 and newer, in float32, bfloat16 "
+        "and float16",
+    ),
+    Backend("reference", "plain PyTorch on any device, in any floating dtype", None, _none),
+)
+
+
+def names() -> tuple[str, ...]:
+    """The backends in the order in which "auto" tries them."""
+    return tuple(backend.name for backend in BACKENDS)
+
+
+def find(name: str) -> Backend:
+    """The row called ``name``; ValueError lists the names."""
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    raise ValueError(
+        f"backend must be 'auto' or one of {', '.join(map(repr, names()))}; got {name!r}"
+    )
+
+
+def on_device(kind: str) -> tuple[Backend, ...]:
+    """The rows with kernels for devices of type ``kind``, like "cuda"."""
+    return tuple(backend for backend in BACKENDS if backend.module and backend.device == kind)
+
+
+def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
+    """The name of the backend that serves ``op``; RuntimeError with the reasons if none does."""
+    if requested == "auto":
+        requested = os.environ.get("JCA_FAST_BACKEND", "auto")
+    if requested != "auto":
+        backend = find(requested)
+        if reasons := backend.reasons(op, tensors):
+            raise RuntimeError(f"backend {backend.name!r} cannot serve {op}: " + "; ".join(reasons))
+        return backend.name
+    for backend in BACKENDS:
+        if not backend.reasons(op, tensors) and not backend.cautions(op, tensors):
+            return backend.name
+    raise RuntimeError(f"no backend can serve {op}:\n{explain(*tensors, op=op)}")
+
+
+def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
+    """Which backend "auto" takes for ``op`` on these tensors, and the reasons against the others.
+
+    >>> print(explain(q, k, v))
+    tanh_attention of (2, 6, 10) float32 cpu, ...
+      reference  chosen
+    """
+    described = ", ".join(
+        f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} {t.device}" for t in tensors
+    )
+    lines = [f"{op} of {described}" if tensors else op]
+    forced = os.environ.get("JCA_FAST_BACKEND", "auto")
+    taken = False
+    for backend in BACKENDS:
+        reasons = backend.reasons(op, tensors)
+        cautions = [] if reasons or forced != "auto" else backend.cautions(op, tensors)
+        if reasons:
+            verdict = "cannot serve: " + "; ".join(reasons)
+        elif cautions:
+            verdict = 'can serve, not taken by "auto": ' + "; ".join(cautions)
+        elif taken or forced not in ("auto", backend.name):
+            verdict = "can serve, not first choice"
+        else:
+            verdict = "chosen" if forced == "auto" else "chosen by JCA_FAST_BACKEND"
+            taken = True
+        lines.append(f"  {backend.name:<10} {verdict}")
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""What a folder of kernels offers to the table of backends.
+
+The module of a backend has a launcher named and typed like each op of :mod:`jca_fast.ops.library` that it implements,
+and
+
+* ``problem()``: why the kernels cannot run on this machine at all; "" where they can;
+* ``describe()``: one line for reports, with whatever version decides how the kernels compute;
+* ``DEVICES``: the types of devices whose tensors the launchers take, if that is more than the
+  device of the row: Triton's interpreter takes CPU tensors.
+
+It is imported when first asked about tensors on its device.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from types import ModuleType
+
+from ..constant import assume_constant_result
+
+
+def load(module: str | None) -> ModuleType:
+    """The module of a backend; that of plain PyTorch is the reference."""
+    return importlib.import_module(module or "jca_fast.ops.reference")
+
+
+@assume_constant_result
+def problem(module: str, op: str) -> str:
+    """Why ``module`` cannot run ``op`` on this machine; "" where it can."""
+    return _problem(module, op)
+
+
+def description(module: str) -> str:
+    """One line on the kernels of a backend, or why there are none."""
+    try:
+        return load(module).describe()
+    except ImportError as error:
+        return f"{module} cannot be imported: {error}"
+
+
+@functools.cache
+def _problem(module: str, op: str) -> str:
+    try:
+        kernels = load(module)
+    except ImportError as error:
+        return f"{module} cannot be imported: {error}"
+    if why := kernels.problem():
+        return why
+    missing = [
+        name for name in (op, f"{op}_backward") if not callable(getattr(kernels, name, None))
+    ]
+    return f"it has no kernel for {missing[0]}" if missing else ""
