@@ -33,7 +33,7 @@ from jca_fast.kernels.triton import configurations
 from benchmarks.audit import audit, limits, sass
 from benchmarks.audit.cases import Case, Key, cases
 from benchmarks.gpu import timing
-from jca_fast.atomic import replacing
+from jca_fast.atomic import write_text
 from jca_fast.ops.tiers import architecture_class, precision
 
 ENTRIES = configurations.ENTRIES
@@ -90,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with_tile(key, architecture_class(arch), chosen(key, now, costs))
     if not args.dry_run:
-        with replacing(args.table) as path:
-            path.write_text(render(ENTRIES))
+        write_text(args.table, render(ENTRIES))
         print(f"wrote {args.table}")
     return 0
 

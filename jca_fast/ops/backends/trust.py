@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import os
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from ..._version import __version__
+from ...atomic import write_json
 from ..tiers import TIERS, device_class
 from . import parity
 from .kernels import load
@@ -153,8 +153,4 @@ def _keep(module: str, index: int, tier: str, verdict: str) -> None:
     known = _read() | {_key(module, index): {**_verdicts(module, index), tier: verdict}}
     with contextlib.suppress(OSError, RuntimeError):
         _path().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=_path().parent, delete=False) as file:
-            json.dump(known, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(_path())
+        write_json(_path(), known)
