@@ -197,9 +197,11 @@ def test_a_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     store.write(path, {"first": 1})
     with pytest.raises(TypeError):
         store.write(path, {"second": object()})
-    monkeypatch.setattr(
-        Path, "write_text", lambda self, text: (_ for _ in ()).throw(OSError("disk full"))
-    )
+
+    def full(self, text, encoding=None):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="disk full"):
         store.write(path, {"third": 3})
     assert store.read(path) == {"first": 1}
