@@ -1,20 +1,18 @@
 """The clips of Planted AVE: a task that needs both ears and eyes, drawn from a seed.
 
-A clip of class c shows the object of c and some silent objects of other classes, each in its own
-quarter of the region grid, and may carry an off-screen sound of yet another class. The event is
-where c is heard *and* seen; every other segment has its sound only, its picture only, or neither.
-So sound alone cannot tell c from the off-screen class, nor an event from its sound alone; pictures
-alone cannot tell which object sounds, nor when.
+A clip of class c shows the object of c and some silent objects of other classes, each in its own quarter of the region
+grid, and may carry an off-screen sound of yet another class. The event is where c is heard *and* seen; every other
+segment has its sound only, its picture only, or neither. So sound alone cannot tell c from the off-screen class, nor an
+event from its sound alone; pictures alone cannot tell which object sounds, nor when.
 
-    feature = relu(noise * (threshold + texture of the clip + noise of the segment)
-                   + prototypes of all that is present)
+    feature = relu(noise * (threshold + texture of the clip + noise of the segment) + prototypes of what is present)
 
-The audio settings imitate the VGGish features of the 178 noisy clips of AVE: 65 % zeros, row norm
-3.2, cosine 0.76 between neighbouring segments and 0.44 between clips. The visual ones imitate pool5
-of VGG19 by assumption: 75 % zeros and a norm of about 30 at each region.
+The audio settings imitate the VGGish features of the 178 noisy clips of AVE: 65 % zeros, row norm 3.2, cosine 0.76
+between neighbouring segments and 0.44 between clips. The visual ones imitate pool5 of VGG19 by assumption: 75 % zeros
+and a norm of about 30 at each region.
 
-Each clip has a counter-based random stream (Philox keyed by seed and row). So it does not depend on
-which other clips are drawn, or in which order.
+Each clip has a counter-based stream of its own (Philox keyed by seed and row): it is the same clip whatever else is
+drawn, and in whatever order.
 """
 
 from __future__ import annotations
@@ -36,9 +34,8 @@ _VISUAL_SCALE = 2.9
 class World:
     """Settings of a planted set, and the class prototypes that follow from them.
 
-    `noise` scales everything but the prototypes (difficulty), `distractors` is the number of silent
-    objects (0..3), `offscreen` the chance that a clip carries a second sound. Raises ValueError
-    naming a setting out of range.
+    `noise` scales everything but the prototypes (difficulty), `distractors` is the number of silent objects (0..3),
+    `offscreen` the chance that a clip carries a second sound. Raises ValueError naming a setting out of range.
     """
 
     num_classes: int = 28
@@ -80,9 +77,21 @@ class World:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is heard and seen in a clip, and where, before any feature is drawn."""
+
+    category: int  # of the event; -1 for none
+    audible: np.ndarray  # (N,) bool
+    visible: np.ndarray  # (N,) bool
+    places: np.ndarray  # (1 + distractors, N, rows, columns) bool, the own object first
+    silent_objects: np.ndarray  # (distractors,) int64: classes that are seen and never heard
+    offscreen_sound: int  # class that is heard and never seen; -1 for none
+    offscreen: np.ndarray  # (N,) bool, when it is heard
+
+
+@dataclass(frozen=True)
 class Clip:
-    """One planted clip. `position` marks the regions of the clip's own object wherever it is
-    visible, heard or not."""
+    """One planted clip. `position` marks the regions of the clip's own object wherever it is visible, heard or not."""
 
     audio: np.ndarray  # (N, d_a) float32
     visual: np.ndarray  # (N, rows, columns, d_v) float32
@@ -98,38 +107,46 @@ def stream(seed: int, row: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, row], dtype=np.uint64)))
 
 
-def draw_clip(world: World, row: int, category: int | None, start: int = 0, end: int = 0) -> Clip:
-    """Clip `row` of class `category` with its event in segments start..end-1; None draws background
-    and distractors."""
-    rng = stream(world.seed, row)
+def plan_clip(rng: np.random.Generator, world: World, category: int | None, event: range) -> Plan:
+    """Draw from `rng` what happens in a clip of class `category` whose event is in the segments `event`."""
     segments = world.num_segments
     others = rng.permutation([c for c in range(world.num_classes) if c != category])
     silent_objects, offscreen_sound = others[: world.distractors], others[-1]
     has_offscreen = rng.random() < world.offscreen
     kinds = (
-        _kinds(rng, segments, start, end) if category is not None else np.full(segments, NEITHER)
+        _kinds(rng, segments, event.start, event.stop)
+        if category is not None
+        else np.full(segments, NEITHER)
     )  # (N,)
-    audible, visible = (
-        np.isin(kinds, (EVENT, SOUND_ONLY)),
-        np.isin(kinds, (EVENT, PICTURE_ONLY)),
-    )  # (N,)
+    visible = np.isin(kinds, (EVENT, PICTURE_ONLY))  # (N,)
     places = _places(rng, world)  # (1 + distractors, N, rows, columns)
     places[0] &= visible[:, None, None]
     for place in places[1:]:
         place &= _presence(rng, segments)[:, None, None]
-    own = -1 if category is None else category
-    return Clip(
-        audio=_audio(
-            rng,
-            world,
-            [(own, audible), (offscreen_sound, has_offscreen & _presence(rng, segments))],
-        ),
-        visual=_visual(rng, world, [own, *silent_objects], places),
-        position=places[0].reshape(segments, -1).astype(np.uint8),
-        audible=audible.astype(np.uint8),
-        visible=visible.astype(np.uint8),
+    return Plan(
+        category=-1 if category is None else category,
+        audible=np.isin(kinds, (EVENT, SOUND_ONLY)),
+        visible=visible,
+        places=places,
         silent_objects=silent_objects,
         offscreen_sound=int(offscreen_sound) if has_offscreen else -1,
+        offscreen=has_offscreen & _presence(rng, segments),
+    )
+
+
+def draw_clip(world: World, row: int, category: int | None, start: int = 0, end: int = 0) -> Clip:
+    """Clip `row` of class `category` with its event in segments start..end-1; None draws background and distractors."""
+    rng = stream(world.seed, row)
+    plan = plan_clip(rng, world, category, range(start, end))
+    sounds = [(plan.category, plan.audible), (plan.offscreen_sound, plan.offscreen)]
+    return Clip(
+        audio=_audio(rng, world, sounds),
+        visual=_visual(rng, world, [plan.category, *plan.silent_objects], plan.places),
+        position=plan.places[0].reshape(world.num_segments, -1).astype(np.uint8),
+        audible=plan.audible.astype(np.uint8),
+        visible=plan.visible.astype(np.uint8),
+        silent_objects=plan.silent_objects,
+        offscreen_sound=plan.offscreen_sound,
     )
 
 
@@ -154,15 +171,13 @@ def _validate(world: World) -> None:
 def _prototypes(
     rng: np.random.Generator, count: int, dim: int, share: float, level: float
 ) -> np.ndarray:
-    """Non-negative prototypes, `share` of the channels active (at least two), (count, dim)
-    float32."""
+    """Non-negative prototypes, `share` of the channels active (at least two), (count, dim) float32."""
     active = rng.random((count, dim)).argsort(axis=1) < max(2, round(share * dim))
     return (active * level * rng.uniform(0.5, 1.5, (count, dim))).astype(np.float32)
 
 
 def _thresholds(rng: np.random.Generator, dim: int, mean: float, sd: float) -> np.ndarray:
-    """Normal quantiles in random order, so that sparsity does not vary with the seed, (dim,)
-    float32."""
+    """Normal quantiles in random order, so that sparsity does not vary with the seed, (dim,) float32."""
     levels = [NormalDist(mean, sd).inv_cdf((i + 0.5) / dim) for i in range(dim)]
     return rng.permutation(levels).astype(np.float32)
 
@@ -178,16 +193,14 @@ def _kinds(rng: np.random.Generator, segments: int, start: int, end: int) -> np.
 
 
 def _presence(rng: np.random.Generator, segments: int) -> np.ndarray:
-    """When a distractor is there: always in two clips of three (as AVE's events), else in some
-    interval, (N,) bool."""
+    """When a distractor is there: always in two clips of three (as AVE's events), else in some interval, (N,) bool."""
     first, last = np.sort(rng.integers(0, segments, 2))
     t = np.arange(segments)
     return np.full(segments, True) if rng.random() < 2 / 3 else (first <= t) & (t <= last)
 
 
 def _places(rng: np.random.Generator, world: World) -> np.ndarray:
-    """Where each object is, a drifting block in a quarter of the grid: (1 + distractors, N, rows,
-    columns) bool."""
+    """Where each object is, a drifting block in a quarter of the grid: (1 + distractors, N, rows, columns) bool."""
     rows, columns = world.grid
     places = np.zeros((1 + world.distractors, world.num_segments, rows, columns), dtype=bool)
     for place, quarter in zip(places, rng.permutation(4), strict=False):
@@ -198,8 +211,7 @@ def _places(rng: np.random.Generator, world: World) -> np.ndarray:
 
 
 def _walk(rng: np.random.Generator, segments: int, size: int, upper: bool) -> np.ndarray:
-    """An interval of up to three cells that drifts inside one half of `size` cells, (N, size)
-    bool."""
+    """An interval of up to three cells that drifts inside one half of `size` cells, (N, size) bool."""
     low, high = (0, size // 2) if upper else (size // 2, size)
     length = min(high - low, int(rng.integers(2, 4)))
     steps = rng.choice([-1, 0, 0, 0, 1], segments).tolist()
@@ -229,8 +241,7 @@ def _audio(
 def _visual(
     rng: np.random.Generator, world: World, objects: list[int], places: np.ndarray
 ) -> np.ndarray:
-    """Features of objects (classes) at places (objects, N, rows, columns), (N, rows, columns, d_v)
-    float32."""
+    """Features of objects (classes) at places (objects, N, rows, columns), (N, rows, columns, d_v) float32."""
     shape = (world.num_segments, *world.grid, world.visual_dim)
     texture = 0.7 * rng.standard_normal(
         shape[1:], dtype=np.float32
