@@ -20,6 +20,8 @@ COMMANDS = {
         "report versions, devices and which backend serves what, and why not",
     ),
     "data": ("jca_fast.data.cli", "AVE data: labels, check, prepare, synth"),
+    "extract": ("jca_fast.video.extract", "turn video files into features"),
+    "localize": ("jca_fast.video.localize", "find the events of a video, and show them on a page"),
     "train": ("jca_fast.training.train", "train the localizer"),
     "evaluate": ("jca_fast.training.evaluate", "score a checkpoint on a split"),
     "predict": (

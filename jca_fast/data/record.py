@@ -1,0 +1,114 @@
+"""How features were made: recorded beside them, kept in checkpoints, and compared.
+
+Features made by `jca-fast extract` carry a record; the published ones have none, and count as
+made by VGG19 and VGGish.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+ATTRIBUTE = "extraction"
+"""Attribute of the feature files that holds the record as JSON."""
+
+FILE = "extraction.json"
+"""The same record as a file, which goes along into a prepared cache."""
+
+_COMPARED = ("visual network", "audio network", "segment seconds", "frames per segment")
+
+
+def read_record(root: str | Path) -> Record | None:
+    """The record of the features in the folder `root`; None for features without one.
+
+    Raises ValueError if the record is damaged, or if sound and picture have different records.
+    """
+    root = Path(root)
+    features = [root / f"{kind}_feature.h5" for kind in ("audio", "visual")]
+    if (root / FILE).is_file() and not any(path.is_file() for path in features):
+        return _parse((root / FILE).read_text(encoding="utf-8"), root / FILE)
+    texts = {_attribute(path) for path in features}
+    if len(texts) > 1:
+        raise ValueError(
+            f"{root}: audio_feature.h5 and visual_feature.h5 come from different extractions; "
+            "needed: both of one"
+        )
+    text = texts.pop()
+    return None if text is None else _parse(text, root / "audio_feature.h5")
+
+
+def require_same_features(
+    checkpoint: str | Path, kept: Record | None, source: str | Path, found: Record | None
+) -> None:
+    """Raise ValueError, in words, unless a checkpoint's features were made as those of a source.
+
+    `kept` is the record in the checkpoint, `found` that of the source; None is a missing record.
+    """
+    if (kept is None) != (found is None):
+        lone = found if kept is None else kept
+        assert lone is not None
+        if is_published_kind(lone):
+            return
+        who, other = (source, checkpoint) if kept is None else (checkpoint, source)
+        raise ValueError(
+            f"{checkpoint} does not fit {source}: the features of {who} were made by "
+            f"{describe(lone)}, and those of {other} have no record, as the published ones of "
+            "VGG19 and VGGish; needed: features made in one way (jca-fast extract)"
+        )
+    if kept is None or found is None:
+        return
+    before, now = identity(kept), identity(found)
+    differing = [f"{k} was {before[k]}, now {now[k]}" for k in _COMPARED if before[k] != now[k]]
+    if differing:
+        raise ValueError(
+            f"{checkpoint} does not fit {source}: its features were made otherwise "
+            f"({'; '.join(differing)}); needed: features made in one way (jca-fast extract)"
+        )
+
+
+def identity(record: Record) -> dict[str, str]:
+    """What decides whether two records mean the same features, in words."""
+    return {
+        "visual network": _network(record["visual"]),
+        "audio network": _network(record["audio"]),
+        "segment seconds": f"{record['segment_seconds']:g}",
+        "frames per segment": str(record["frames_per_segment"]),
+    }
+
+
+def describe(record: Record) -> str:
+    """Both networks of a record in words."""
+    return f"{record['visual']['name']} (picture) and {record['audio']['name']} (sound)"
+
+
+def is_published_kind(record: Record) -> bool:
+    """Whether a record names the networks of the published features."""
+    return record["visual"]["name"].startswith("vgg19 ") and record["audio"]["name"] == "vggish"
+
+
+def _network(entry: dict[str, str]) -> str:
+    return f"{entry['name']}, {entry['sha256'][:12] or 'no hash'}"
+
+
+def _attribute(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs.get(ATTRIBUTE)
+    except OSError:  # a damaged file is reported by whoever reads its values
+        return None
+
+
+def _parse(text: str, path: Path) -> Record:
+    try:
+        record = json.loads(text)
+        identity(record)
+        return record
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its record of the extraction is damaged ({error!r})") from None

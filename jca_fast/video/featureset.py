@@ -1,0 +1,187 @@
+"""From stored videos to a set in the published layout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jca_fast import atomic
+from jca_fast.data import files
+from jca_fast.data.annotations import (
+    Event,
+    foreground_labels,
+    mil_labels,
+    read_annotations,
+    segment_labels,
+)
+from jca_fast.data.record import ATTRIBUTE, FILE, Record
+
+from .settings import Settings
+from .store import StoredVideo
+from .windows import Window, cut
+
+CLIPS = "clips.h5"
+"""Which part of which video each row of an extracted set is."""
+
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip of the set."""
+
+    video: StoredVideo
+    window: Window
+
+
+def all_windows(videos: Sequence[StoredVideo], settings: Settings) -> list[Row]:
+    """Every window of every video, in order."""
+    return [
+        Row(video, window)
+        for video in videos
+        for window in cut(video.num_segments, settings.num_segments, settings.step)
+    ]
+
+
+def write_features(out: Path, rows: Sequence[Row], settings: Settings, record: Record) -> None:
+    """audio_feature.h5, visual_feature.h5, clips.h5 and the record; one clip in memory at a time.
+
+    Raises ValueError if the videos have features of several shapes, OSError if the disk is full.
+    """
+    shapes = rows[0].video.shapes
+    for row in rows:
+        if row.video.shapes != shapes:
+            raise ValueError(
+                f"{row.video.video}: its features have shapes {row.video.shapes}; "
+                f"needed: {shapes}, as those of {rows[0].video.video}"
+            )
+    segment = sum(int(np.prod(shape)) for shape in shapes.values())
+    size = len(rows) * settings.num_segments * segment * np.dtype(settings.dtype).itemsize
+    files.require_space(out, size, "the features")
+    text = json.dumps(record)
+    with contextlib.ExitStack() as stack:
+        audio, visual = (
+            _dataset(stack, out, kind, (len(rows), settings.num_segments, *shapes[kind]), settings)
+            for kind in ("audio", "visual")
+        )
+        for dataset in (audio, visual):
+            dataset.file.attrs[ATTRIBUTE] = text
+        for i, row in enumerate(rows):
+            audio[i], visual[i] = row.video.window(row.window, settings)
+    files.write_h5(
+        out / CLIPS,
+        {ATTRIBUTE: text},
+        video=np.array([row.video.video.encode() for row in rows]),
+        start=np.array([row.window.start * settings.segment_seconds for row in rows]),
+        length=np.array([row.window.length for row in rows], np.int64),
+    )
+    atomic.write_text(out / FILE, json.dumps(record, indent=2) + "\n")
+
+
+def _dataset(
+    stack: contextlib.ExitStack, out: Path, kind: str, shape: tuple[int, ...], settings: Settings
+) -> Any:
+    import h5py
+
+    path = stack.enter_context(atomic.replacing(out / f"{kind}_feature.h5"))
+    file = stack.enter_context(h5py.File(path, "w", libver="earliest"))
+    return file.create_dataset(files.FEATURES, shape=shape, dtype=settings.dtype)
+
+
+def match_annotations(
+    path: Path, videos: Sequence[Path], num_segments: int
+) -> tuple[list[tuple[int, Event, Path]], list[Event]]:
+    """(row of the file, event, video) where the video's name without suffix is the event's id.
+
+    Also the events that have no video. Raises ValueError if two videos bear one id, or none
+    belongs to any event.
+    """
+    by_id: dict[str, Path] = {}
+    for video in videos:
+        if video.stem in by_id:
+            raise ValueError(
+                f"{video} and {by_id[video.stem]} bear one id; needed: one file per id"
+            )
+        by_id[video.stem] = video
+    events = list(enumerate(read_annotations(path, num_segments)))
+    found = [(i, event, by_id[event.video_id]) for i, event in events if event.video_id in by_id]
+    if not found:
+        raise ValueError(f"{path}: no event has the id of a video, such as {videos[0].stem!r}")
+    return found, [event for _, event in events if event.video_id not in by_id]
+
+
+def write_labels(
+    out: Path, kept: Sequence[tuple[int, Event]], source: Path, orders: Path | None, segments: int
+) -> None:
+    """Annotations.txt, labels and order files of the annotated clips that are in the set.
+
+    The splits are those of the folder `orders` where it has order files, else 70/15/15 at random,
+    all clips of one video in one of them. planted.h5 beside the annotations comes along.
+    """
+    events = [event for _, event in kept]
+    numbers = [number for number, _ in kept]
+    labels = segment_labels(events, segments)
+    text = "".join(event.line() + "\n" for event in events)
+    atomic.write_text(out / "Annotations.txt", text)
+    files.write_h5(out / "labels.h5", avadataset=labels)
+    files.write_h5(out / "mil_labels.h5", avadataset=mil_labels(events))
+    files.write_h5(out / "labels_closs.h5", avadataset=foreground_labels(events, segments))
+    splits = _given_splits(orders, numbers) if orders else _random_splits(events)
+    for split, order in splits.items():
+        if not len(order):
+            raise ValueError(f"{out}: no clip of the split {split!r} could be extracted")
+        files.write_h5(out / f"{split}_order.h5", order=order)
+    planted = source.parent / "planted.h5"
+    if planted.is_file():
+        _copy_planted(planted, out / "planted.h5", numbers)
+
+
+def clear(out: Path) -> None:
+    """Remove labels and orders of an earlier set, which would not belong to the new features."""
+    stems = [stem for stem in files.LAYOUT if "feature" not in stem]
+    for name in ("Annotations.txt", "planted.h5", *(f"{stem}.h5" for stem in stems)):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "prepared", ignore_errors=True)
+
+
+def _given_splits(orders: Path, numbers: list[int]) -> dict[str, np.ndarray]:
+    """The order files, in rows of the set; annotated clips that are not in the set are left out."""
+    place = {number: row for row, number in enumerate(numbers)}
+    return {
+        split: np.array(
+            [place[n] for n in files.read_order(orders, split).tolist() if n in place], np.int64
+        )
+        for split in files.SPLITS
+    }
+
+
+def _random_splits(events: Sequence[Event]) -> dict[str, np.ndarray]:
+    ids = list(dict.fromkeys(event.video_id for event in events))
+    if len(ids) < 3:
+        raise ValueError(
+            f"{len(ids)} annotated videos; needed: 3 or more, one for each of train, val and test"
+        )
+    shuffled = [ids[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(ids))]
+    held_out = max(1, round(0.15 * len(ids)))
+    parts = (shuffled[2 * held_out :], shuffled[:held_out], shuffled[held_out : 2 * held_out])
+    return {
+        split: np.array([i for i, e in enumerate(events) if e.video_id in set(part)], np.int64)
+        for split, part in zip(files.SPLITS, parts, strict=True)
+    }
+
+
+def _copy_planted(source: Path, target: Path, numbers: list[int]) -> None:
+    """What was planted, for the rows of the set."""
+    import h5py
+
+    with h5py.File(source, "r") as file:
+        arrays = {name: rows[:][numbers] for name, rows in file.items()}
+        attributes = dict(file.attrs)
+    files.write_h5(target, attributes, **arrays)

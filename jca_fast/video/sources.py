@@ -1,0 +1,72 @@
+"""Which video files a command line means."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
+)
+"""What counts as a video inside a folder; a file that is named itself may be called anything."""
+
+
+def find_videos(arguments: Iterable[str]) -> list[Path]:
+    """Paths of the videos that files, folders, globs and lists of paths (.txt) name, each once.
+
+    Folders are searched with all folders inside them. Lines of a list are paths seen from the
+    working folder, or else from the folder of the list. A path that does not exist stays in the
+    result, to be reported with the others. Raises ValueError for a folder or a glob without
+    videos and for a list that is not UTF-8 text.
+    """
+    found = (path for argument in arguments for path in _expand(argument))
+    return list({path.resolve(): path for path in found}.values())
+
+
+def _expand(argument: str) -> Iterator[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not inside:
+            raise ValueError(
+                f"{path}: no video in this folder; needed: {', '.join(sorted(SUFFIXES))}"
+            )
+        yield from inside
+    elif path.is_file() and path.suffix.lower() == ".txt":
+        yield from _listed(path)
+    elif not path.exists() and glob.has_magic(argument):
+        matches = sorted(Path(m) for m in glob.glob(argument, recursive=True))  # noqa: PTH207
+        if not matches:
+            raise ValueError(f"{argument}: matches no file")
+        yield from (match for match in matches if match.is_file())
+    else:
+        yield path
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a UTF-8 list of paths ({error})") from None
+    for line in filter(None, map(str.strip, lines)):
+        yield from _expand(line if Path(line).exists() else str(path.parent / line))
