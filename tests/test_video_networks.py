@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os.path
 import struct
 import sys
 
@@ -125,8 +126,19 @@ def message(**fields: list) -> bytes:
         for value in values:
             number = int(name[1:]) << 3
             if isinstance(value, int):
-                fresh = key[shared:]
-        out += varint(shared) + varint(len(fresh)) + varint(len(value)) + fresh + value
+                out += varint(number) + varint(value)
+            else:
+                out += varint(number | 2) + varint(len(value)) + value
+    return out
+
+
+def block(entries: list[tuple[bytes, bytes]]) -> bytes:
+    """A block of LevelDB with one restart point, and its trailer (no compression, no checksum)."""
+    out, last = b"", b""
+    for key, value in entries:
+        shared = len(os.path.commonprefix([key, last]))
+        out += varint(shared) + varint(len(key) - shared) + varint(len(value))
+        out += key[shared:] + value
         last = key
     return out + struct.pack("<II", 0, 1) + bytes(5)
 

@@ -1,18 +1,20 @@
 """The clips of Planted AVE: a task that needs both ears and eyes, drawn from a seed.
 
-A clip of class c shows the object of c and some silent objects of other classes, each in its own quarter of the region
-grid, and may carry an off-screen sound of yet another class. The event is where c is heard *and* seen; every other
-segment has its sound only, its picture only, or neither. So sound alone cannot tell c from the off-screen class, nor an
-event from its sound alone; pictures alone cannot tell which object sounds, nor when.
+A clip of class c shows the object of c and some silent objects of other classes, each in its own
+quarter of the region grid, and may carry an off-screen sound of yet another class. The event is
+where c is heard *and* seen; every other segment has its sound only, its picture only, or neither.
+So sound alone cannot tell c from the off-screen class, nor an event from its sound alone; pictures
+alone cannot tell which object sounds, nor when.
 
-    feature = relu(noise * (threshold + texture of the clip + noise of the segment) + prototypes of what is present)
+    feature = relu(noise * (threshold + texture of the clip + noise of the segment)
+                   + prototypes of all that is present)
 
-The audio settings imitate the VGGish features of the 178 noisy clips of AVE: 65 % zeros, row norm 3.2, cosine 0.76
-between neighbouring segments and 0.44 between clips. The visual ones imitate pool5 of VGG19 by assumption: 75 % zeros
-and a norm of about 30 at each region.
+The audio settings imitate the VGGish features of the 178 noisy clips of AVE: 65 % zeros, row norm
+3.2, cosine 0.76 between neighbouring segments and 0.44 between clips. The visual ones imitate pool5
+of VGG19 by assumption: 75 % zeros and a norm of about 30 at each region.
 
-Each clip has a counter-based stream of its own (Philox keyed by seed and row): it is the same clip whatever else is
-drawn, and in whatever order.
+Each clip has a counter-based random stream (Philox keyed by seed and row). So it does not depend on
+which other clips are drawn, or in which order.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ _VISUAL_SCALE = 2.9
 class World:
     """Settings of a planted set, and the class prototypes that follow from them.
 
-    `noise` scales everything but the prototypes (difficulty), `distractors` is the number of silent objects (0..3),
-    `offscreen` the chance that a clip carries a second sound. Raises ValueError naming a setting out of range.
+    `noise` scales everything but the prototypes (difficulty), `distractors` is the number of silent
+    objects (0..3), `offscreen` the chance that a clip carries a second sound. Raises ValueError
+    naming a setting out of range.
     """
 
     num_classes: int = 28
@@ -91,7 +94,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Clip:
-    """One planted clip. `position` marks the regions of the clip's own object wherever it is visible, heard or not."""
+    """One planted clip. `position` marks the regions of the clip's own object wherever it is
+    visible, heard or not."""
 
     audio: np.ndarray  # (N, d_a) float32
     visual: np.ndarray  # (N, rows, columns, d_v) float32
@@ -108,7 +112,7 @@ def stream(seed: int, row: int) -> np.random.Generator:
 
 
 def plan_clip(rng: np.random.Generator, world: World, category: int | None, event: range) -> Plan:
-    """Draw from `rng` what happens in a clip of class `category` whose event is in the segments `event`."""
+    """Draw from `rng` what happens in a clip of class `category`, its event in segments `event`."""
     segments = world.num_segments
     others = rng.permutation([c for c in range(world.num_classes) if c != category])
     silent_objects, offscreen_sound = others[: world.distractors], others[-1]
@@ -135,7 +139,8 @@ def plan_clip(rng: np.random.Generator, world: World, category: int | None, even
 
 
 def draw_clip(world: World, row: int, category: int | None, start: int = 0, end: int = 0) -> Clip:
-    """Clip `row` of class `category` with its event in segments start..end-1; None draws background and distractors."""
+    """Clip `row` of class `category` with its event in segments start..end-1; None draws background
+    and distractors."""
     rng = stream(world.seed, row)
     plan = plan_clip(rng, world, category, range(start, end))
     sounds = [(plan.category, plan.audible), (plan.offscreen_sound, plan.offscreen)]
@@ -171,13 +176,15 @@ def _validate(world: World) -> None:
 def _prototypes(
     rng: np.random.Generator, count: int, dim: int, share: float, level: float
 ) -> np.ndarray:
-    """Non-negative prototypes, `share` of the channels active (at least two), (count, dim) float32."""
+    """Non-negative prototypes, `share` of the channels active (at least two), (count, dim)
+    float32."""
     active = rng.random((count, dim)).argsort(axis=1) < max(2, round(share * dim))
     return (active * level * rng.uniform(0.5, 1.5, (count, dim))).astype(np.float32)
 
 
 def _thresholds(rng: np.random.Generator, dim: int, mean: float, sd: float) -> np.ndarray:
-    """Normal quantiles in random order, so that sparsity does not vary with the seed, (dim,) float32."""
+    """Normal quantiles in random order, so that sparsity does not vary with the seed, (dim,)
+    float32."""
     levels = [NormalDist(mean, sd).inv_cdf((i + 0.5) / dim) for i in range(dim)]
     return rng.permutation(levels).astype(np.float32)
 
@@ -193,14 +200,16 @@ def _kinds(rng: np.random.Generator, segments: int, start: int, end: int) -> np.
 
 
 def _presence(rng: np.random.Generator, segments: int) -> np.ndarray:
-    """When a distractor is there: always in two clips of three (as AVE's events), else in some interval, (N,) bool."""
+    """When a distractor is there: always in two clips of three (as AVE's events), else in some
+    interval, (N,) bool."""
     first, last = np.sort(rng.integers(0, segments, 2))
     t = np.arange(segments)
     return np.full(segments, True) if rng.random() < 2 / 3 else (first <= t) & (t <= last)
 
 
 def _places(rng: np.random.Generator, world: World) -> np.ndarray:
-    """Where each object is, a drifting block in a quarter of the grid: (1 + distractors, N, rows, columns) bool."""
+    """Where each object is, a drifting block in a quarter of the grid: (1 + distractors, N, rows,
+    columns) bool."""
     rows, columns = world.grid
     places = np.zeros((1 + world.distractors, world.num_segments, rows, columns), dtype=bool)
     for place, quarter in zip(places, rng.permutation(4), strict=False):
@@ -211,7 +220,8 @@ def _places(rng: np.random.Generator, world: World) -> np.ndarray:
 
 
 def _walk(rng: np.random.Generator, segments: int, size: int, upper: bool) -> np.ndarray:
-    """An interval of up to three cells that drifts inside one half of `size` cells, (N, size) bool."""
+    """An interval of up to three cells that drifts inside one half of `size` cells, (N, size)
+    bool."""
     low, high = (0, size // 2) if upper else (size // 2, size)
     length = min(high - low, int(rng.integers(2, 4)))
     steps = rng.choice([-1, 0, 0, 0, 1], segments).tolist()
@@ -241,7 +251,8 @@ def _audio(
 def _visual(
     rng: np.random.Generator, world: World, objects: list[int], places: np.ndarray
 ) -> np.ndarray:
-    """Features of objects (classes) at places (objects, N, rows, columns), (N, rows, columns, d_v) float32."""
+    """Features of objects (classes) at places (objects, N, rows, columns), (N, rows, columns, d_v)
+    float32."""
     shape = (world.num_segments, *world.grid, world.visual_dim)
     texture = 0.7 * rng.standard_normal(
         shape[1:], dtype=np.float32
