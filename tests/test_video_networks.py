@@ -136,7 +136,7 @@ def block(entries: list[tuple[bytes, bytes]]) -> bytes:
     """A block of LevelDB with one restart point, and its trailer (no compression, no checksum)."""
     out, last = b"", b""
     for key, value in entries:
-        shared = len(os.path.commonprefix([key, last]))
+        shared = len(os.path.commonprefix([key, last]))  # noqa: RUF071
         out += varint(shared) + varint(len(key) - shared) + varint(len(value))
         out += key[shared:] + value
         last = key
