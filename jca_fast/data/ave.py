@@ -62,7 +62,7 @@ class AVEDataset(Dataset[Item]):
         self.root, self.split, self.dtype, self.weak = find_cache(root), split, dtype, weak
         self.folders = (Path(root).expanduser(), self.root)
         self.noisy = weak and split == "train" if noisy is None else noisy
-        self._tables = [_features(self.root, "")]
+        self._tables = [open_features(self.root, "")]
         audio, _ = self._tables[0]
         self._num_clips = len(audio)
         order = files.read_order(self.root, split, self._num_clips)
@@ -126,7 +126,7 @@ class AVEDataset(Dataset[Item]):
         return torch.from_numpy(values).to(self.dtype)
 
     def _add_noisy(self, num_classes: int) -> np.ndarray:
-        tables = _features(self.root, "_noisy")
+        tables = open_features(self.root, "_noisy")
         for clean, noisy in zip(self._tables[0], tables, strict=True):
             if noisy.shape[1:] != clean.shape[1:]:
                 raise ValueError(
@@ -139,7 +139,7 @@ class AVEDataset(Dataset[Item]):
         return labels[:].astype(np.float32)  # (noisy, C)
 
 
-def _features(root: Path, suffix: str) -> tuple[files.Table, files.Table]:
+def open_features(root: Path, suffix: str) -> tuple[files.Table, files.Table]:
     audio = open_table(root, f"audio_feature{suffix}")
     visual = open_table(root, f"visual_feature{suffix}")
     if audio.shape[:2] != visual.shape[:2]:

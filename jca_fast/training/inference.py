@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 from jca_fast.data.ave import AVEDataset
+from jca_fast.data.record import read_record, require_same_features
 from jca_fast.training import metrics
 from jca_fast.training.checkpoint import load_model
 from jca_fast.training.distributed import Group, process_group
@@ -136,6 +137,7 @@ def evaluate_checkpoint(
     """
     with process_group(device) as group:
         model, content = load_model(path, group.device)
+        require_same_features(path, content.get("features"), data, read_record(data))
         dataset = AVEDataset(data, split)
         objective = Objective(model, content.get("config", {}).get("loss", "auto"))
         settings: dict[str, Any] = {

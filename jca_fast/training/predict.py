@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if not output.parent.is_dir():
         raise FileNotFoundError(f"--output {output}: no such folder {output.parent}")
 
+    from jca_fast.data.clips import clip_lengths
+    from jca_fast.data.record import read_record, require_same_features
     from jca_fast.training.checkpoint import load_model
     from jca_fast.training.distributed import Group, pick_device
     from jca_fast.training.inference import predict
@@ -42,17 +44,24 @@ def run(args: argparse.Namespace) -> int:
 
     group = Group(pick_device(args.device))
     model, content = load_model(args.checkpoint, group.device)
-    dataset, clips = (
-        read_npz(args.data) if args.data.endswith(".npz") else read_split(args.data, args.split)
-    )
+    lengths = None
+    if args.data.endswith(".npz"):
+        dataset, clips = read_npz(args.data)
+    else:
+        record = read_record(args.data)
+        require_same_features(args.checkpoint, content.get("features"), args.data, record)
+        dataset, clips = read_split(args.data, args.split)
+        lengths = clip_lengths(dataset)
     classes, scores = predict(
         model, dataset, group, batch_size=args.batch_size, precision=args.precision
     )
     names = class_names(content["model_config"]["num_classes"])
+    lengths = lengths or [classes.shape[1]] * len(clips)
+    table = zip(clips, lengths, classes.tolist(), scores.tolist(), strict=True)
     rows = [
         {"clip": clip, "segment": segment, "class": names[label], "score": score}
-        for clip, labels, values in zip(clips, classes.tolist(), scores.tolist(), strict=True)
-        for segment, (label, score) in enumerate(zip(labels, values, strict=True))
+        for clip, length, labels, values in table
+        for segment, (label, score) in enumerate(zip(labels[:length], values, strict=False))
     ]
     if output.suffix == ".csv":
         write_text(output, csv_text(rows, COLUMNS))
@@ -63,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_split(data: str, split: str) -> tuple[Any, list[str]]:
-    """The clips of a split and their names: `<row>:<video id>` with Annotations.txt at hand, else the row."""
-    from jca_fast.data.ave import AVEDataset
+    """The clips of a split, or all of a set without labels, and their names."""
+    from jca_fast.data.clips import open_clips
 
-    dataset = AVEDataset(data, split)
+    dataset = open_clips(data, split)
     return dataset, [dataset.clip_name(index) for index in range(len(dataset))]
 
 

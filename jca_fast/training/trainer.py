@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from jca_fast.atomic import write_json
 from jca_fast.data.ave import AVEDataset
+from jca_fast.data.record import read_record, require_same_features
 from jca_fast.training import checkpoint
 from jca_fast.training.config import Config
 from jca_fast.training.distributed import GlobalBatches, Group, process_group
@@ -71,6 +72,7 @@ class Trainer:
 
     def __init__(self, config: Config, group: Group) -> None:
         self.config, self.group, self.out = config, group, Path(config.out)
+        self.record = read_record(config.data)
         self.train_set, self.val_set = (
             AVEDataset(config.data, "train"),
             AVEDataset(config.data, "val"),
@@ -224,6 +226,8 @@ class Trainer:
                 self.out / "best.pt",
                 self.model,
                 config=dataclasses.asdict(self.config),
+                features=self.record,
+                classes=self.train_set.class_names,
                 best=self.best,
             )
         self.save_last()
@@ -259,6 +263,8 @@ class Trainer:
                 self.out / "last.pt",
                 self.model,
                 config=dataclasses.asdict(self.config),
+                features=self.record,
+                classes=self.train_set.class_names,
                 data=fingerprint(self.train_set),
                 optimizer=self.optimizer.state_dict(),
                 schedule=self.schedule.state_dict(),
@@ -287,6 +293,7 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Puts the run into the state saved in path; raises ValueError if its settings or data were others."""
         state = checkpoint.load(path, self.group.device)
+        require_same_features(path, state.get("features"), self.config.data, self.record)
         check_same_run(path, state, self.config, self.model.config, fingerprint(self.train_set))
         checkpoint.load_weights(self.model, state["model"], path)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -26,7 +26,7 @@ def draw_attention(view: ClipView) -> Figure:
     """
     assert view.attention is not None
     count, shape = (
-        len(view.target),
+        len(view.predicted),
         view.frames[0].shape if view.frames else view.attention[0].shape,
     )
     columns, bands = 5 if count <= 20 else 10, 2 if view.frames else 1
@@ -47,7 +47,7 @@ def draw_attention(view: ClipView) -> Figure:
             for axes in (top, bottom):
                 axes.set_aspect(shape[0] / shape[1])
             top.set_title(
-                f"segment {segment}: {view.short(view.target[segment])}", color=INK, fontsize=8.5
+                f"segment {segment}: {view.short(view.shown[segment])}", color=INK, fontsize=8.5
             )
         figure.suptitle(_title(view), fontsize=11)
         bar = figure.colorbar(

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jca_fast.data.ave import AVEDataset
+from jca_fast.data.annotations import class_names
+from jca_fast.data.clips import open_clips
 
 MAX_FRAME = 360
 """Longer side, in pixels, to which frames are reduced when they are read."""
@@ -24,7 +25,7 @@ class ClipView:
     row: int
     video_id: str  # "" without Annotations.txt
     classes: Sequence[str]
-    target: np.ndarray  # (N,) int64, true class
+    target: np.ndarray | None  # (N,) int64, true class; None without labels
     predicted: np.ndarray  # (N,) int64
     audio_norm: np.ndarray  # (N,) length of the audio feature
     attention: np.ndarray | None = None  # (N, rows, columns), sums to 1 over the regions
@@ -37,6 +38,11 @@ class ClipView:
     form: str = "paper"
 
     @property
+    def shown(self) -> np.ndarray:
+        """The true classes, or without labels the predicted ones, (N,)."""
+        return self.predicted if self.target is None else self.target
+
+    @property
     def name(self) -> str:
         """The beginning of the names of its pictures."""
         return f"{self.row}_{self.video_id}".rstrip("_").replace("/", "_")
@@ -46,7 +52,7 @@ class ClipView:
         """The clip in words: its event and which clip it is."""
         events = [
             self.classes[c]
-            for c in dict.fromkeys(self.target.tolist())
+            for c in dict.fromkeys(self.shown.tolist())
             if c != len(self.classes) - 1
         ]
         return f"{', '.join(events) or 'no event'}  (clip {self.video_id or self.row})"
@@ -69,11 +75,12 @@ class ClipSource:
     def __init__(
         self, model: torch.nn.Module, data: str | Path, split: str, frames: str | Path | None = None
     ) -> None:
-        self.model, self.dataset = model, AVEDataset(data, split)
+        self.model, self.dataset = model, open_clips(data, split)
         self.frames = Path(frames) if frames is not None else None
         if self.frames and not self.frames.is_dir():
             raise FileNotFoundError(f"--frames {self.frames}: no such folder")
-        self.classes = self.dataset.class_names
+        num_classes = int(model.config["num_classes"])  # type: ignore[index]
+        self.classes = class_names(num_classes, self.dataset.events)
         self.planted = self.dataset.planted
 
     def video_id(self, index: int) -> str:
@@ -103,22 +110,22 @@ class ClipSource:
     @torch.no_grad()
     def view(self, index: int) -> ClipView:
         """The clip at position `index` of the split."""
-        audio, visual, labels = self.dataset[index]  # (N, d_a), (N, ..., d_v), (N, C)
+        audio, visual, *labels = self.dataset[index]  # (N, d_a), (N, ..., d_v), [(N, C)]
         scores, maps = self.model(audio[None], visual[None], return_maps=True)
         attention, row = maps["visual_attention"], int(self.dataset.indices[index])
         grid = _grid(tuple(visual.shape))
-        position, audible = self._planted(row, (len(labels), *grid))
+        position, audible = self._planted(row, (len(audio), *grid))
         return ClipView(
             row=row,
             video_id=self.video_id(index),
             classes=self.classes,
-            target=labels.argmax(dim=-1).numpy(),
+            target=labels[0].argmax(dim=-1).numpy() if labels else None,
             predicted=scores[0].argmax(dim=-1).numpy(),
             audio_norm=audio.norm(dim=-1).numpy(),
             attention=None if attention is None else attention[0].reshape(-1, *grid).numpy(),
             position=position,
             audible=audible,
-            frames=self._read_frames(self.video_id(index) or str(row), len(labels)),
+            frames=self._read_frames(self.video_id(index) or str(row), len(audio)),
             layers=[
                 {symbol: tuple(m[0].numpy() for m in layer[symbol]) for symbol in layer}
                 for layer in maps["coattention"]
@@ -131,6 +138,8 @@ class ClipSource:
         return (f"{row}:", f"{row}:{video_id}", video_id) if video_id else (f"{row}:",)
 
     def _first(self, count: int) -> list[int]:
+        if self.dataset.labels is None:
+            return list(range(count))
         classes = self.dataset.labels.argmax(dim=-1)  # (n, N)
         background = self.dataset.labels.shape[2] - 1
         first: dict[int, int] = {}

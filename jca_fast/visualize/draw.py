@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from jca_fast.data.record import read_record, require_same_features
 from jca_fast.training.checkpoint import load_model
 
 from .attention import draw_attention
@@ -42,7 +43,8 @@ def visualize(
     """
     if not 50 <= dpi <= 600:
         raise ValueError(f"--dpi must be 50 to 600, got {dpi}")
-    model, _ = load_model(checkpoint)
+    model, content = load_model(checkpoint)
+    require_same_features(checkpoint, content.get("features"), data, read_record(data))
     source = ClipSource(model, data, split, frames)
     views = [source.view(index) for index in source.choose(clips)]
     if missing := _missing(model.config, views[0]):  # type: ignore[arg-type]

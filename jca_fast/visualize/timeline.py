@@ -36,7 +36,7 @@ def draw_timeline(view: ClipView) -> Figure:
     The features are what the model hears; there is no waveform at hand, and the strip says so. Frames and attention
     are left out where there are none.
     """
-    count = len(view.target)
+    count = len(view.predicted)
     width = min(max(1.02 * count, 6.0), 20.0)  # inches of the strips
     cell = min(width / count, 1.6)
     strips: list[tuple[str, float, Any]] = [("audio\nfeature\nlength", 0.75, _audio)]
@@ -46,7 +46,9 @@ def draw_timeline(view: ClipView) -> Figure:
     if view.attention is not None:
         shape = view.frames[0].shape if view.frames else view.attention[0].shape
         strips.append(("attention", min(cell * shape[0] / shape[1], 2.0), _attention))
-    strips += [("predicted", 0.5, _predicted), ("true", 0.5, _true)]
+    strips.append(("predicted", 0.5, _predicted))
+    if view.target is not None:
+        strips.append(("true", 0.5, _true))
     total = TOP + sum(height + GAP for _, height, _ in strips) + BOTTOM
     with rc_context(STYLE):
         figure = new_figure(LEFT + width + MARGIN, total)
@@ -70,8 +72,10 @@ def draw_timeline(view: ClipView) -> Figure:
         axes.set_xticks(np.arange(count) + 0.5, [str(i) for i in range(count)])
         axes.tick_params(length=0)
         axes.set_xlabel("segment")
-        right = int((view.predicted == view.target).sum())
-        title = f"{view.title}: {right} of {count} segments right"
+        title = view.title
+        if view.target is not None:
+            right = int((view.predicted == view.target).sum())
+            title += f": {right} of {count} segments right"
         figure.text(
             LEFT / (LEFT + width + MARGIN), 1 - 0.3 / total, title, fontsize=11, va="center"
         )
@@ -84,10 +88,10 @@ def draw_timeline(view: ClipView) -> Figure:
             va="center",
             color="#555555",
         )
-        handles = [Patch(color=RIGHT, label="✓ right"), Patch(color=WRONG, label="✗ wrong")]
+        marks = [Patch(color=RIGHT, label="✓ right"), Patch(color=WRONG, label="✗ wrong")]
         corner = (1 - MARGIN / (LEFT + width + MARGIN), 1.0)
         figure.legend(
-            handles=handles,
+            handles=marks if view.target is not None else [],
             loc="upper right",
             bbox_to_anchor=corner,
             ncols=2,
@@ -98,7 +102,7 @@ def draw_timeline(view: ClipView) -> Figure:
 
 
 def _audio(axes: Axes, view: ClipView) -> None:
-    axes.bar(np.arange(len(view.target)) + 0.5, view.audio_norm, width=0.9, color="#777777")
+    axes.bar(np.arange(len(view.predicted)) + 0.5, view.audio_norm, width=0.9, color="#777777")
     axes.set_ylim(0, max(float(view.audio_norm.max()) * 1.08, 1e-6))
     axes.locator_params(axis="y", nbins=3)
     for side in ("top", "right"):
@@ -114,7 +118,7 @@ def _frames(axes: Axes, view: ClipView) -> None:
 def _attention(axes: Axes, view: ClipView) -> None:
     assert view.attention is not None
     inches = axes.get_window_extent().width / axes.figure.dpi
-    room = inches / len(view.target)  # of one segment
+    room = inches / len(view.predicted)  # of one segment
     for i, weights in enumerate(view.attention):
         frame = view.frames[i] if view.frames else None
         image = draw_weights(axes, weights, float(view.attention.max()), _cell(i), frame)
@@ -134,6 +138,9 @@ def _attention(axes: Axes, view: ClipView) -> None:
 
 
 def _predicted(axes: Axes, view: ClipView) -> None:
+    if view.target is None:
+        _labels(axes, view, view.predicted)
+        return
     right = view.predicted == view.target
     for start, stop, (label, ok) in _runs(
         list(zip(view.predicted.tolist(), right.tolist(), strict=True))
@@ -150,7 +157,12 @@ def _predicted(axes: Axes, view: ClipView) -> None:
 
 
 def _true(axes: Axes, view: ClipView) -> None:
-    for start, stop, label in _runs(view.target.tolist()):
+    _labels(axes, view, view.shown)
+
+
+def _labels(axes: Axes, view: ClipView, labels: np.ndarray) -> None:
+    """Blocks of one class, background in grey."""
+    for start, stop, label in _runs(labels.tolist()):
         background = label == len(view.classes) - 1
         colors = (BACKGROUND, INK) if background else (EVENT, "white")
         _block(axes, start, stop, colors[0], view.short(label), colors[1])
@@ -181,7 +193,7 @@ def _cell(i: int) -> tuple[float, float, float, float]:
 
 def _bare(axes: Axes, view: ClipView) -> None:
     """No frame and no ticks; the limits that pictures have moved are put back."""
-    axes.set_xlim(0, len(view.target))
+    axes.set_xlim(0, len(view.predicted))
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     for side in axes.spines.values():

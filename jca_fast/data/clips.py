@@ -1,0 +1,83 @@
+"""Clips that `jca-fast extract` made: which part of which video each row is, and sets without
+labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from . import files
+from .annotations import Event
+from .ave import AVEDataset, open_features
+
+CLIPS = "clips.h5"
+"""Datasets `video` (n,) names, `start` (n,) seconds and `length` (n,) segments without padding."""
+
+
+class UnlabelledClips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """All clips of an extracted set without labels: items `(audio (N, d_a), visual (N, ..., d_v))`.
+
+    Raises FileNotFoundError or ValueError naming the file at fault.
+    """
+
+    split = "all"
+    labels: None = None
+    events: list[Event] | None = None
+    planted: Path | None = None
+
+    def __init__(self, root: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        self.root, self.dtype = Path(root).expanduser(), dtype
+        self.folders = (self.root,)
+        self._tables = open_features(self.root, "")
+        self.indices = torch.arange(len(self._tables[0]))
+        self._names = _clip_names(self.folders, len(self.indices))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        audio, visual = (torch.from_numpy(table[index]).to(self.dtype) for table in self._tables)
+        return audio, visual
+
+    def clip_name(self, index: int) -> str:
+        """`<row>:<video>@<start in seconds>s`, or `<row>` without clips.h5."""
+        return f"{index}:{self._names[index]}" if self._names else str(index)
+
+
+def open_clips(root: str | Path, split: str) -> AVEDataset | UnlabelledClips:
+    """A split of a labelled set, or all clips of an extracted set that has no labels at all."""
+    folder = Path(root).expanduser()
+    unlabelled = (folder / CLIPS).is_file() and not files.exists(folder, "labels")
+    return UnlabelledClips(folder) if unlabelled else AVEDataset(root, split)
+
+
+def clip_lengths(dataset: AVEDataset | UnlabelledClips) -> list[int] | None:
+    """Segments without padding of each item; None where nothing is padded."""
+    rows = _read(dataset.folders, "length")
+    return None if rows is None else [int(rows[row]) for row in dataset.indices.tolist()]
+
+
+def _clip_names(folders: tuple[Path, ...], count: int) -> list[str]:
+    videos, starts = _read(folders, "video"), _read(folders, "start")
+    if videos is None or starts is None:
+        return []
+    if len(videos) != count:
+        raise ValueError(f"{folders[0] / CLIPS}: found {len(videos)} rows; needed: {count}")
+    pairs = zip(videos, starts, strict=True)
+    return [f"{Path(video.decode()).stem}@{start:g}s" for video, start in pairs]
+
+
+def _read(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
+    path = files.find_companion(CLIPS, *folders)
+    if path is None:
+        return None
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return file[name][:]
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); extract the set anew") from None
