@@ -1,5 +1,5 @@
 # The checks of this repository. `make help` lists them; .ci/run calls them in a fresh environment.
-.PHONY: help lint test demo benchmarks interpreted audit
+.PHONY: help lint test demo benchmarks interpreted audit docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,3 +22,6 @@ interpreted:  ## the Triton kernels under the interpreter (needs the extra "trit
 
 audit:  ## compile the GPU kernels for six chips and read the machine code (needs the extra "triton")
 	python -m benchmarks.audit
+
+docs:  ## build the documentation into site/, warnings as errors (needs the extra "docs")
+	mkdocs build --strict --quiet

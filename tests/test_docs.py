@@ -1,0 +1,31 @@
+"""Every Python block of the README and the documentation runs; blocks of a page share their names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ELSEWHERE = ("migrating.md", "videos.md")  # run by tests that prepare what they need
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if page.name not in ELSEWHERE and BLOCK.search(page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_code_of_a_page_runs(page):
+    text = page.read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(1))
+        code = "\n" * line + block.group(1)  # an error names the line of the page
+        exec(compile(code, str(page), "exec"), names)
+
+
+def test_there_are_pages_with_code():
+    assert len(PAGES) > 4
