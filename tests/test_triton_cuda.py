@@ -1,4 +1,4 @@
-"""What only a GPU can show of the Triton backend: graphs, streams, devices, and the self-check of "auto"."""
+"""The Triton backend on a GPU only: graphs, streams, devices, and the self-check of "auto"."""
 
 from __future__ import annotations
 

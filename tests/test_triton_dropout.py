@@ -1,4 +1,4 @@
-"""The dropout mask in the kernels: Triton's in two tile shapes and the native CPU kernels' are the one mask."""
+"""The dropout mask is the same in Triton's kernels, in two tile shapes, and in the CPU kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TILES = {
 
 @pytest.fixture(params=[*TILES, "native"])
 def ops(request, monkeypatch):
-    """The launchers of the Triton kernels in each tile shape, and those of the native kernels for CPU tensors."""
+    """Launchers: of the Triton kernels in each tile shape, and of the native CPU kernels."""
     if request.param == "native":
         if problem := cpu.problem():
             pytest.skip(problem)
@@ -45,7 +45,7 @@ def test_forward_drops_what_the_mask_says(ops, rows, columns):
 @pytest.mark.parametrize(("rows", "columns"), [(40, 100), (5, 300)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["two passes", "one pass"])
 def test_backward_drops_what_the_mask_says(ops, rows, columns, dtype):
-    """dv = Pᵀ dO: with dO = 1 for one row only, dv shows that row of the mask; dq is the number kept in each row."""
+    """With dO = 1 for one row only, dv = Pᵀ dO shows that row of the mask; dq counts kept ones."""
     ones, seed = torch.ones(2, max(rows, columns), 3, dtype=dtype), torch.tensor(SEED)
     grad = torch.eye(rows, dtype=dtype).expand(2, -1, -1)  # (B, M, D = M)
     q, k, v = ones[:, :rows], ones[:, :columns], ones[:, :columns, :1].expand(-1, -1, rows)
@@ -85,7 +85,7 @@ def test_each_modality_of_a_layer_drops_what_its_mask_says(ops, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["two passes", "one pass"])
 def test_backward_of_each_modality_of_a_layer_drops_what_its_mask_says(ops, dtype):
-    """dW_c = dHᵀ C: with dH = 1 for one row of the second sample only, it shows that row of the mask."""
+    """With dH = 1 for one row of the second sample only, dW_c = dHᵀ C shows its row of the mask."""
     seed, groups, n = torch.tensor(SEED), ones_of_a_layer(dtype), len(COLUMNS)
     grads = [
         torch.stack((torch.zeros(n, d, dtype=dtype), torch.eye(n, d, dtype=dtype))) for d in DIMS

@@ -10,14 +10,21 @@ if DEVICE != "cpu":
     pytest.skip("the published numbers are on the CPU", allow_module_level=True)
 
 FUSED = (
-    "R_dense_a", "R_sublayer_a", "R_dcn_a", "R_dcn_b", "R_fork_n16", "R_full_a", "P_camtiny_a", "P_camtiny_b",
-)  # fmt: skip
+    "R_dense_a",
+    "R_sublayer_a",
+    "R_dcn_a",
+    "R_dcn_b",
+    "R_fork_n16",
+    "R_full_a",
+    "P_camtiny_a",
+    "P_camtiny_b",
+)
 """Those with Joint Co-Attention in them, each a few seconds for the interpreter of Triton."""
 
 
 @pytest.fixture
 def launched(monkeypatch) -> list[str]:
-    """The Triton kernels serve what they can, by the interpreter, and plain PyTorch the rest; what they served."""
+    """The ops that the Triton kernels served, interpreted; plain PyTorch serves the others."""
     serve(monkeypatch)
     monkeypatch.setattr(table, "SMALL", 0)
     calls: list[str] = []

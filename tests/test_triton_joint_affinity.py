@@ -1,4 +1,4 @@
-"""The Triton kernels of joint_affinity, by the interpreter or on a GPU: values and gradients against float64."""
+"""The Triton kernels of joint_affinity, interpreted or on a GPU, against float64."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_error_is_no_worse_than_plain_torch(case, tier):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_tf32_error_is_that_of_the_tier(case):
-    """PyTorch on the CPU has no TF32 to compare with: 10 mantissa bits per operand, one product on the way."""
+    """PyTorch on the CPU has no TF32 to compare with: 10 mantissa bits an operand, one product."""
     for result in run_checks([case], "tf32", DEVICE, kernels):
         assert result.error < 2e-3, result
 
@@ -62,7 +62,7 @@ def test_the_cut_into_programs_changes_no_bit(monkeypatch, programs):
 
 @pytest.fixture
 def allocated(monkeypatch):
-    """The bytes of each piece of new memory, which holds NaN (the pieces that the interpreter asks for are empty)."""
+    """The bytes of each piece of new memory, which holds NaN; the interpreter's are empty."""
     found: dict[int, int] = {}
     new_empty = torch.Tensor.new_empty
 
@@ -125,7 +125,7 @@ def test_takes_any_strides(layout, segments):
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_nan_and_inf_go_through(precision, setting, segments, place, value):
-    """Odd sizes: neither the zeros around a tile nor the halves of a split number may make a NaN of their own."""
+    """Odd sizes: the zeros around a tile and the halves of a split number must add no NaN."""
     q, k, _, _ = (t.abs() + 0.1 for t in arguments((1, 40, 50, segments)))
     (q, k)[place][0, 7, 1] = value
     precision(setting)

@@ -62,7 +62,7 @@ def test_the_tiles_of_small_batches(monkeypatch, case, tier):
 
 @pytest.mark.parametrize("case", [ATTENTION[0], LAYER[1], VISUAL[0]], ids=str)
 def test_tf32_error_is_that_of_the_tier(case):
-    """PyTorch on the CPU has no TF32 to compare with: 10 mantissa bits per operand, three products in a row."""
+    """PyTorch on the CPU has no TF32 to compare with: 10 mantissa bits an operand, 3 products."""
     for result in run_checks([case], "tf32", DEVICE, kernels):
         assert result.error < 4e-3, result
 
@@ -102,7 +102,7 @@ def test_layer_of_any_number_of_modalities_each_with_its_own_width(dims, widths)
 @pytest.mark.parametrize("name", ["q", "k", "v"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_nan_and_inf_go_through(monkeypatch, name, value, precision):
-    """Odd sizes: neither the zeros around a tile nor the halves of a split number may make a NaN of their own."""
+    """Odd sizes: the zeros around a tile and the halves of a split number must add no NaN."""
     torch.set_float32_matmul_precision(precision)
     monkeypatch.setattr(table, "forward", lambda *_: table.Config(32, 32, 4, 1))
     tensors = {

@@ -1,4 +1,4 @@
-"""NaN and the Triton kernels: none comes out of fresh memory, and those of the inputs go through as in PyTorch."""
+"""NaN and the Triton kernels: none from fresh memory; those of inputs go through as in PyTorch."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ CALLS = {
     "layer, too many segments for one program": (layer, layer_shapes(1, 33, 80, 70, 3), 70 * 150),
     "reduction": (reduction, reduction_shapes(3, 19, 40), 3 * 19 * 40 + 1),
 }
-"""Outputs, then gradients; the shapes of what they are of; and the elements that no allocation may have."""
+"""A call that yields outputs and gradients, its shapes, and a size that no allocation reaches."""
 
 
 def tensors_of(shapes, dtype):
@@ -109,7 +109,7 @@ def test_writes_all_it_returns_and_never_holds_the_matrix(name, tier):
 def layer_from_left_to_right(
     inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps
 ):
-    """The equations of a layer in plain PyTorch, in the order in which they are written: (Xᵀ W_j) J."""
+    """The equations of a layer in plain PyTorch, in the order of the paper: (Xᵀ W_j) J."""
     parts = zip(inputs, joints_of(inputs, joints), w_j, w_x, w_c, w_h, scales, strict=True)
     maps, out = [], []
     for x, joint, w_j_i, w_x_i, w_c_i, w_h_i, scale in parts:
@@ -119,9 +119,11 @@ def layer_from_left_to_right(
 
 
 PLAIN = SimpleNamespace(
-    tanh_attention=reference.tanh_attention, released_attention=reference.released_attention,
-    visual_reduction=reference.visual_reduction, joint_coattention=layer_from_left_to_right,
-)  # fmt: skip
+    tanh_attention=reference.tanh_attention,
+    released_attention=reference.released_attention,
+    visual_reduction=reference.visual_reduction,
+    joint_coattention=layer_from_left_to_right,
+)
 BAD = (float("nan"), float("inf"), -float("inf"))
 ODD = {
     "attention": (partial(attention, dropout=0.0), attention_shapes(3, 35, 40, 3, 5), (0, 1, 2)),

@@ -1,6 +1,6 @@
-"""The Triton backend through the whole op layer: what every op promises to PyTorch, by the interpreter or on a GPU.
+"""The promises of every op to PyTorch, kept by the Triton backend, interpreted or on a GPU.
 
-The ops and their small inputs are those of test_contract.py; values of all sizes are in test_triton_kernels.py.
+The ops and their small inputs come from test_contract.py; test_triton_kernels.py tests all sizes.
 """
 
 from __future__ import annotations

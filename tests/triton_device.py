@@ -1,7 +1,8 @@
-"""Where the tests of the Triton kernels run: on the GPU, or on the CPU by Triton's interpreter (see conftest.py).
+"""The device of the Triton kernels' tests: the GPU, or the CPU by Triton's interpreter.
 
-In the interpreter float32 products are cut to TF32 as the hardware does it; bfloat16 rounds toward zero, which no
-hardware does. Test modules that import this one are skipped without triton. ``on_device`` is a fixture.
+In the interpreter float32 products are cut to TF32, as in hardware; bfloat16 rounds toward zero,
+unlike any hardware. Test modules that import this one are skipped without triton. ``on_device`` is
+a fixture.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ __all__ = ["DEVICE", "Memory", "kernels", "launch", "module", "on_device", "serv
 
 
 def module(name: str):
-    """A module of the kernels; as an attribute of the package it hides behind the launcher it is named after."""
+    """A module of the kernels; in the package its name belongs to the launcher."""
     return importlib.import_module(f"{kernels.__name__}.{name}")
 
 
 def patch_once() -> None:
-    """Let the interpreter look through ``triton.language`` once per launch, not at every call of a device function.
+    """Let the interpreter search ``triton.language`` once per launch, not at every device function.
 
-    That search is more than half of its time. What is already in its hands has no builtins left.
+    That search is more than half of its time. A module it has patched has no builtins left.
     """
     patch, core = interpreter._patch_lang, triton.language.core
 
@@ -58,9 +59,9 @@ if DEVICE == "cpu":
 
 
 def serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the kernels, without a self-check, and plain PyTorch where they have a reason against a call.
+    """Offer the kernels, without a self-check, and plain PyTorch where they cannot serve a call.
 
-    The interpreter's tensors are on the CPU: of the backend's reasons only that one is taken away.
+    The interpreter's tensors are on the CPU: only that one of the backend's reasons is removed.
     """
     monkeypatch.delenv("JCA_FAST_BACKEND", raising=False)
     row = backends.find("triton")
@@ -75,7 +76,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """New tensors are on DEVICE, where the kernels serve; tiles are large, so that there are few programs to interpret.
+    """New tensors are on DEVICE, where the kernels serve; tiles are large, so programs are few.
 
     Dynamo remembers which backends served: it starts afresh.
     """
@@ -87,10 +88,15 @@ def on_device(monkeypatch):
 
 
 class Memory(TorchDispatchMode):
-    """Inside, uninitialised floating-point memory holds NaN, and ``largest`` is the most elements of one allocation."""
+    """Inside, uninitialised memory holds NaN; ``largest`` is the most elements of an allocation."""
 
-    NEW = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.new_empty,
-           torch.ops.aten.new_empty_strided)  # fmt: skip
+    NEW = (
+        torch.ops.aten.empty,
+        torch.ops.aten.empty_like,
+        torch.ops.aten.empty_strided,
+        torch.ops.aten.new_empty,
+        torch.ops.aten.new_empty_strided,
+    )
 
     def __init__(self) -> None:
         super().__init__()

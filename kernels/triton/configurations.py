@@ -1,6 +1,7 @@
 """The launch configurations themselves, see ``table.py``.
 
-(direction, tier, class of sizes): {architecture class, or "" for all others: (rows, columns, warps, stages)}
+(direction, tier, class of sizes):
+    {architecture class, or "" for all others: (rows, columns, warps, stages)}
 """
 
 from __future__ import annotations

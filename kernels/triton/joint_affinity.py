@@ -6,7 +6,7 @@ q (B, M, N), k (B, L, N), C (B, M, L). Memory bounds the time: the number of tim
 M x L elements moves decides it. The forward writes C once. The backward, for s bytes per element of
 C, has two ways:
 
-* one pass reads dC and C once, 2 s bytes per element, and sums dq over the columns; dk leaves as one
+* one pass reads dC and C once, 2 s bytes per element, and sums dq over the columns; dk leaves as a
   partial sum for each tile of 64 rows, N / 8 bytes per element to write and to read: with N = 10,
   9.3 bytes in float32 and 5.3 in half;
 * two passes, the second with swapped roles, read both matrices twice: 4 s bytes, 16 in float32 and
@@ -66,9 +66,9 @@ def joint_affinity_backward_kernel(
 
     Axis 0: row tiles of all samples, and for each of them its blocks of N. g (B, M, L) is the
     gradient of c; dk (row tiles * B, L, N) its partial sums, written only if WANT_DK. Both results
-    are computed transposed, (N, rows) = kᵀ dSᵀ and (N, columns) = qᵀ dS, so that the warps share the
-    columns of either product. With dS on the left several warps would compute the same dS in tiles
-    of 64 x 32, and 64 x 64 spill.
+    are computed transposed, (N, rows) = kᵀ dSᵀ and (N, columns) = qᵀ dS, so that the warps share
+    the columns of either product. With dS on the left several warps would compute the same dS in
+    tiles of 64 x 32, and 64 x 64 spill.
     """
     blocks = tl.cdiv(q.columns, TILE.BO)
     tiles = tl.cdiv(c.rows, TILE.BM)
@@ -103,13 +103,13 @@ def joint_affinity(q: Tensor, k: Tensor, scale: float) -> Tensor:
     rows, columns = table.AFFINITY_TILE
     row_tiles = c.shape[0] * cdiv(c.shape[1], rows)
     spans = min(cdiv(c.shape[2], columns), cdiv(table.AFFINITY_PROGRAMS, max(row_tiles, 1)))
-    blocks = table.contraction_blocks(q.shape[2], exact)
+    slots, chunks = table.contraction_blocks(q.shape[2], exact)
     launch(
         joint_affinity_forward_kernel,
         (row_tiles, spans),
         *(operand(x) for x in (q, k, c)),
         scale,
-        TILE=table.Tile(BM=rows, BN=columns, EXACT=exact, **blocks),
+        TILE=table.Tile(BM=rows, BN=columns, BK=slots, CHUNKS=chunks, EXACT=exact),
         num_warps=4,
         num_stages=1,
     )
@@ -151,12 +151,14 @@ def _backward(
     level = tier(q.dtype)
     exact = level == "exact"
     block = min(pad(segments), table.AFFINITY_SEGMENTS)
+    slots, chunks = table.contraction_blocks(segments, exact)
     tile = table.Tile(
         BM=table.AFFINITY_TILE[0],
         BN=table.AFFINITY_BACKWARD_COLUMNS,
         BO=block,
         EXACT=exact,
-        **table.contraction_blocks(segments, exact),
+        BK=slots,
+        CHUNKS=chunks,
     )
     launch(
         joint_affinity_backward_kernel,

@@ -139,6 +139,7 @@ def _launch_forward(
     batch, segments = x.shape[:2]
     rows = [m.x.rows for m in modalities]
     config = table.forward(architecture(x.device), level, batch * sum(rows), segments, layer.width)
+    slots, chunks = table.contraction_blocks(segments, level == "exact")
     tile = table.Tile(
         BM=config.rows,
         BN=config.columns,
@@ -147,7 +148,8 @@ def _launch_forward(
         EXACT=level == "exact",
         DROPOUT=dropout.p_seed is not None,
         ALIGNED=aligned(part.rows for m in modalities for part in m.parts[:-1]),
-        **table.contraction_blocks(segments, level == "exact"),
+        BK=slots,
+        CHUNKS=chunks,
     )
     launch(
         joint_coattention_forward_kernel,
@@ -176,7 +178,7 @@ def joint_coattention_backward(
     dropout_p: float,
     seed: Tensor | None,
 ) -> list[Tensor]:
-    """Gradients of inputs, joints, w_j, w_x, w_c, w_h; ``maps`` are the H (B, k, d_i) of the forward."""
+    """Gradients of inputs, joints, w_j, w_x, w_c, w_h; ``maps``: the forward's H (B, k, d_i)."""
     layer = Layer(inputs, joints, w_j, w_x, w_c, w_h)
     if inputs[0].shape[0] == 0:
         return [t.new_zeros(t.shape) for group in layer for t in group]
@@ -198,7 +200,7 @@ def joint_coattention_backward(
     core = _attention_backward(layer, prepared, grads.joints, dropout)
     sums += [partial_sum(partial, out) for partial, out in zip(core.dw_c, grads.w_c, strict=True)]
     sums += _finish(layer, prepared, core, grads, tile)
-    if len(joints) == 1:
+    if joints and core.dj is not None:
         sums.append(partial_sum(core.dj, grads.joints[0]))
     launch_sums(sums)
     return [g for group in grads for g in group]
@@ -223,7 +225,7 @@ def _launch_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: An
 
 
 def _partials(x: Operand, grad: Tensor, rows: int) -> Tensor:
-    """Room for a partial sum of the gradient of a small weight from each program of _launch_rows."""
+    """Room for one partial sum of the gradient of a small weight from each program."""
     programs = cdiv(x.rows, rows) * group_sizes(x.p.shape[0])[1]
     return grad.new_empty((programs, *grad.shape), dtype=torch.float32)
 
@@ -362,7 +364,7 @@ def _finish(
         dw_j = _partials(m.x, grads.w_j[i], tile["BM"])
         sums.append(partial_sum(dw_j, grads.w_j[i]))
         dj: tuple[Tensor, ...] = ()
-        if not layer.joints:
+        if core.dj is not None and not layer.joints:
             dj = tuple(d.narrow(-1, firsts[i], m.x.rows) for d in core.dj)
         finishes.append(
             Finish(

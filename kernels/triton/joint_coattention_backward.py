@@ -1,4 +1,4 @@
-"""What the backward of a paper layer does around the attention's backward, for all modalities at once.
+"""The steps of a paper layer's backward around the attention's, for all modalities at once.
 
 With the names of :mod:`.joint_coattention_forward`, and dX' (B, N, d_x) the gradient of X':
 
@@ -37,8 +37,8 @@ from .tiles import dot_full
 class Prepare(NamedTuple):
     """One modality of the prepare kernel: x and grad_out (B, d_x, N); pointers are contiguous.
 
-    Reads h (B, k, d_x), w_j (N, N), w_x and w_h (k, N), with k = ``width``. Writes q (B, d_x, N) and
-    dh (B, d_x, k), and in float32 dx (B, N, d_x), dw_x and dw_h (programs, k, N).
+    Reads h (B, k, d_x), w_j (N, N), w_x and w_h (k, N), with k = ``width``. Writes q (B, d_x, N)
+    and dh (B, d_x, k), and in float32 dx (B, N, d_x), dw_x and dw_h (programs, k, N).
     """
 
     x: Operand
@@ -116,9 +116,9 @@ def prepare_rows(
 class Finish(NamedTuple):
     """One modality of the finish kernel: x (B, d_x, N); pointers are contiguous.
 
-    Reads w_j (N, N), dx0 (B, N, d_x) float32 and dq (tiles * B, d_x, N) float32, the partial sums of
-    the gradient of Q, which holds the factor ``scale``. ``dj`` points at the float32 gradients of
-    the part of J that is X, one for each modality that reads it (none where J is given), in
+    Reads w_j (N, N), dx0 (B, N, d_x) float32 and dq (tiles * B, d_x, N) float32, the partial sums
+    of the gradient of Q, which holds the factor ``scale``. ``dj`` points at the float32 gradients
+    of the part of J that is X, one for each modality that reads it (none where J is given), in
     (B, N, d) with d = ``joint_width``. Writes dx (B, N, d_x) and dw_j (programs, N, N) float32.
     """
 

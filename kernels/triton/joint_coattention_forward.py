@@ -5,8 +5,8 @@ that nothing is concatenated):
 
     Q = Xᵀ W_j * scale      O = tanh(Q J) W_cᵀ      H = relu(W_x X + Oᵀ)      X' = X + W_hᵀ H
 
-Rows are the channels of X: a program computes Q for its rows, attends to all parts of J and finishes
-X' in its epilogue. The backward is in :mod:`.joint_coattention_backward`.
+Rows are the channels of X: a program computes Q for its rows, attends to all parts of J and
+finishes X' in its epilogue. The backward is in :mod:`.joint_coattention_backward`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .tiles import Left, contraction_slots, dot, dot_full, round_to_tf32, zero_w
 
 
 class Modality(NamedTuple):
-    """One modality of a layer. Channels are rows: x, out (B, d_x, N), the parts of J (B, d_part, N).
+    """One modality of a layer. Channels are rows: x, out (B, d_x, N), parts of J (B, d_part, N).
 
-    w_j (N, N), w_x and w_h (k, N) and w_c (d, k) are shared by the batch; h (B, d_x, k) is H, or any
-    operand where H is not kept.
+    w_j (N, N), w_x and w_h (k, N) and w_c (d, k) are shared by the batch; h (B, d_x, k) is H, or
+    any operand where H is not kept.
     """
 
     x: Operand

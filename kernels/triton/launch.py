@@ -38,11 +38,11 @@ class Target(NamedTuple):
 OPTIONS = {"enable_fp_fusion": True}
 """Options of every launch: newer Triton no longer fuses products and sums by default."""
 TARGETS: list[Target] = []
-"""The last entry, if any, takes every launch: the audit compiles for other chips without a device."""
+"""The last entry, if any, takes every launch: so the audit compiles for other chips."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
-    """Start ``kernel`` on the device of the first tensor in ``args``; an empty grid starts nothing."""
+    """Start ``kernel`` on the device of its first tensor; an empty grid starts nothing."""
     if 0 in grid:
         return
     meta = OPTIONS | meta
@@ -78,7 +78,7 @@ def constants(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def alike(entries: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether Triton compiles structures of one kind and dtype alike: it makes an integer 1 a constant."""
+    """Whether structures of one kind compile alike: Triton makes an integer 1 a constant."""
     first = _ones(entries[0])
     return all(_ones(entry) == first for entry in entries[1:])
 

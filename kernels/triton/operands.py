@@ -76,13 +76,13 @@ def packed_matrix(p, i_matrix, rows, columns):
 
 @triton.jit
 def packed_transpose(p, i_matrix, rows, columns, lead):
-    """The first ``rows`` rows of matrix ``i_matrix``, transposed, of a contiguous (.., columns, lead)."""
+    """Matrix ``i_matrix`` (rows, columns) of a contiguous (.., columns, lead), lead >= rows."""
     return Operand(p + tl.cast(i_matrix, tl.int64) * (columns * lead), 0, 1, lead, rows, columns)
 
 
 @triton.jit
 def select_entry(entries, i_entry):
-    """Entry ``i_entry`` of structures that are compiled alike, so that one piece of code is enough."""
+    """Entry ``i_entry`` of structures that compile alike, so that one piece of code is enough."""
     entry = entries[0]
     for i in tl.static_range(1, len(entries)):
         if i_entry == i:
@@ -92,7 +92,7 @@ def select_entry(entries, i_entry):
 
 @triton.jit
 def load_tile(x, o_r, o_c, EDGE: tl.constexpr = True):
-    """Rows ``o_r`` and columns ``o_c`` of a matrix, zero outside it; EDGE = False: all rows exist."""
+    """Rows ``o_r`` and columns ``o_c``, zero outside the matrix; EDGE = False: all rows exist."""
     mask = (o_c < x.columns)[None, :]
     if EDGE:
         mask = mask & (o_r < x.rows)[:, None]

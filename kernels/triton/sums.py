@@ -23,8 +23,8 @@ registers to wait for all of them at once."""
 class Sum(NamedTuple):
     """``out`` (size,) = the sum of ``count`` rows of ``partials`` (count, size) float32.
 
-    Count and size are doubled: Triton makes an integer 1 a constant, and such sums would be compiled
-    apart.
+    Count and size are doubled: Triton makes an integer 1 a constant, and such sums would be
+    compiled apart.
     """
 
     partials: Any

@@ -92,7 +92,7 @@ AFFINITY_SINGLE_PASS = 16
 AFFINITY_SEGMENTS = 32
 """Segments that one program of two passes sums over at most: twice as many spill in "exact"."""
 AFFINITY_PROGRAMS = 1024
-"""Programs of its forward, where there are as many tiles: two for each place on the largest chips."""
+"""Programs of its forward at least, where there are enough tiles: two for each place on a chip."""
 
 VISUAL_ELEMENTS = 4096
 """Elements of K that a warp of visual_reduction holds: 8 rows of 512. Twice as many spill."""
@@ -100,15 +100,15 @@ VISUAL_SCORES = 128
 """Most regions whose weights a program of visual_reduction normalises at a time."""
 
 
-def contraction_blocks(size: int, exact: bool) -> dict[str, int]:
-    """The slots of one block, and the number of blocks, of a contraction over ``size`` segments."""
+def contraction_blocks(size: int, exact: bool) -> tuple[int, int]:
+    """Slots of one block (BK) and number of blocks (CHUNKS) of a contraction over segments."""
     slots = 3 * size if exact else size
     block = min(pad(slots), SLOTS)
-    return {"BK": block, "CHUNKS": cdiv(slots, block)}
+    return block, cdiv(slots, block)
 
 
 def forward(architecture: str, tier: str, rows: int, segments: int, width: int) -> Config:
-    """The tile of a forward launch, of tanh attention or a layer, over ``rows`` rows in all samples."""
+    """The tile of a forward launch over ``rows`` rows in all samples."""
     return _find("forward", tier, sizes(tier, rows, segments, width), architecture)
 
 
@@ -124,11 +124,12 @@ def sizes(tier: str, work: int, segments: int, width: int) -> str:
     """The class of a launch over ``work`` rows or columns, with N segments and D value columns."""
     if segments <= NARROW[tier] and width <= 32:
         return "small" if work <= SMALL else "narrow"
-    return "wide" if contraction_blocks(segments, tier == "exact")["CHUNKS"] == 1 else "blocked"
+    _, chunks = contraction_blocks(segments, tier == "exact")
+    return "wide" if chunks == 1 else "blocked"
 
 
 def single_pass(tier: str, segments: int) -> bool:
-    """Whether one backward pass computes dq too, as partial sums; in tier "exact" it would spill."""
+    """Whether one backward pass computes dq too, as partial sums; tier "exact" would spill."""
     return tier != "exact" and segments <= SINGLE_PASS
 
 

@@ -61,6 +61,7 @@ def _forward(
     level = tier(q.dtype)
     block = min(pad(width), table.FORWARD_BLOCK[level])
     config = table.forward(architecture(q.device), level, batch * rows, segments, width)
+    slots, chunks = table.contraction_blocks(segments, level == "exact")
     tile = table.Tile(
         BM=config.rows,
         BN=config.columns,
@@ -68,7 +69,8 @@ def _forward(
         EXACT=level == "exact",
         DROPOUT=dropout.p_seed is not None,
         ALIGNED=True,
-        **table.contraction_blocks(segments, level == "exact"),
+        BK=slots,
+        CHUNKS=chunks,
     )
     launch(
         tanh_attention_forward_kernel,
@@ -105,6 +107,7 @@ def launch_backward(
     block_n = min(pad(segments), table.BACKWARD_BLOCK[level])
     block_d = min(pad(width), table.BACKWARD_BLOCK[level])
     value_chunks = cdiv(width, block_d)
+    slots, chunks = table.contraction_blocks(segments, level == "exact")
     tile = table.Tile(
         BM=config.rows,
         BN=config.columns,
@@ -114,7 +117,8 @@ def launch_backward(
         EXACT=level == "exact",
         DROPOUT=dropout.p_seed is not None,
         ALIGNED=aligned(p.first for p in problems),
-        **table.contraction_blocks(segments, level == "exact"),
+        BK=slots,
+        CHUNKS=chunks,
     )
     grid = (
         cdiv(max(p.k.rows for p in problems), config.columns) * samples.groups,
@@ -196,7 +200,7 @@ def _backward(
     dropout: Dropout,
     empty: Empty,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The passes and sums of a backward; ``empty`` lays out results and their partial sums alike."""
+    """The passes and sums of a backward; ``empty`` lays out results and partial sums alike."""
     batch, rows, segments = q.shape
     columns, width = v.shape[1:]
     dq, dk, dv = (empty(x, x.shape, x.dtype) for x in (q, k, v))
@@ -210,8 +214,18 @@ def _backward(
     if is_shared and samples.groups > 1:
         dv_part = empty(q, (samples.groups, columns, width), torch.float32)
         sums.append(partial_sum(dv_part, dv))
-    operands = (operand(x) for x in (q, k, v, grad_out, dk, dv_part, dq))
-    problem = Problem(*operands, scale, 0, 0)
+    problem = Problem(
+        q=operand(q),
+        k=operand(k),
+        v=operand(v),
+        g=operand(grad_out),
+        dk=operand(dk),
+        dv=operand(dv_part),
+        dq=operand(dq),
+        scale=scale,
+        modality2=0,
+        first=0,
+    )
     config = backward_config(q.device, level, batch * columns, segments, width)
     sizes = (segments, width)
     if table.single_pass(level, segments):

@@ -42,8 +42,8 @@ class Problem(NamedTuple):
     """One backward problem: q (B, M, N), k (B, L, N), v (B or 1, L, D), g (B, M, D), its results.
 
     dk (B, L, N), dv (groups, L, D) and dq (column tiles * B, M, N) are partial sums; a result that
-    a pass does not want is any operand. ``first`` is the number of k's first row in the dropout mask
-    of modality ``modality2 / 2``. It is doubled because Triton makes an integer 1 a constant, and
+    a pass does not want is any operand. ``first`` is the number of k's first row in the mask of
+    modality ``modality2 / 2``. It is doubled because Triton makes an integer 1 a constant, and
     problems that differ in constants need a piece of code each.
     """
 
@@ -86,8 +86,8 @@ class Samples(NamedTuple):
 class Columns(NamedTuple):
     """What a column tile holds for all row tiles of one sample.
 
-    ``o_l`` its columns, ``o_out`` the block of N of dk and dq, ``o_d`` the block of D of dv; ``left``
-    scale * k as operand of the scores; ``b_k`` (BN, BO) grad_scale * k; ``b_v`` (BN, BD).
+    ``o_l`` its columns, ``o_out`` the block of N of dk and dq, ``o_d`` the block of D of dv;
+    ``left`` scale * k as operand of the scores; ``b_k`` (BN, BO) grad_scale * k; ``b_v`` (BN, BD).
     """
 
     o_l: Any
@@ -114,7 +114,7 @@ class Sample(NamedTuple):
 def tanh_attention_backward_kernel(
     problems, samples, dropout, ALIKE: tl.constexpr, PASS: tl.constexpr, TILE: tl.constexpr
 ):
-    """Axis 0: column tiles, then groups of samples; axis 1: blocks of N and of D; axis 2: problems."""
+    """Axis 0: column tiles of all groups of samples; 1: blocks of N and of D; 2: problems."""
     groups = samples.groups
     if ALIKE:
         x = select_entry(problems, tl.program_id(2))

@@ -25,7 +25,7 @@ from .tiles import (
 
 
 class RowMask(NamedTuple):
-    """The dropout mask of a row tile: the keys of its rows, k's first row in the mask, threshold."""
+    """The dropout mask of a row tile: keys of its rows, k's first row in the mask, threshold."""
 
     b_key: Any
     first: Any

@@ -97,7 +97,7 @@ def contraction_slots(start, size, K: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def split_half(b_x, i_product, LOW: tl.constexpr, EXACT: tl.constexpr):
-    """The half of ``b_x`` that a product reads: product LOW the low one; an Inf only in product 0."""
+    """The half of ``b_x`` that a product reads: the low one in product LOW; an Inf only in 0."""
     if EXACT:
         b_h = round_to_tf32(b_x)
         b_h = tl.where(i_product == LOW, b_x - b_h, b_h)
