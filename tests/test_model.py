@@ -147,7 +147,10 @@ def test_regions_in_both_layouts_and_any_number():
 def test_input_errors():
     model = AVELocalizer(**SMALL)
     audio, visual = clips()
-    with pytest.raises(ValueError, match=r"audio must have shape \(B, 10, 10\), got \(2, 9, 10\)"):
+    message = r"audio must have shape \(B, 10, 10\), or fewer segments, got \(2, 11, 10\)"
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(2, 11, 10), torch.zeros(2, 11, 7, 7, 14))
+    with pytest.raises(ValueError, match=r"visual must have shape \(2, 9, H, W, 14\)"):
         model(audio[:, :9], visual)
     with pytest.raises(
         ValueError,

@@ -1,17 +1,17 @@
-"""What sits on top of the fused features (B, N, d): classifiers, poolings, losses and the metrics that go with them.
+"""Heads on the fused features (B, N, d): classifiers, poolings, losses and their metrics.
 
 Plain PyTorch, a few lines each. Runnable programs for every task are in ``examples/``.
 
-==========================  =================================================================================
-task                        parts
-==========================  =================================================================================
-event of every segment      a Linear and :func:`segment_loss`
-events from video labels    a Linear and :func:`weak_loss`, scored by :func:`video_scores`
-valence, arousal            a Linear and :func:`ccc_loss`, scored by :func:`concordance`
-class of an utterance       :class:`UtteranceClassifier` and cross-entropy
-identity of a speaker       :class:`AttentiveStatisticsPooling`, :class:`AdditiveAngularMargin`,
-                            scored by :func:`equal_error_rate` and :func:`min_dcf`
-==========================  =================================================================================
+=========================  ====================================================================
+task                       parts
+=========================  ====================================================================
+event of every segment     a Linear and :func:`segment_loss`
+events from video labels   a Linear and :func:`weak_loss`, scored by :func:`video_scores`
+valence, arousal           a Linear and :func:`ccc_loss`, scored by :func:`concordance`
+class of an utterance      :class:`UtteranceClassifier` and cross-entropy
+identity of a speaker      :class:`AttentiveStatisticsPooling`, :class:`AdditiveAngularMargin`,
+                           scored by :func:`equal_error_rate` and :func:`min_dcf`
+=========================  ====================================================================
 """
 
 from .classification import UtteranceClassifier, segment_loss, video_scores, weak_loss

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modules.linear import xavier_linear
+from ..modules.checks import check_feature, check_positive
+from ..modules.lengths import Lengths, used_segments, zero_padding
+from ..modules.linear import call_linear, reset_children, xavier_linear
 
 
-def segment_loss(logits: Tensor, target: Tensor) -> Tensor:
+def segment_loss(logits: Tensor, target: Tensor, lengths: Lengths | None = None) -> Tensor:
     """Softmax cross-entropy, the mean over all segments: ().
 
-    logits (B, N, C); target classes (B, N), or one-hot or soft labels (B, N, C). Raises ValueError on other shapes.
+    logits (B, N, C); target classes (B, N), or one-hot or soft labels (B, N, C). ``lengths`` (B,)
+    counts the segments in use of each clip; the padding behind them is left out. Raises ValueError
+    on other shapes.
     """
     if target.shape not in (logits.shape, logits.shape[:-1]):
         needed = f"{tuple(logits.shape[:-1])} or {tuple(logits.shape)}"
         raise ValueError(f"target must have shape {needed}, got {tuple(target.shape)}")
     target = target.to(logits.dtype) if target.ndim == logits.ndim else target
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
+    used = used_segments(lengths, None, logits)
+    if used is None:
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
+    return F.cross_entropy(logits[used[..., 0]], target[used[..., 0]])
 
 
-def video_scores(logits: Tensor, pooling: str = "max") -> Tensor:
-    """Scores of whole videos (B, C) from those of their segments (B, N, C): the "max" or the "mean" over time."""
+def video_scores(logits: Tensor, pooling: str = "max", lengths: Lengths | None = None) -> Tensor:
+    """Scores of whole videos (B, C) from those of their segments (B, N, C).
+
+    The "max" or the "mean" over time; ``lengths`` (B,), at least 1, leaves the padding out.
+    """
     if pooling not in ("max", "mean"):
         raise ValueError(f"pooling must be 'max' or 'mean', got {pooling!r}")
-    return logits.amax(dim=1) if pooling == "max" else logits.mean(dim=1)
+    used = used_segments(lengths, None, logits)
+    if used is None:
+        return logits.amax(dim=1) if pooling == "max" else logits.mean(dim=1)
+    if pooling == "max":
+        return torch.where(used, logits, -torch.inf).amax(dim=1)
+    return zero_padding(logits, used).sum(dim=1) / used.sum(dim=1)
 
 
-def weak_loss(logits: Tensor, target: Tensor, pooling: str = "max") -> Tensor:
-    """Weak supervision: softmax cross-entropy of the pooled scores with one label for each video: ().
+def weak_loss(
+    logits: Tensor, target: Tensor, pooling: str = "max", lengths: Lengths | None = None
+) -> Tensor:
+    """Weak supervision: softmax cross-entropy of the pooled scores with one label per video: ().
 
-    logits (B, N, C) of the segments, which learn without labels of their own; target classes (B,), or one-hot labels
-    (B, C) of the videos, background included. pooling: see :func:`video_scores`.
+    logits (B, N, C) of the segments, which have no labels; target classes (B,), or one-hot labels
+    (B, C) of the videos, background included. pooling, lengths: see :func:`video_scores`.
 
     Source: the weakly supervised setting of Tian et al., ECCV 2018.
     """
-    scores = video_scores(logits, pooling)  # (B, C)
+    scores = video_scores(logits, pooling, lengths)  # (B, C)
     if target.shape not in (scores.shape, scores.shape[:1]):
         needed = f"{tuple(scores.shape[:1])} or {tuple(scores.shape)}"
         raise ValueError(f"target must have shape {needed}, got {tuple(target.shape)}")
@@ -43,18 +61,39 @@ def weak_loss(logits: Tensor, target: Tensor, pooling: str = "max") -> Tensor:
 
 
 class UtteranceClassifier(nn.Module):
-    """One class for a whole utterance: mean over the segments, then a Linear. x (B, N, dim) -> logits (B, num_classes).
+    """One class for a whole utterance: mean over the segments, then a Linear.
 
-    ``lengths`` (B,) counts the segments in use of each utterance, at least 1; the padding behind them is left out.
+    Args:
+        dim: width of the segments.
+        num_classes: classes.
+        device, dtype: of the parameters.
+
+    Shapes:
+        x (B, N, dim), lengths (B,) -> logits (B, num_classes). ``lengths`` counts the segments in
+        use of each utterance, at least 1; the padding behind them is left out.
     """
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        self.linear = xavier_linear(dim, num_classes)
+        check_positive(dim=dim, num_classes=num_classes)
+        self.dim = int(dim)
+        self.linear = xavier_linear(self.dim, int(num_classes), device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        if lengths is None:
-            return self.linear(x.mean(dim=1))
-        steps = lengths.new_ones(x.shape[1]).cumsum(0)  # (N,) 1, 2, ...
-        used = (steps <= lengths[:, None])[..., None]  # (B, N, 1)
-        return self.linear(x.masked_fill(~used, 0).sum(dim=1) / lengths[:, None])
+    def reset_parameters(self) -> None:
+        """Initialise all parameters afresh."""
+        reset_children(self)
+
+    def forward(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
+        """The logits (B, num_classes)."""
+        check_feature("x", x, self.dim)
+        used = used_segments(lengths, None, x)
+        if used is None:
+            return call_linear(self.linear, x.mean(dim=1))
+        return call_linear(self.linear, zero_padding(x, used).sum(dim=1) / used.sum(dim=1))

@@ -7,12 +7,13 @@ from torch import Tensor
 
 
 def concordance(prediction: Tensor, target: Tensor, dim: int | None = None) -> Tensor:
-    """Concordance correlation coefficient, in [-1, 1]; 1 only where prediction and target are equal.
+    """Concordance correlation coefficient, in [-1, 1]; 1 only where both arguments are equal.
 
         CCC = 2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))²)
 
-    Moments divide by n. ``dim=None`` takes all elements as one sequence and returns (); otherwise that axis is reduced.
-    0 where neither varies. Raises ValueError if the shapes differ, which broadcasting would hide.
+    Moments divide by n. ``dim=None`` takes all elements as one sequence and returns (); otherwise
+    that axis is reduced. 0 where neither varies. Raises ValueError if the shapes differ, which
+    broadcasting would hide.
 
     Source: Lin, Biometrics 1989.
     """
@@ -23,9 +24,8 @@ def concordance(prediction: Tensor, target: Tensor, dim: int | None = None) -> T
     axis = 0 if dim is None else dim
     mean_x, mean_y = x.mean(axis, keepdim=True), y.mean(axis, keepdim=True)
     covariance = ((x - mean_x) * (y - mean_y)).mean(axis)
-    spread = ((x - mean_x) ** 2 + (y - mean_y) ** 2).mean(axis) + ((mean_x - mean_y) ** 2).mean(
-        axis
-    )
+    spread = ((x - mean_x) ** 2 + (y - mean_y) ** 2).mean(axis)
+    spread = spread + ((mean_x - mean_y) ** 2).mean(axis)
     return 2 * covariance / spread.clamp_min(torch.finfo(spread.dtype).tiny)
 
 

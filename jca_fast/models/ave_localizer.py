@@ -1,39 +1,59 @@
-"""The network of Fig. 2: early fusion, re-representation, Joint Co-Attention, category prediction."""
+"""The network of Fig. 2: early fusion, re-representation, Joint Co-Attention, prediction."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modules import (
-    AdditiveReduction,
-    AudioGuidedReduction,
-    JointCoAttention,
-    PooledReduction,
-    ResidualRNN,
+from ..modules.checks import (
+    check_backend,
+    check_choice,
+    check_feature,
+    check_like,
+    check_positive,
+    check_probability,
 )
-from ..modules.checks import check_positive, check_probability
-from ..modules.linear import xavier_linear
+from ..modules.lengths import Lengths, used_segments, zero_padding
+from ..modules.linear import call_linear, reset_children
+from . import parts
+
+Maps = dict[str, Any]
+
+_NO_CONFIG = ("self", "__class__", "device", "dtype")
+_SIZES = (
+    "audio_dim",
+    "visual_dim",
+    "num_layers",
+    "num_segments",
+    "num_classes",
+    "audio_features",
+    "region_features",
+    "num_regions",
+    "attention_dim",
+)
 
 
 class AVELocalizer(nn.Module):
-    """Audio-visual event localization: for every one-second segment, the score of each event class and background.
+    """Audio-visual event localization: scores of every event class and background, per segment.
 
-    ========================  ============================================  =========================================
-    part                      ``form="paper"`` (Eqs. 1-9)                   ``form="released"`` (the published code)
-    ========================  ============================================  =========================================
-    visual regions to vector  dot-product attention guided by the audio     additive attention guided by the output
-                              input                                         of the audio network
-    audio, visual network     Bi-LSTM, concatenation residual               the same, L2-normalised
-    fusion                    :class:`PaperLayer` x ``num_layers``,         :class:`ReleasedLayer` x ``num_layers``,
-                              J = [audio; visual]                           J = Linear([visual; audio])
-    prediction                Bi-LSTM, 1,024 / 256 MLP, sigmoid             Bi-LSTM, d_v / 4 MLP, softmax
-    dropout                   none                                          0.3 on C, update and MLP, 0.1 in Bi-LSTMs
-    ========================  ============================================  =========================================
+    ========================  ===========================  =======================================
+    part                      ``form="paper"`` (Eqs. 1-9)  ``form="released"`` (published code)
+    ========================  ===========================  =======================================
+    visual regions to vector  dot-product attention        additive attention guided by the
+                              guided by the audio input    output of the audio network
+    audio, visual network     Bi-LSTM, concatenation       the same, L2-normalised
+                              residual
+    fusion                    :class:`PaperLayer`          :class:`ReleasedLayer` x ``num_layers``,
+                              x ``num_layers``,            J = Linear([visual; audio])
+                              J = [audio; visual]
+    prediction                Bi-LSTM, 1,024 / 256 MLP,    Bi-LSTM, d_v / 4 MLP, softmax
+                              sigmoid
+    dropout                   none                         0.3 on C, update and MLP,
+                                                           0.1 in Bi-LSTMs
+    ========================  ===========================  =======================================
 
     >>> model = AVELocalizer()
     >>> scores = model(audio, visual)  # (B, 10, 128), (B, 10, 7, 7, 512) -> (B, 10, 29)
@@ -42,34 +62,46 @@ class AVELocalizer(nn.Module):
         audio_dim: d_a, width of the audio representation (Table 5); even.
         visual_dim: d_v, width of the visual representation (Table 5); even.
         num_layers: l, how often the fusion is repeated (Table 5).
-        num_segments: N, segments of a clip.
+        num_segments: N, the most segments of a clip.
         num_classes: classes with background, which is the last.
         form: "paper" or "released".
         audio_features: channels of the audio input (VGGish: 128).
         region_features: channels of a visual region (VGG19 pool5: 512).
-        num_regions: R, regions of a segment; only the additive attention of the released form depends on it.
+        num_regions: R, regions of a segment; only the additive attention of the released form
+            depends on it.
         attention_dim: k of the paper form.
-        joint: how J is made (Table 4), one of :data:`jca_fast.modules.JOINT_STRATEGIES`; "cross" is the original
-            co-attention of Table 3. None takes "concat" (paper) or "concat_fc" (released).
+        joint: how J is made (Table 4), one of :data:`jca_fast.modules.JOINT_STRATEGIES`; "cross" is
+            the original co-attention of Table 3. None takes "concat" (paper) or "concat_fc"
+            (released).
         pooling: "attention", or "average" or "max" over the regions (Table 3).
-        cell: "lstm" or "gru" in the audio and visual networks (Table 3, where the released code has its switch).
+        cell: "lstm" or "gru" in the audio and visual networks (Table 3, where the released code has
+            its switch).
         joint_cell: the same for the network of the prediction.
-        unimodal_rnn: False leaves the audio and visual networks out (Table 3); a Linear adapts the widths.
+        unimodal_rnn: False leaves the audio and visual networks out (Table 3); a Linear adapts the
+            widths.
         joint_rnn: False leaves the Bi-LSTM of the prediction out (Table 3).
         residual: False leaves the concatenation residual of all recurrent networks out (Table 3).
         dropout: on C, the update and the MLP; None takes the form's own.
         rnn_dropout: in the audio and visual networks; None takes the form's own.
-        normalize: L2-normalise both inputs over their channels. The released code does; the paper is silent.
-        modalities: "both", or "audio" or "visual" for the single-modality baselines of Table 2, which never read the
-            other input; "visual" pools its regions by average unless ``pooling="max"``.
+        normalize: L2-normalise both inputs over their channels. The released code does; the paper
+            is silent.
+        modalities: "both", or "audio" or "visual" for the single-modality baselines of Table 2,
+            which never read the other input; "visual" pools its regions by average unless
+            ``pooling="max"``.
         backend: "auto" or the name of a backend of :mod:`jca_fast.functional`.
+        device, dtype: of the parameters.
 
     Shapes:
-        audio (B, N, audio_features), visual (B, N, H, W, region_features) or (B, N, R, region_features)
-        -> scores (B, N, num_classes); any B, 0 included.
+        audio (B, n, audio_features), visual (B, n, H, W, region_features) or
+        (B, n, R, region_features) -> scores (B, n, num_classes); any B, 0 included, n from 1 to N.
+
+    Attributes:
+        config: the arguments without device and dtype, as plain Python values;
+            ``AVELocalizer(**config)`` has the same shapes.
 
     Raises:
-        ValueError: an argument is out of its range, or an input has the wrong shape.
+        TypeError, ValueError: an argument is out of its range, or an input has the wrong type,
+            shape, dtype or device.
 
     Source: Duan et al., WACV 2021; its released code for what the paper leaves open.
     """
@@ -99,153 +131,167 @@ class AVELocalizer(nn.Module):
         normalize: bool = True,
         modalities: str = "both",
         backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        config = {
-            name: value for name, value in locals().items() if name not in ("self", "__class__")
-        }
+        config = {name: _plain(v) for name, v in locals().items() if name not in _NO_CONFIG}
         super().__init__()
-        _check_choice("form", form, ("paper", "released"))
-        _check_choice("pooling", pooling, ("attention", "average", "max"))
-        _check_choice("modalities", modalities, ("both", "audio", "visual"))
-        check_positive(
-            num_classes=num_classes, audio_features=audio_features, region_features=region_features
-        )
-        released = form == "released"
-        dropout = (0.3 if released else 0.0) if dropout is None else dropout
-        rnn_dropout = (0.1 if released else 0.0) if rnn_dropout is None else rnn_dropout
-        check_probability(dropout=dropout, rnn_dropout=rnn_dropout)
+        _check_config(config)
         self.config: dict[str, Any] = config
-        self.form, self.normalize, self.modalities = form, normalize, modalities
-
-        def network(input_dim: int, dim: int) -> nn.Module:
-            if unimodal_rnn:
-                return ResidualRNN(
-                    input_dim,
-                    dim,
-                    cell=cell,
-                    dropout=rnn_dropout,
-                    residual=residual,
-                    normalize=released,
-                )
-            return nn.Identity() if input_dim == dim else xavier_linear(input_dim, dim)
-
+        self.form, self.normalize, self.modalities = form, config["normalize"], modalities
+        factory = {"device": device, "dtype": dtype}
+        audio_dim, visual_dim = config["audio_dim"], config["visual_dim"]
         if modalities != "visual":
-            self.audio_network = network(audio_features, audio_dim)
+            features = config["audio_features"]
+            self.audio_network = parts.network(config, features, audio_dim, factory)
         if modalities != "audio":
-            self.reduction, reduced = self._reduction(config)
-            self.visual_network = network(reduced, visual_dim)
-        widths = {"audio": audio_dim, "visual": visual_dim, "both": audio_dim + visual_dim}
-        width = widths[modalities]
+            self.reduction, reduced = parts.reduction(config, factory)
+            self.visual_network = parts.network(config, reduced, visual_dim, factory)
         if modalities == "both":
-            dims = (visual_dim, audio_dim) if released else (audio_dim, visual_dim)
-            self.fusion = JointCoAttention(
-                None,
-                None,
-                num_segments,
-                attention_dim,
-                num_layers,
-                form,
-                joint,
-                dropout,
-                dims=dims,
-                backend=backend,
-            )
-        self.joint_network: nn.Module = nn.Identity()
-        if joint_rnn:
-            hidden = audio_dim if modalities == "audio" else visual_dim
-            self.joint_network = ResidualRNN(
-                width, hidden, cell=joint_cell, residual=residual, normalize=released
-            )
-            width = hidden
-        self.head = self._head(form, width, num_classes, dropout)
+            self.fusion = parts.fusion(config, factory)
+        self.joint_network, width = parts.joint_network(config, factory)
+        self.head = parts.head(config, width, factory)
 
-    @staticmethod
-    def _reduction(config: dict[str, Any]) -> tuple[nn.Module, int]:
-        """The module that reduces the regions, and the width it returns."""
-        pooling, width = config["pooling"], config["region_features"]
-        if config["modalities"] == "visual" and pooling == "attention":
-            pooling = "average"
-        if pooling != "attention":
-            return PooledReduction(pooling), width
-        if config["form"] == "released":
-            sizes = (config["audio_dim"], width, config["visual_dim"], config["num_regions"])
-            return AdditiveReduction(*sizes), config["visual_dim"]
-        return AudioGuidedReduction(config["audio_features"], width, config["backend"]), width
+    def reset_parameters(self) -> None:
+        """Initialise all parameters afresh: Xavier-uniform weights, zero biases."""
+        reset_children(self)
 
-    @staticmethod
-    def _head(form: str, width: int, num_classes: int, dropout: float) -> nn.Sequential:
-        sizes = (
-            (width, width // 4, num_classes)
-            if form == "released"
-            else (width, 1024, 256, num_classes)
-        )
-        layers: list[nn.Module] = []
-        for i, o in pairwise(sizes[:-1]):
-            layers += [xavier_linear(i, o), nn.ReLU(), nn.Dropout(dropout)]
-        return nn.Sequential(*layers, xavier_linear(sizes[-2], sizes[-1]))
+    def forward(
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        return_maps: bool = False,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Maps]:
+        """Scores (B, n, num_classes): probabilities by a sigmoid, in the released form a softmax.
 
-    def forward(self, audio: Tensor, visual: Tensor, return_maps: bool = False) -> Any:
-        """Scores (B, N, num_classes): sigmoid probabilities in the paper form, a softmax in the released form.
-
-        With ``return_maps`` also a dict: "visual_attention" (B, N, R) or None without attention over regions, and
-        "coattention", a list with ``{"C": ..., "H": ...}`` of every fusion layer, audio before visual.
+        Args:
+            audio, visual: see the class.
+            return_maps: also return a dict: "visual_attention" (B, n, R), or None without attention
+                over regions, and "coattention", a list with ``{"C": ..., "H": ...}`` of every
+                fusion layer, audio before visual.
+            lengths: (B,) integers from 0 to n, the segments of each clip that are in use. The
+                result is that of the truly shorter clips, and zero in the padding.
+            key_padding_mask: (B, n) bool in place of ``lengths``, True in the padding.
         """
-        logits, maps = self._run(audio, visual, return_maps)
+        used = self._used(audio, visual, lengths, key_padding_mask)
+        logits, maps = self._run(audio, visual, used, return_maps)
         scores = torch.softmax(logits, dim=-1) if self.form == "released" else torch.sigmoid(logits)
+        scores = zero_padding(scores, used)
         return (scores, maps) if return_maps else scores
 
-    def logits(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """The scores before their sigmoid or softmax (B, N, num_classes), as losses on logits want them."""
-        return self._run(audio, visual, False)[0]
+    def logits(
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The scores before their sigmoid or softmax (B, n, num_classes), for losses on logits."""
+        used = self._used(audio, visual, lengths, key_padding_mask)
+        return zero_padding(self._run(audio, visual, used, False)[0], used)
+
+    def _used(
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        lengths: Lengths | None,
+        key_padding_mask: Tensor | None,
+    ) -> Tensor | None:
+        """Which segments are in use (B, n, 1), None for all of them; checks the inputs."""
+        self._check_inputs(audio, visual)
+        return used_segments(lengths, key_padding_mask, audio)
 
     def _run(
-        self, audio: Tensor, visual: Tensor, return_maps: bool
-    ) -> tuple[Tensor, dict[str, Any]]:
-        audio, regions = self._inputs(audio, visual)
-        maps: dict[str, Any] = {"visual_attention": None, "coattention": []}
+        self, audio: Tensor, visual: Tensor, used: Tensor | None, return_maps: bool
+    ) -> tuple[Tensor, Maps]:
+        """The logits (B, n, num_classes) and the maps."""
+        maps: Maps = {"visual_attention": None, "coattention": []}
         features = []
         if self.modalities != "visual":
-            features.append(self.audio_network(audio))  # (B, N, d_a)
+            audio = self._prepared(audio, used)
+            features.append(self._recur(self.audio_network, audio, used))  # (B, n, d_a)
         if self.modalities != "audio":
+            regions = self._prepared(visual.flatten(2, -2), used)  # (B, n, R, D)
             guide = features[0] if features and self.form == "released" else audio
             reduced, maps["visual_attention"] = self.reduction(guide, regions)
-            features.append(self.visual_network(reduced))  # (B, N, d_v)
+            features.append(self._recur(self.visual_network, reduced, used))  # (B, n, d_v)
         if self.modalities == "both":
-            features, maps["coattention"] = self._fuse(features, return_maps)
-        joint = self.joint_network(torch.cat(features, dim=-1))
+            features, maps["coattention"] = self._fuse(features, used, return_maps)
+        joint = torch.cat(features, dim=-1)
+        if self.config["joint_rnn"]:
+            joint = self._recur(self.joint_network, joint, used)
         return self.head(joint), maps
 
+    def _prepared(self, x: Tensor, used: Tensor | None) -> Tensor:
+        """An input with zeros in the padding, normalised over its channels if the model does so."""
+        if used is not None:
+            x = zero_padding(x, used.unsqueeze(-1) if x.ndim == 4 else used)
+        return F.normalize(x, dim=-1) if self.normalize else x
+
+    @staticmethod
+    def _recur(network: nn.Module, x: Tensor, used: Tensor | None) -> Tensor:
+        """A network over the segments; one that is not recurrent sees each segment alone."""
+        if used is None or not hasattr(network, "init_hidden"):
+            return call_linear(network, x)
+        return network(x, key_padding_mask=~used[..., 0])
+
     def _fuse(
-        self, features: list[Tensor], return_maps: bool
-    ) -> tuple[list[Tensor], list[dict[str, Any]]]:
-        """The fused features in the order in which the form concatenates them, and the maps, audio first."""
+        self, features: list[Tensor], used: Tensor | None, return_maps: bool
+    ) -> tuple[list[Tensor], list[Maps]]:
+        """The fused features in the order in which the form concatenates them, and the maps."""
         if self.form == "released":
-            features = features[::-1]  # the released code puts the visual feature first
+            features = features[::-1]
+        padding = None if used is None else ~used[..., 0]
+        options = {} if padding is None else {"key_padding_mask": padding}
         if not return_maps:
-            return list(self.fusion(*features)), []
-        fused, maps = self.fusion(*features, return_maps=True)
+            return list(self.fusion(*features, **options)), []
+        fused, maps = self.fusion(*features, **options, return_maps=True)
         if self.form == "released":
             maps = [{symbol: values[::-1] for symbol, values in layer.items()} for layer in maps]
         return list(fused), maps
 
-    def _inputs(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Both inputs checked, the regions as (B, N, R, D), normalised if the model does so."""
-        segments, channels = self.config["num_segments"], self.config["audio_features"]
-        if audio.ndim != 3 or tuple(audio.shape[1:]) != (segments, channels):
-            raise ValueError(
-                f"audio must have shape (B, {segments}, {channels}), got {tuple(audio.shape)}"
-            )
+    def _check_inputs(self, audio: Tensor, visual: Tensor) -> None:
+        """Types, shapes, dtypes and devices of both inputs."""
         width = self.config["region_features"]
+        check_feature("audio", audio, self.config["audio_features"], self.config["num_segments"])
+        if not isinstance(visual, Tensor):
+            raise TypeError(f"visual must be a tensor, got {type(visual).__name__}")
         shape = tuple(visual.shape)
         if visual.ndim not in (4, 5) or shape[:2] != tuple(audio.shape[:2]) or shape[-1] != width:
-            needed = f"({audio.shape[0]}, {segments}, H, W, {width}) or ({audio.shape[0]}, {segments}, R, {width})"
+            lead = f"{audio.shape[0]}, {audio.shape[1]}"
+            needed = f"({lead}, H, W, {width}) or ({lead}, R, {width})"
             raise ValueError(f"visual must have shape {needed}, got {shape}")
-        regions = visual.flatten(2, -2)  # (B, N, R, D)
-        if self.normalize:
-            return F.normalize(audio, dim=-1), F.normalize(regions, dim=-1)
-        return audio, regions
+        check_like("visual", visual, audio, "audio")
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as the Python value it holds."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    """Every argument in its range; what the parts check themselves is left to them."""
+    check_positive(**{name: config[name] for name in _SIZES})
+    for name, choices in (
+        ("form", ("paper", "released")),
+        ("pooling", ("attention", "average", "max")),
+        ("modalities", ("both", "audio", "visual")),
+        ("cell", ("lstm", "gru")),
+        ("joint_cell", ("lstm", "gru")),
+    ):
+        check_choice(name, config[name], choices)
+    check_backend(config["backend"])
+    dropout, rnn_dropout = parts.rates(config)
+    check_probability(dropout=dropout, rnn_dropout=rnn_dropout)
+    joint = "audio_dim" if config["modalities"] == "audio" else "visual_dim"
+    for name in ("audio_dim", "visual_dim"):
+        halved = config["unimodal_rnn"] or (config["joint_rnn"] and name == joint)
+        if halved and config[name] % 2:
+            raise ValueError(f"{name} must be even, half for each direction; got {config[name]}")

@@ -61,9 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     def row(label: str, printed: str, **arguments: Any) -> None:
-        print(
-            f"  {label:<34} {printed:>8} {count_parameters(form=args.form, **arguments) / 1e6:>12.6f}"
-        )
+        millions = count_parameters(form=args.form, **arguments) / 1e6
+        print(f"  {label:<34} {printed:>8} {millions:>12.6f}")
 
     header = f"  {'':<34} {'printed':>8} {args.form + ' form':>12}"
     print(f"Parameters in millions, {args.form} form of AVELocalizer beside what the paper prints.")
@@ -71,9 +70,8 @@ def run(args: argparse.Namespace) -> int:
     for audio_dim, visual_dim, num_layers, printed in TABLE_5:
         label = f"d_a = {audio_dim}, d_v = {visual_dim}, l = {num_layers}"
         row(label, printed, audio_dim=audio_dim, visual_dim=visual_dim, num_layers=num_layers)
-    print(
-        f"\nTable 4 (its counts fit no construction of the network; these are the honest ones)\n{header}"
-    )
+    print("\nTable 4 (its counts fit no construction of the network; these are the true ones)")
+    print(header)
     for strategy, printed in TABLE_4:
         row(strategy, printed, joint=strategy)
     print(f"\nTable 3 (prints no counts)\n{header}")

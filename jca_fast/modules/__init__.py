@@ -6,6 +6,7 @@ from .paper_layer import PaperLayer
 from .recurrent import ResidualRNN
 from .released_layer import ReleasedLayer
 from .visual_reduction import AdditiveReduction, AudioGuidedReduction, PooledReduction
+from .windows import cut_windows, join_windows, window_lengths, window_starts
 
 __all__ = [
     "JOINT_STRATEGIES",
@@ -17,4 +18,8 @@ __all__ = [
     "PooledReduction",
     "ReleasedLayer",
     "ResidualRNN",
+    "cut_windows",
+    "join_windows",
+    "window_lengths",
+    "window_starts",
 ]

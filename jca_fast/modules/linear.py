@@ -96,9 +96,9 @@ class _Linear(torch.autograd.Function):
 
 def call_linear(module: nn.Module, x: Tensor) -> Tensor:
     """``module(x)``; the product of a plain ``nn.Linear`` runs on :func:`linear`."""
-    if prefers_onednn() and is_plain_linear(module):
-        return linear(x, module.weight, module.bias)
-    return module(x)
+    if torch.compiler.is_compiling() or not prefers_onednn() or not is_plain_linear(module):
+        return module(x)
+    return linear(x, module.weight, module.bias)
 
 
 class Sequential(nn.Sequential):

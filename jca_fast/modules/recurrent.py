@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .checks import check_feature, check_positive, check_probability
+from .checks import check_feature, check_like, check_positive, check_probability
 from .lengths import Lengths, used_segments, zero_padding
 from .linear import call_linear, reset_children, xavier_linear
 
@@ -87,6 +87,7 @@ class ResidualRNN(nn.Module):
         """y (B, N, dim). With ``lengths`` (B,) or ``key_padding_mask`` (B, N), True in the padding,
         the result is that of the truly shorter clips, and zero in the padding."""
         check_feature("x", x, self.input_dim)
+        check_like("x", x, self.init_hidden, "the weights")
         used = used_segments(lengths, key_padding_mask, x)
         x = zero_padding(x, used)
         y = self._run(x) if used is None else self._run_packed(x, used[..., 0])  # (B, N, dim)

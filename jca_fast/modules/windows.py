@@ -1,0 +1,61 @@
+"""Clips longer than N: windows of N segments, fused one by one, and put together again.
+
+>>> windows = [cut_windows(x, 10, 5) for x in (audio, visual)]  # (B, W, 10, d_i) each
+>>> fused = fusion(*(x.flatten(0, 1) for x in windows))  # (B W, 10, d_i) each
+>>> audio = join_windows(fused[0].unflatten(0, (B, W)), segments=T, step=5)  # (B, T, d_a)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import check_positive
+
+
+def window_starts(segments: int, size: int, step: int | None = None) -> list[int]:
+    """Where the windows over a clip of ``segments`` begin: every ``step`` segments from 0.
+
+    ``step`` is ``size`` if None, so that windows do not overlap. The last window ends with the
+    clip and may overlap more. A clip of at most ``size`` segments has one window.
+    """
+    check_positive(segments=segments, size=size, step=size if step is None else step)
+    step = size if step is None else step
+    if segments <= size:
+        return [0]
+    if step > size:
+        raise ValueError(f"step must be at most size = {size}, or segments are lost; got {step}")
+    return [*range(0, segments - size, step), segments - size]
+
+
+def cut_windows(x: Tensor, size: int, step: int | None = None) -> Tensor:
+    """The windows of x (B, T, ...): (B, W, min(size, T), ...); see :func:`window_starts`."""
+    starts = window_starts(x.shape[1], size, step)
+    return torch.stack([x[:, start : start + size] for start in starts], dim=1)
+
+
+def window_lengths(lengths: Tensor, segments: int, size: int, step: int | None = None) -> Tensor:
+    """How many segments of every window are in use, (B, W), for clips of ``lengths`` (B,)."""
+    starts = torch.tensor(window_starts(segments, size, step), device=lengths.device)  # (W,)
+    return (lengths[:, None] - starts).clamp(0, min(size, segments))
+
+
+def join_windows(y: Tensor, segments: int, step: int | None = None) -> Tensor:
+    """What :func:`cut_windows` took apart, (B, W, size, ...) -> (B, segments, ...).
+
+    A segment in several windows gets the mean of their results. ``step`` is that of the cut; None
+    is the size of a window.
+    """
+    batch, count, size = y.shape[:3]
+    starts = window_starts(segments, size, step)
+    if count != len(starts):
+        raise ValueError(
+            f"y must have {len(starts)} windows (B, W, {size}, ...) for {segments} segments, "
+            f"got {tuple(y.shape)}"
+        )
+    total = y.new_zeros(batch, segments, *y.shape[3:])
+    times = y.new_zeros(segments, *(1 for _ in y.shape[3:]))
+    for i, start in enumerate(starts):
+        total[:, start : start + size] += y[:, i]
+        times[start : start + size] += 1
+    return total / times
