@@ -1,5 +1,5 @@
 # The checks of this repository. `make help` lists them; .ci/run calls them in a fresh environment.
-.PHONY: help lint test demo benchmarks interpreted audit docs
+.PHONY: help lint test demo benchmarks interpreted executed nightly audit docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -19,6 +19,12 @@ benchmarks:  ## a smoke run of every benchmark; `pytest benchmarks/ --benchmark-
 
 interpreted:  ## the Triton kernels under the interpreter (needs the extra "triton")
 	pytest -q -rs $(filter-out tests/test_triton_cuda.py,$(wildcard tests/test_triton_*.py tests/test_gpu_*.py))
+
+executed:  ## the compiled Triton kernels, executed on the CPU (needs the extra "triton")
+	pytest -q -rs $(wildcard tests/test_ptx_*.py)
+
+nightly:  ## the same for every op in every tier, with all tiles
+	python -m tests.ptx --all
 
 audit:  ## compile the GPU kernels for six chips and read the machine code (needs the extra "triton")
 	python -m benchmarks.audit
