@@ -92,7 +92,7 @@ def _backends() -> dict[str, Any]:
     import torch
 
     from .ops.backends import BACKENDS
-    from .ops.backends.kernels import description
+    from .ops.backends.launchers import description
 
     devices = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     report: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from jca_fast import doctor
 from jca_fast.functional import tanh_attention
 from jca_fast.ops import backends, library, reference
-from jca_fast.ops.backends import gpu, kernels, parity, trust
+from jca_fast.ops.backends import gpu, launchers, parity, trust
 from jca_fast.ops.backends.parity import Case, Result, run_checks
 from jca_fast.ops.released_attention import released_attention
 from jca_fast.ops.tiers import precision
@@ -361,7 +361,7 @@ def test_the_choice_is_a_constant_of_a_compiled_graph(monkeypatch):
     monkeypatch.setattr(trust, "_DECIDED", decided)
     monkeypatch.setattr(trust, "device_class", lambda index: "sm90")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(kernels, "_problem", lambda module, op: "")
+    monkeypatch.setattr(launchers, "_problem", lambda module, op: "")
     monkeypatch.setattr(gpu, "_too_old", lambda index, needed: "")
 
     @torch.compile(backend="eager", fullgraph=True)
@@ -376,9 +376,9 @@ def test_the_choice_is_a_constant_of_a_compiled_graph(monkeypatch):
 def test_an_op_without_a_kernel_is_refused_and_auto_goes_on(name, monkeypatch):
     row = backends.find(name)
     monkeypatch.setattr(backends, "BACKENDS", (row, backends.find("reference")))
-    assert kernels.problem(row.module, "softmax_attention") in (
+    assert launchers.problem(row.module, "softmax_attention") in (
         "it has no kernel for softmax_attention",
-        kernels.problem(row.module, "tanh_attention"),
+        launchers.problem(row.module, "tanh_attention"),
     )
     assert backends.choose("softmax_attention", "auto", (torch.zeros(1, 1, 1),)) == "reference"
 
@@ -387,5 +387,5 @@ def test_the_dispatcher_runs_the_launchers_that_a_check_judges(backend):
     """The self-check calls launchers; users reach them through ``torch.ops``."""
     row, case = backends.find(backend), parity.QUICK[0]
     q, k, v, _ = (t.float() for t in parity._INPUTS[case.op](case))
-    direct = kernels.load(row.module).tanh_attention(q, k, v, 0.2, 0.0, None)
+    direct = launchers.load(row.module).tanh_attention(q, k, v, 0.2, 0.0, None)
     assert torch.equal(library.overload("tanh_attention", backend)(q, k, v, 0.2, 0.0, None), direct)

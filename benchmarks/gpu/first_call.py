@@ -47,7 +47,7 @@ def _self_check(dry: bool) -> None:
     """What "auto" asks before its first call in the exact tier; RuntimeError where the device does not pass."""
     from benchmarks.gpu.subjects import BACKEND
     from jca_fast.ops.backends import find, parity, trust
-    from jca_fast.ops.backends.kernels import load
+    from jca_fast.ops.backends.launchers import load
 
     row = find(BACKEND[0])
     assert row.module is not None

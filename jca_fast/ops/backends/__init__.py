@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .gpu import GpuKernels
-from .kernels import problem
+from .launchers import problem
 
 Judge = Callable[[str, Sequence[Tensor]], list[str]]
 
@@ -34,7 +34,7 @@ class Backend:
     Attributes:
         name: its name in ``backend=`` and in ``torch.ops.jca_fast.<op>.<name>``.
         summary: one line for ``jca-fast doctor``.
-        module: holds a launcher named like each op, see :mod:`jca_fast.ops.backends.kernels`;
+        module: holds a launcher named like each op, see :mod:`jca_fast.ops.backends.launchers`;
             None for the plain PyTorch formulas.
         reasons: lists why the backend cannot serve an op on some tensors; empty where it can.
         cautions: reasons for "auto" to avoid a backend that an explicit request may use.

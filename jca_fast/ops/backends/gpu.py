@@ -12,7 +12,7 @@ from torch import Tensor
 from ..constant import assume_constant_result
 from ..tiers import DTYPES, tier
 from . import trust
-from .kernels import problem
+from .launchers import problem
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..._version import __version__
 from ...atomic import write_json
 from ..tiers import TIERS, device_class
 from . import parity
-from .kernels import load
+from .launchers import load
 from .verified import VERIFIED
 
 _DECIDED: dict[tuple[str, int, str], str] = {}

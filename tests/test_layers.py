@@ -1,0 +1,52 @@
+"""The import layers of pyproject.toml hold, and no module imports kernels when it is imported."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKENDS = sorted(path.name for path in (ROOT / "kernels").iterdir() if path.is_dir())
+
+
+def imported(source: str) -> set[str]:
+    """The modules that a file imports when it is imported: functions import later."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module or ''}.{alias.name}" for alias in node.names}
+    return found
+
+
+def reaches_kernels(source: str) -> bool:
+    parts = {part for name in imported(source) for part in name.split(".")}
+    return "kernels" in parts
+
+
+def test_the_package_imports_no_kernels():
+    """import-linter knows them as ``kernels``, the installed package as ``jca_fast.kernels``."""
+    files = list((ROOT / "jca_fast").rglob("*.py"))
+    assert len(files) > 50
+    assert [str(f) for f in files if reaches_kernels(f.read_text())] == []
+    assert reaches_kernels("from jca_fast.kernels import triton")
+    assert reaches_kernels("from ..kernels.cpu import problem")
+    assert not reaches_kernels("def f():\n    from ..kernels import cpu")
+
+
+def test_layers_hold():
+    pytest.importorskip("importlinter", reason="import-linter is not installed")
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_backend_folder_is_in_the_contract():
+    contract = (ROOT / "pyproject.toml").read_text()
+    for name in BACKENDS:
+        assert name.startswith("_") or f'"kernels.{name}"' in contract
