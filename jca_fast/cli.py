@@ -36,26 +36,39 @@ COMMANDS = {
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of ``jca-fast``; only the module of ``command`` is imported, the others show their summary."""
+    """The parser of ``jca-fast``; only the module of ``command`` is imported."""
     parser = argparse.ArgumentParser(
-        prog="jca-fast", description="Joint Co-Attention for audio-visual fusion."
+        prog="jca-fast",
+        description="Joint Co-Attention for audio-visual fusion.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"jca-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, (module, summary) in COMMANDS.items():
         sub = subparsers.add_parser(
-            name, help=summary, description=summary[0].upper() + summary[1:] + "."
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            allow_abbrev=False,
         )
+        if name not in ("data", "params"):
+            sub.add_argument(
+                "--threads", type=_count, help="CPU threads of PyTorch and the kernels"
+            )
         if name == command:
             importlib.import_module(module).add_arguments(sub)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a user's error is one line on stderr and exit status 2 (``JCA_FAST_DEBUG=1`` shows where)."""
+    """Run one command.
+
+    A user's error is one line on stderr and exit status 2 (``JCA_FAST_DEBUG=1`` shows where).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in argv if a in COMMANDS), None)
     args = build_parser(command).parse_args(argv)
+    set_threads(getattr(args, "threads", None))
     try:
         return importlib.import_module(COMMANDS[args.command][0]).run(args)
     except KeyboardInterrupt:
@@ -68,3 +81,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"jca-fast {args.command}: error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        if os.environ.get("JCA_FAST_DEBUG"):
+            raise
+        print(f"jca-fast {args.command}: error: out of memory: {error}", file=sys.stderr)
+        return 2
+
+
+def set_threads(count: int | None) -> None:
+    """Prepare the threads of OpenMP, before torch loads it where possible.
+
+    Threads that wait sleep instead of spinning, unless OMP_WAIT_POLICY asks for something else: on
+    a machine with other work, spinning threads take the cores from the ones that compute.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if count is None:
+        return
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise argparse.ArgumentTypeError(f"expected 1 to 4096, got {text!r}")
+    return int(text)

@@ -6,6 +6,7 @@ import argparse
 
 import pytest
 
+from jca_fast.cli import main
 from jca_fast.training.config import Config, resolve
 from jca_fast.training.train import add_arguments
 
@@ -42,16 +43,63 @@ def test_flags_go_before_the_file_and_the_file_before_the_defaults(toml):
     assert isinstance(config.lr, float)
 
 
-def test_the_defaults_are_the_published_recipe():
+def test_the_published_recipe_has_a_name(tmp_path):
+    (tmp_path / "run.toml").write_text('recipe = "published"\nlr = 0.5')
+    config = parse("--data", "d", "--recipe", "published")
+    assert (config.lr, config.epochs, config.batch_size, config.loss) == (1e-4, 300, 64, "auto")
+    assert (config.plateau, config.plateau_factor) == ("train_loss", 0.5)
+    assert config.plateau_patience == 10
+    assert config.model == {"normalize": True}
+    changed = parse("--data", "d", "--recipe", "published", "--lr", "0.1", "--model", "form=paper")
+    assert (changed.lr, changed.loss) == (0.1, "auto")
+    assert changed.model == {"normalize": True, "form": "paper"}
+    from_file = parse("--data", "d", "--config", str(tmp_path / "run.toml"))
+    assert (from_file.lr, from_file.loss) == (0.5, "auto")
+
+
+def test_the_defaults_learn_and_resume():
     config = parse("--data", "d")
-    assert (config.lr, config.epochs, config.batch_size) == (1e-4, 300, 64)
-    assert (config.plateau, config.plateau_factor, config.plateau_patience) == (
-        "train_loss",
-        0.5,
-        10,
-    )
+    assert (config.loss, config.model) == ("cross_entropy", {})
+    assert config.lr >= 1e-3
     assert config.resume is None
     assert parse("--data", "d", "--no-resume").resume is False
+
+
+def test_a_json_file_is_read_too(tmp_path):
+    (tmp_path / "run.json").write_text('{"data": "d", "batch-size": 5, "model": {"form": "paper"}}')
+    config = parse("--config", str(tmp_path / "run.json"))
+    assert (config.data, config.batch_size, config.model) == ("d", 5, {"form": "paper"})
+    for text, message in [
+        ("{", "not a valid JSON file"),
+        ("[1]", "found a list; needed: a table"),
+        ('{"lr": "fast"}', "lr: expected float, got 'fast'"),
+        ('{"lr": 1' + "0" * 5000 + "}", "not a valid JSON file"),
+    ]:
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            parse("--config", str(tmp_path / "bad.json"), "--data", "d")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.toml").write_text('data = "~/data"\nout = "~/runs"\ninit = "~/a.pt"')
+    config = parse("--config", "~/run.toml")
+    assert config.data == str(tmp_path / "data")
+    assert (config.out, config.init) == (str(tmp_path / "runs"), str(tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "visualize", "data check"])
+def test_a_prefix_of_a_flag_is_refused(command, capsys):
+    prefix = {
+        "train": ["--data", "d", "--epoch", "3"],
+        "evaluate": ["a.pt", "--data", "d", "--spl", "val"],
+        "predict": ["a.pt", "--data", "d", "-o", "p.csv", "--prec", "float32"],
+        "visualize": ["a.pt", "--data", "d", "--dp", "100", "-o", "p"],
+        "data check": ["d", "--ful"],
+    }[command]
+    with pytest.raises(SystemExit):
+        main([*command.split(), *prefix])
+    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_values_of_model_arguments():

@@ -349,7 +349,7 @@ def test_predict_writes_every_segment(data, finished, tmp_path):
 
     assert len(rows) == len(content["segments"]) == len(dataset) * 4
     audio, visual, _ = dataset[1]
-    best = model(audio[None], visual[None])[0].detach().max(-1)  # (4,)
+    best = model.logits(audio[None], visual[None])[0].detach().softmax(-1).max(-1)  # (4,)
     for row, segment, score, label in zip(
         rows[4:8], content["segments"][4:8], best.values, best.indices, strict=True
     ):

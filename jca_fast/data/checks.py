@@ -253,25 +253,21 @@ def _values(table: files.Table, full: bool, progress: bool) -> Finding:
 
 def _planted(root: Path, tables: Tables) -> Iterator[Finding]:
     """In a planted set, an event is what is both audible and visible."""
-    import h5py
-
     if not (root / files.PLANTED).is_file() or "labels" not in tables:
         return
     try:
-        with h5py.File(root / files.PLANTED, "r") as file:
-            event = file["audible"][:] & file["visible"][:]  # (n, N)
-            seen = file["position"][:].any(axis=2)  # (n, N)
-            visible = file["visible"][:].astype(bool)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        yield Finding("error", "planted.h5", f"cannot be read ({error})")
+        position, audible, visible = files.read_planted(root / files.PLANTED)
+    except ValueError as error:
+        yield Finding("error", files.PLANTED, str(error))
         return
+    event, seen = audible & visible, position.any(axis=2)  # (n, N)
     inside = tables["labels"][:][:, :, -1] == 0  # (n, N)
     if event.shape != inside.shape:
         yield Finding(
             "error", "planted.h5", f"found {event.shape} (clips, segments); needed: {inside.shape}"
         )
         return
-    bad = ((event == 1) != inside).any(axis=1) | (seen != visible).any(axis=1)
+    bad = ((event == 1) != inside).any(axis=1) | (seen != (visible > 0)).any(axis=1)
     yield _verdict(
         "planted.h5", bad, "audible and visible where the labels say", "not as the labels say"
     )

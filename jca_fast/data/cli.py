@@ -1,8 +1,9 @@
-"""`jca-fast data`: labels, check, prepare, synth."""
+"""`jca-fast data`: labels, check, prepare, split, synth."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -12,23 +13,28 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the four commands and their options to `parser`."""
     commands = parser.add_subparsers(
-        dest="data_command", metavar="labels|check|prepare|synth", required=True
+        dest="data_command", metavar="labels|check|prepare|split|synth", required=True
     )
-    _add_labels(commands.add_parser("labels", help="rebuild label files from Annotations.txt"))
-    _add_check(commands.add_parser("check", help="say what is right and wrong with a data folder"))
+    add = functools.partial(commands.add_parser, allow_abbrev=False)
+    _add_labels(add("labels", help="rebuild label files from Annotations.txt"))
+    _add_check(add("check", help="find missing, damaged and inconsistent files of a data folder"))
     _add_prepare(
-        commands.add_parser(
-            "prepare", help="turn the features into a memory-mapped float32 or float16 cache"
-        )
+        add("prepare", help="turn the features into a memory-mapped float32 or float16 cache")
     )
-    _add_synth(commands.add_parser("synth", help="make a planted set in the published layout"))
+    _add_split(add("split", help="write the order files from lists of clips or from ratios"))
+    _add_synth(add("synth", help="make a planted set in the published layout"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen command; the exit status."""
-    return {"labels": _labels, "check": _check, "prepare": _prepare, "synth": _synth}[
-        args.data_command
-    ](args)
+    commands = {
+        "labels": _labels,
+        "check": _check,
+        "prepare": _prepare,
+        "split": _split,
+        "synth": _synth,
+    }
+    return commands[args.data_command](args)
 
 
 def _add_labels(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +68,33 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of the cache (FOLDER/prepared, where it is found by itself)",
+        help="folder of the cache (FOLDER/prepared, which AVEDataset finds)",
     )
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a cache of another source or dtype"
     )
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="where the order files go; has Annotations.txt")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--lists",
+        type=Path,
+        metavar="DIR",
+        help="folder with trainSet.txt, valSet.txt and testSet.txt, as published with AVE",
+    )
+    source.add_argument(
+        "--ratios",
+        type=float,
+        nargs=3,
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="shares of the videos, such as 80 10 10, drawn at random for each class",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    parser.add_argument("--segments", type=int, default=10, help="segments in a clip (10)")
+    parser.add_argument("--overwrite", action="store_true", help="replace order files")
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +153,8 @@ def _labels(args: argparse.Namespace) -> int:
     from . import files
     from .annotations import foreground_labels, mil_labels, read_annotations, segment_labels
 
+    if args.segments < 1:
+        raise ValueError(f"--segments is {args.segments}; needed: 1 or more")
     events = read_annotations(args.annotations, args.segments)
     wanted = {
         args.output: segment_labels(events, args.segments),
@@ -165,6 +194,22 @@ def _prepare(args: argparse.Namespace) -> int:
     ):
         print(report)
     print(f"{out}: {sum(path.stat().st_size for path in out.iterdir()) / 1e9:.2f} GB, ready")
+    return 0
+
+
+def _split(args: argparse.Namespace) -> int:
+    from .splits import write_splits
+
+    splits = write_splits(
+        args.folder,
+        lists=args.lists,
+        ratios=args.ratios,
+        seed=args.seed,
+        num_segments=args.segments,
+        overwrite=args.overwrite,
+    )
+    for split, order in splits.items():
+        print(f"{args.folder / f'{split}_order.h5'}: {len(order)} clips")
     return 0
 
 

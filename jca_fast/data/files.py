@@ -182,6 +182,24 @@ def find_companion(name: str, *folders: Path) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
+def read_planted(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """position (n, N, R), audible (n, N) and visible (n, N) of planted.h5; ValueError if damaged."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            position, audible, visible = (file[k][:] for k in ("position", "audible", "visible"))
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    if position.shape[:2] != audible.shape or audible.shape != visible.shape:
+        shapes = f"{position.shape}, {audible.shape} and {visible.shape}"
+        raise ValueError(
+            f"{path}: found position, audible and visible of shapes {shapes}; "
+            "needed: (n, N, R), (n, N) and (n, N)"
+        )
+    return position, audible, visible
+
+
 def read_order(root: str | Path, split: str, num_clips: int | None = None) -> np.ndarray:
     """Row numbers of a split in the order of its file, (n,) int64.
 

@@ -20,7 +20,7 @@ FORMAT = "jca_fast checkpoint 1"
 
 
 def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
-    """Writes the model's weights, its `config` and the further entries of state to path, atomically."""
+    """Writes the model's weights, its `config` and the entries of state to path, atomically."""
     content = {
         "format": FORMAT,
         "versions": {
@@ -41,7 +41,9 @@ def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """The dict of a checkpoint, its tensors on device. Only tensors and plain values are read (weights_only=True).
+    """The dict of a checkpoint, its tensors on device.
+
+    Only tensors and plain values are read (weights_only=True).
 
     Raises FileNotFoundError if there is no such file and ValueError if it is damaged, truncated, holds pickled objects
     or is not a checkpoint of this library. The checksums of the file are verified, so a flipped bit is found.
@@ -58,7 +60,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
     except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged input
         reason = str(error).split("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{path}: not a readable checkpoint (damaged or of another program: jca-fast convert --native): {reason}"
+            f"{path}: not a readable checkpoint "
+            f"(damaged or of another program: jca-fast convert --native): {reason}"
         ) from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT:
@@ -71,11 +74,19 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
     return content
 
 
+def trained_loss(content: dict[str, Any]) -> str:
+    """The loss that the model of a checkpoint was trained with; "auto" where it is not recorded."""
+    config = content.get("config")
+    return str(config.get("loss", "auto")) if isinstance(config, dict) else "auto"
+
+
 def load_weights(
     model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str | Path
 ) -> None:
-    """Copies weights into model; raises ValueError naming source and the first keys or shapes that do not fit."""
+    """Copies weights into model; ValueError names source and the first keys or shapes that do not fit."""
     own = model.state_dict()
+    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        raise ValueError(f"{source}: the entry 'model' is not a dict of tensors")
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is not part of the model" for key in weights if key not in own]
     problems += [
@@ -100,13 +111,42 @@ def load_model(
     """
     from jca_fast.models import AVELocalizer
 
-    path = Path(path) / "best.pt" if Path(path).is_dir() else Path(path)
+    path = Path(path).expanduser()
+    path = path / "best.pt" if path.is_dir() else path
     content = load(path, device)
     try:
         model = AVELocalizer(**content["model_config"])
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{path}: model_config does not fit this version of AVELocalizer: {error}"
         ) from error
     load_weights(model, content["model"], path)
     return model.to(device).eval(), content
+
+
+def load_initial(path: str | Path) -> torch.nn.Module:
+    """The AVELocalizer of a checkpoint to start from: of this library, converted or published."""
+    path = Path(path).expanduser()
+    path = path / "best.pt" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+
+    from jca_fast.compat.checkpoint import read_checkpoint
+    from jca_fast.compat.native import to_native
+    from jca_fast.models import AVELocalizer
+
+    model = read_checkpoint(path).load()
+    model = model if isinstance(model, AVELocalizer) else to_native(model)
+    if not isinstance(model, AVELocalizer):
+        raise ValueError(f"{path}: holds a {type(model).__name__}; needed: a localizer")
+    return model
+
+
+def copy_weights(model: torch.nn.Module, source: torch.nn.Module, path: str | Path) -> None:
+    """Copies the weights of source into model; the last layer stays new for other classes."""
+    weights, own = source.state_dict(), model.state_dict()
+    last = [key for key in own if key.startswith("head.")][-2:]
+    if any(key in weights and weights[key].shape != own[key].shape for key in last):
+        weights |= {key: own[key] for key in last}
+        print(f"init     {path}: other classes, so the last layer starts anew")
+    load_weights(model, weights, path)

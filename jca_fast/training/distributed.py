@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Group:
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[Group]:
-    """The group torchrun has set up in the environment, or a group of one. device: auto, cpu, cuda or cuda:<index>.
+    """The group that torchrun has set up in the environment, or a group of one.
 
     Uses NCCL on GPUs and gloo on CPUs. Raises ValueError for a device that this machine does not have.
     """
@@ -66,14 +67,11 @@ def pick_device(device: str = "auto", local_rank: int | None = None) -> torch.de
     """The torch device of a name; auto is the GPU if there is one. local_rank picks the GPU of this process."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}"
-        ) from error
-    if chosen.type != "cuda":
-        return chosen
+    if device == "cpu":
+        return torch.device("cpu")
+    if re.fullmatch(r"cuda(:\d{1,3})?", device) is None:
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:<index>, got {device!r}")
+    chosen = torch.device(device)
     index = chosen.index if chosen.index is not None else local_rank or 0
     if index >= torch.cuda.device_count():
         found = torch.cuda.device_count()
@@ -86,21 +84,17 @@ def pick_device(device: str = "auto", local_rank: int | None = None) -> torch.de
 class GlobalBatches(Sampler[list[int]]):
     """The share of one process of the shuffled batches of an epoch.
 
-    The order of the clips depends on (seed, epoch) alone: neither the number of processes nor an interruption changes
-    it, and `seek` starts anywhere. Of each batch, process r takes every world-th clip from the r-th on. A process left
-    without a clip by a short last batch gets one all the same, so that all take part in every step; `share` is 0 then.
+    The order of the clips depends on (seed, epoch) alone: neither the number of processes nor an
+    interruption changes it, and `seek` starts anywhere. Of each batch, process r takes every
+    world-th clip from the r-th on. A process that a short last batch leaves without a clip still
+    gets one, so that all take part in every step; `share` is 0 then.
     """
 
     def __init__(
         self, num_clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
-        self.num_clips, self.batch_size, self.seed, self.rank, self.world = (
-            num_clips,
-            batch_size,
-            seed,
-            rank,
-            world,
-        )
+        self.num_clips, self.batch_size = num_clips, batch_size
+        self.seed, self.rank, self.world = seed, rank, world
         self.seek(epoch=0, batch=0)
 
     def seek(self, epoch: int, batch: int) -> None:
@@ -108,7 +102,7 @@ class GlobalBatches(Sampler[list[int]]):
         self.epoch, self.first = epoch, batch
 
     def __len__(self) -> int:
-        return -(-self.num_clips // self.batch_size) - self.first
+        return self.count() - self.first
 
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.num_clips, generator=self.generator()).tolist()
@@ -119,6 +113,10 @@ class GlobalBatches(Sampler[list[int]]):
     def generator(self) -> torch.Generator:
         """A fresh random generator for this epoch; nearby seeds and epochs give unrelated streams."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+
+    def count(self) -> int:
+        """Number of batches of an epoch."""
+        return -(-self.num_clips // self.batch_size)
 
     def size(self, batch: int) -> int:
         """Number of clips of a batch, all processes together."""

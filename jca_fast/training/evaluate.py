@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-workers", type=int, default=0, help="processes that read data (default: 0)"
     )
+    parser.add_argument(
+        "--plots",
+        metavar="DIR",
+        help="draw the confusion matrix, the accuracy of each class and the reliability",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,38 +67,37 @@ def run(args: argparse.Namespace) -> int:
         print(table(result))
         if args.output:
             write_json(args.output, result)
+        if args.plots:
+            from jca_fast.visualize.scores import draw_scores
+
+            for path in draw_scores(result, args.plots):
+                print(path)
     return 0
 
 
-def class_names(num_classes: int) -> list[str]:
-    """The names of AVE's classes, or numbers for another set of classes."""
-    from jca_fast.data.annotations import CATEGORIES
-
-    return (
-        list(CATEGORIES)
-        if num_classes == len(CATEGORIES)
-        else [f"class {i}" for i in range(num_classes)]
-    )
-
-
 def table(result: dict[str, Any]) -> str:
-    """The result of `evaluate_checkpoint` in words."""
+    """The result of `evaluate_checkpoint` as text."""
     game, confusion = result["pointing_game"], result["confusion"]
-    names = class_names(len(confusion))
+    names = result["classes"]
     rows = [
         ("accuracy, all segments", result["accuracy"], ""),
         ("mean of batches of 64", result["batch_mean_accuracy"], "the published code's figure"),
         ("event F1 at IoU 0.5", result["event_f1"], ""),
         ("most frequent class", result["majority_baseline"], "baseline, from the training labels"),
     ]
+    if result["ece"] is not None:
+        rows.append(("calibration error (ECE)", result["ece"], "of the probabilities, in 15 bins"))
     if game:
         chance = f"random region: {percent(game['chance'])}, {game['segments']} segments"
         rows.append(("pointing game", game["accuracy"], chance))
     lines = [
         f"{result['checkpoint']} on {result['split']} of {result['data']}: "
-        f"{result['num_clips']} clips, {result['num_segments']} segments, loss {result['loss']:.4f}"
+        f"{result['num_clips']} clips, {result['num_segments']} segments, loss {number(result['loss'])}"
     ]
     lines += [f"  {name:<26}{percent(value):>8}  {note}".rstrip() for name, value, note in rows]
+    if result["not_finite"]:
+        clips = ", ".join(result["not_finite"][:5])
+        lines.append(f"  scores that are not finite, counted as wrong, in clips {clips}")
     lines.append(f"  {'class':<32}{'segments':>8}  accuracy  mostly taken for")
     for i, name in enumerate(names):
         others = [count if j != i else 0 for j, count in enumerate(confusion[i])]
@@ -101,6 +105,11 @@ def table(result: dict[str, Any]) -> str:
         accuracy = percent(result["per_class_accuracy"][i])
         lines.append(f"  {name:<32}{sum(confusion[i]):>8}  {accuracy:>8}  {taken}".rstrip())
     return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """Four decimals; "not finite" for None."""
+    return "not finite" if value is None else f"{value:.4f}"
 
 
 def percent(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.record import read_record, require_same_features
+from jca_fast.data.files import read_planted
 from jca_fast.training import metrics
-from jca_fast.training.checkpoint import load_model
+from jca_fast.training.checkpoint import load_model, trained_loss
 from jca_fast.training.distributed import Group, process_group
 from jca_fast.training.objective import Objective
 
@@ -27,10 +29,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def split_batches(
     dataset: Dataset[Any], batch_size: int, group: Group, num_workers: int = 0
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """(positions in the split, tensors on the device) of every batch of this process, each clip in exactly one process.
+    """(positions in the split, tensors on the device) of every batch of this process.
 
-    Batches are those of a single process in file order, dealt out in turn. Touches no global random generator.
+    Batches are those of a single process in file order, dealt out in turn, so that each clip is in
+    exactly one process. The global random generators are not used.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; needed: 1 or more")
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}; needed: 0 or more")
     total = len(dataset)  # type: ignore[arg-type]
     starts = range(group.rank * batch_size, total, batch_size * group.world)
     batches = [list(range(start, min(start + batch_size, total))) for start in starts]
@@ -55,41 +62,66 @@ def evaluate_split(
     precision: str = "float32",
     num_workers: int = 0,
 ) -> dict[str, Any]:
-    """Mean loss and all segment metrics (`metrics.summarize`) of a split; the same result on every process.
+    """Mean loss, segment metrics (`metrics.summarize`) and calibration of a split.
 
-    Every process writes the predictions of its clips into a zero matrix (n, N); their sum holds each clip once.
+    The result is the same on every process: each writes the predictions of its clips into a zero
+    matrix (n, N), and their sum holds each clip once. Segments whose scores are not finite count as
+    wrong; their clips are named in not_finite, and a loss that is not finite is None.
     """
     objective.eval()
     labels: Tensor = dataset.labels  # (n, N, C)
     predicted = torch.zeros(labels.shape[:2], dtype=torch.int64, device=group.device)  # (n, N)
+    confidence = torch.zeros(labels.shape[:2], dtype=torch.float64, device=group.device)  # (n, N)
     loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)
     for rows, (audio, visual, target) in split_batches(dataset, batch_size, group, num_workers):
         with autocast(group.device, precision):
-            loss, predicted[rows] = objective(audio, visual, target)
+            scores = objective.scores(audio, visual)
+            loss = objective.measure(scores, target)
+        predicted[rows], confidence[rows] = classify(objective.probabilities(scores).double())
         loss_sum += loss.double() * len(rows)
-    predicted, loss_sum = group.sum(predicted).cpu(), group.sum(loss_sum)
-    summary = metrics.summarize(predicted, labels.argmax(dim=-1), labels.shape[-1])
-    return {"loss": float(loss_sum) / len(labels), **summary}
+    predicted, confidence = group.sum(predicted).cpu(), group.sum(confidence).cpu()
+    loss = float(group.sum(loss_sum)) / len(labels)
+    target = labels.argmax(dim=-1)
+    broken = (predicted == metrics.UNDEFINED).any(dim=1).nonzero().flatten().tolist()
+    return {
+        "loss": loss if math.isfinite(loss) else None,
+        **metrics.summarize(predicted, target, labels.shape[-1]),
+        **metrics.calibration(confidence, predicted == target),
+        "not_finite": [dataset.clip_name(index) for index in broken],
+    }
+
+
+def classify(probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """The most probable class of probabilities (..., C) and its probability, both (...).
+
+    Where one is not finite, the class is `metrics.UNDEFINED` and the probability NaN.
+    """
+    best = probabilities.max(dim=-1)
+    broken = ~probabilities.isfinite().all(dim=-1)
+    classes = best.indices.masked_fill(broken, metrics.UNDEFINED)
+    return classes, best.values.masked_fill(broken, math.nan)
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
+    objective: Objective,
     dataset: Any,
     group: Group,
     *,
     batch_size: int = 64,
     precision: str = "float32",
-) -> tuple[Tensor, Tensor]:
-    """Class and score of every segment, (n, N) int64 and (n, N) float32; items of dataset begin with audio, visual."""
-    model.eval()
-    classes, scores = [], []
+) -> Tensor:
+    """Probability of every class in every segment, (n, N, C) float32.
+
+    The items of dataset begin with audio and visual.
+    """
+    objective.eval()
+    found = []
     for _, (audio, visual, *_) in split_batches(dataset, batch_size, group):
         with autocast(group.device, precision):
-            best = model(audio, visual).float().max(dim=-1)
-        classes.append(best.indices.cpu())
-        scores.append(best.values.cpu())
-    return torch.cat(classes), torch.cat(scores)
+            scores = objective.scores(audio, visual)
+        found.append(objective.probabilities(scores).float().cpu())
+    return torch.cat(found)
 
 
 @torch.no_grad()
@@ -101,12 +133,7 @@ def play_pointing_game(
     planted: the file planted.h5. None for a model without attention over regions. The batches are small because the
     maps of all fusion layers are made along with the visual attention.
     """
-    import h5py
-
-    with h5py.File(planted, "r") as file:
-        position, audible, visible = (
-            torch.from_numpy(file[k][:]) for k in ("position", "audible", "visible")
-        )
+    position, audible, visible = (torch.from_numpy(table) for table in read_planted(planted))
     score = metrics.PointingGame()
     model.eval()
     for rows, (audio, visual, _) in split_batches(dataset, batch_size, group):
@@ -118,6 +145,16 @@ def play_pointing_game(
             attention.cpu(), position[clips], audible[clips] & visible[clips]
         )
     return sum(group.gather(score), metrics.PointingGame())
+
+
+def check_fit(model: nn.Module, dataset: Any, path: str | Path) -> None:
+    """Raise ValueError if the labels of the data have other classes than the checkpoint."""
+    classes: int = model.config["num_classes"]  # type: ignore[index, assignment]
+    if dataset.labels.shape[-1] != classes:
+        raise ValueError(
+            f"{path}: the model has {classes} classes; "
+            f"needed: {dataset.labels.shape[-1]}, as in {dataset.root}"
+        )
 
 
 def evaluate_checkpoint(
@@ -132,14 +169,16 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """All metrics of a checkpoint (or of the best.pt of a run's folder) on a split, ready for JSON.
 
-    The keys of `metrics.summarize`, and: loss, majority_baseline (always the most frequent class of the training
-    split), pointing_game (None without planted.h5 in data, or without attention), checkpoint, data, split.
+    The keys of `evaluate_split`, and: majority_baseline (always the most frequent class of the
+    training split), pointing_game (None without planted.h5 in data, or without attention),
+    checkpoint, data, split, classes (their names).
     """
     with process_group(device) as group:
         model, content = load_model(path, group.device)
         require_same_features(path, content.get("features"), data, read_record(data))
         dataset = AVEDataset(data, split)
-        objective = Objective(model, content.get("config", {}).get("loss", "auto"))
+        check_fit(model, dataset, path)
+        objective = Objective(model, trained_loss(content))
         settings: dict[str, Any] = {
             "batch_size": batch_size,
             "precision": precision,
@@ -157,6 +196,7 @@ def evaluate_checkpoint(
         "checkpoint": str(path),
         "data": str(data),
         "split": split,
+        "classes": dataset.class_names,
         **result,
         "majority_baseline": metrics.majority_baseline(target, reference),
         "pointing_game": game

@@ -1,7 +1,8 @@
-"""What a run tells: lines on the screen, metrics.csv, metrics.json and TensorBoard.
+"""Reports of a run: lines on the screen, metrics.csv, metrics.json, TensorBoard and curves.
 
-The history of a run (one row per epoch) lives in its checkpoint; the files are written anew from it after every epoch
-and at every start. So a run that was killed and resumed has neither a lost nor a doubled row.
+The history of a run (one row per epoch) lives in its checkpoint; the files are written anew from it
+after every epoch and at every start. So a run that was killed and resumed has neither a lost nor a
+doubled row.
 """
 
 from __future__ import annotations
@@ -11,12 +12,20 @@ import inspect
 import io
 import resource
 import statistics
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
-from jca_fast.atomic import write_json, write_text
+from jca_fast.atomic import naming, write_json, write_text
+
+if TYPE_CHECKING:
+    from jca_fast.data.ave import AVEDataset
+    from jca_fast.training.config import Config
+    from jca_fast.training.distributed import Group
+    from jca_fast.training.objective import Objective
 
 COLUMNS = (
     "epoch",
@@ -60,6 +69,12 @@ class RunLog:
         write_text(self.out / "metrics.csv", csv_text(history, COLUMNS))
         write_json(self.out / "metrics.json", {**summary, "history": history})
 
+    def draw(self, history: list[dict[str, Any]], baseline: float) -> None:
+        """Draws the curves of metrics.csv as curves.png."""
+        from jca_fast.visualize.scores import draw_curves
+
+        draw_curves(history, baseline, self.out / "curves.png")
+
     def close(self) -> None:
         """Flushes and closes TensorBoard."""
         if self.board is not None:
@@ -68,21 +83,109 @@ class RunLog:
     def _to_board(self, row: dict[str, Any]) -> None:
         if self.board is None:
             return
-        for name in COLUMNS[2:-1]:
-            if row[name] is not None:
-                self.board.add_scalar(name, row[name], row["epoch"], walltime=row["time"])
-        self.board.flush()
+        with naming(self.out / "tensorboard"):
+            for name in COLUMNS[2:-1]:
+                if row[name] is not None:
+                    self.board.add_scalar(name, row[name], row["epoch"], walltime=row["time"])
+            self.board.flush()
 
 
-def epoch_line(row: dict[str, Any], epochs: int, best: bool) -> str:
-    """One line on an epoch for the screen."""
+class Progress:
+    """One bar for the whole run with an estimate of the end; off a terminal, a line now and then."""
+
+    def __init__(self, total: int, done: int, show: bool | None) -> None:
+        """total and done count batches; show: True, False, or None for "on a terminal"."""
+        self.total, self.done, self.first = total, done, done
+        self.quiet = show is False
+        self.bar = tqdm(
+            total=total,
+            initial=done,
+            disable=None if show is None else not show,
+            unit="batch",
+            leave=False,
+            dynamic_ncols=True,
+        )
+        self.start = self.told = time.monotonic()
+
+    def step(self, epoch: int, batch: int, batches: int) -> None:
+        """Counts a batch, the batch-th of the epoch."""
+        self.done += 1
+        self.bar.update()
+        now = time.monotonic()
+        if self.bar.disable and not self.quiet and now - self.told >= QUIET_SECONDS:
+            self.told = now
+            left = (now - self.start) / (self.done - self.first) * (self.total - self.done)
+            print(f"epoch {epoch}, batch {batch} of {batches}, {duration(left)} left", flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self.bar.disable:
+            print(text, flush=True)
+        else:
+            self.bar.write(text)
+        self.told = time.monotonic()
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self.bar.close()
+        self.bar.disable = True
+
+
+QUIET_SECONDS = 60
+"""Longest time without a line off a terminal."""
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 40 s, 12 min, 3 h 5 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def start_lines(
+    config: Config,
+    train_set: AVEDataset,
+    val_set: AVEDataset,
+    objective: Objective,
+    group: Group,
+    backends: list[str],
+    baseline: float,
+) -> list[str]:
+    """The lines at the start of a run: data, model, loss, device, backends, baseline, hints."""
+    segments, classes = val_set.labels.shape[1:]
+    sizes = f"{len(train_set)} training and {len(val_set)} validation clips"
+    count = sum(parameter.numel() for parameter in objective.model.parameters())
+    processes = f"{group.world} process{'es' * (group.world > 1)}"
+    labels = ", labels by clip" if train_set.weak else ""
+    lines = [
+        f"data     {config.data}: {sizes}, {segments} segments, {classes} classes{labels}",
+        f"model    {count / 1e6:.2f} million parameters, {describe(objective.model)}",
+        f"loss     {objective.loss}, {config.precision}",
+        f"device   {group.device}, {processes}, {torch.get_num_threads()} threads each",
+        f"backend  {'; '.join(backends) or 'none: this model calls no op of the library'}",
+        f"baseline {100 * baseline:.1f} % of the validation segments are of the most frequent class",
+    ]
+    if "float64" in train_set.storage:
+        advice = f"`jca-fast data prepare {config.data}` makes a cache that reads faster"
+        lines.append(f"hint     {train_set.storage}: {advice}")
+    return lines
+
+
+def epoch_line(row: dict[str, Any], epochs: int, best: bool, baseline: float) -> str:
+    """One line on an epoch; it says when the validation accuracy is only the baseline."""
     text = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
     text += f"  train {row['train_loss']:.4f} {100 * row['train_accuracy']:5.1f} %"
     if row["val_accuracy"] is not None:
-        text += (
-            f"  val {row['val_loss']:.4f} {100 * row['val_accuracy']:5.1f} %{'*' if best else ' '}"
-        )
-    return text + f"  lr {row['lr']:.1e}  {row['seconds']:.1f} s"
+        loss = "not finite" if row["val_loss"] is None else f"{row['val_loss']:.4f}"
+        text += f"  val {loss} {100 * row['val_accuracy']:5.1f} %{'*' if best else ' '}"
+    text += f"  lr {row['lr']:.1e}  {row['seconds']:.1f} s"
+    return text + ("  (baseline)" if on_baseline(row["val_accuracy"], baseline) else "")
+
+
+def on_baseline(accuracy: float | None, baseline: float) -> bool:
+    """Whether an accuracy is not half a point above that of the most frequent class."""
+    return accuracy is not None and accuracy <= baseline + 0.005
 
 
 def summarize_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -122,14 +225,16 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     return peak
 
 
-def final_line(summary: dict[str, Any]) -> str:
-    """The last line of a run."""
+def final_lines(summary: dict[str, Any]) -> list[str]:
+    """The last lines of a run."""
     best, test = summary["best"], summary["test"]
-    text = f"best     epoch {best['epoch']}: validation {100 * best['val_accuracy']:.2f} %, test "
-    return (
-        text
-        + f"{100 * test['accuracy']:.2f} % of segments ({100 * test['batch_mean_accuracy']:.2f} % as mean of batches)"
-    )
+    text = f"best     epoch {best['epoch']}: validation {100 * best['val_accuracy']:.2f} %, "
+    text += f"test {100 * test['accuracy']:.2f} % of segments "
+    text += f"({100 * test['batch_mean_accuracy']:.2f} % as mean of batches)"
+    if not on_baseline(best["val_accuracy"], summary["val_majority_baseline"]):
+        return [text]
+    advice = "more epochs, another lr (--find-lr) or another --recipe may help"
+    return [text, f"warning  the model does not beat the most frequent class; {advice}"]
 
 
 def _open_board(folder: Path) -> Any:

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+UNDEFINED = -1
+"""The predicted class of a segment whose scores are not finite; it counts as wrong."""
+
 
 def segment_accuracy(predicted: Tensor, target: Tensor) -> float:
     """Exact accuracy: right segments / all segments.
@@ -84,7 +87,10 @@ def event_f1(
     _check(predicted, target)
     found = right = wanted = 0
     for predicted_row, target_row in zip(predicted.tolist(), target.tolist(), strict=True):
-        guesses, truths = _events(predicted_row, background), _events(target_row, background)
+        guesses, truths = (
+            find_events(predicted_row, background),
+            find_events(target_row, background),
+        )
         found, wanted = found + len(guesses), wanted + len(truths)
         for guess in guesses:
             match = next((truth for truth in truths if _iou(guess, truth) >= min_iou), None)
@@ -104,7 +110,8 @@ def summarize(
     true class), num_clips, num_segments.
     """
     background = num_classes - 1 if background is None else background
-    confusion = confusion_matrix(predicted, target, num_classes)
+    defined = predicted != UNDEFINED
+    confusion = confusion_matrix(predicted[defined], target[defined], num_classes)
     return {
         "accuracy": segment_accuracy(predicted, target),
         "batch_mean_accuracy": batch_mean_accuracy(predicted, target),
@@ -115,6 +122,36 @@ def summarize(
         "per_class_accuracy": per_class_accuracy(confusion),
         "confusion": confusion.tolist(),
     }
+
+
+def calibration(confidence: Tensor, right: Tensor, num_bins: int = 15) -> dict[str, Any]:
+    """Expected calibration error, and the reliability of the confidence in bins of equal width.
+
+    ECE = sum over bins of (segments in bin / all segments) * |accuracy - mean confidence|, after
+    Guo et al. (ICML 2017). confidence: probability of the predicted class, any shape; right: whether
+    that class is the true one, the same shape. Segments whose confidence is not finite are left
+    out. Keys: ece (None without a segment), reliability: a list of {low, high, segments, confidence,
+    accuracy} of the bins that have a segment.
+    """
+    finite = confidence.isfinite()
+    confidence, right = confidence[finite].double().flatten(), right[finite].double().flatten()
+    bins = (confidence * num_bins).ceil().long().sub(1).clamp(0, num_bins - 1)
+    reliability = []
+    for i in bins.unique().tolist():
+        inside = bins == i
+        reliability.append(
+            {
+                "low": i / num_bins,
+                "high": (i + 1) / num_bins,
+                "segments": int(inside.sum()),
+                "confidence": float(confidence[inside].mean()),
+                "accuracy": float(right[inside].mean()),
+            }
+        )
+    gaps = [
+        entry["segments"] * abs(entry["accuracy"] - entry["confidence"]) for entry in reliability
+    ]
+    return {"ece": sum(gaps) / len(bins) if len(bins) else None, "reliability": reliability}
 
 
 @dataclass(frozen=True)
@@ -179,11 +216,15 @@ def _check(predicted: Tensor, target: Tensor, allow_empty: bool = False) -> None
         raise ValueError(f"target must hold at least one segment, got shape {tuple(target.shape)}")
 
 
-def _events(classes: list[int], background: int) -> list[tuple[int, int, int]]:
+def find_events(classes: list[int], background: int) -> list[tuple[int, int, int]]:
     """(class, first segment, one past the last) of every longest run that is not background."""
     starts = [i for i in range(len(classes)) if i == 0 or classes[i] != classes[i - 1]]
     runs = zip(starts, [*starts[1:], len(classes)], strict=True)
-    return [(classes[start], start, stop) for start, stop in runs if classes[start] != background]
+    return [
+        (classes[start], start, stop)
+        for start, stop in runs
+        if classes[start] not in (background, UNDEFINED)
+    ]
 
 
 def _iou(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:

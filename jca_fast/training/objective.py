@@ -1,8 +1,9 @@
-"""What is trained: the model that fits the data, and the objective, model and loss in one module."""
+"""The model that fits the data, and the objective: model and loss in one module."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 from torch import Tensor, nn, promote_types
@@ -19,13 +20,19 @@ LOSSES = ("auto", "softmargin", "softmargin_logits", "cross_entropy")
 class Objective(nn.Module):
     """Model and loss as one module, so that DDP and torch.compile see the whole step.
 
-    softmargin: MultiLabelSoftMargin on the model's probabilities, as in the released training code. It applies its own
-    sigmoid to them, so with a softmax over 29 classes the loss only moves from 0.7093 (uniform) to 0.6800 (perfect).
-    softmargin_logits: the same loss on the scores before the model's sigmoid or softmax: binary cross-entropy.
+    softmargin: MultiLabelSoftMargin on the model's probabilities, as in the released training code.
+    It applies a sigmoid to them, so with a softmax over 29 classes the loss only moves from 0.7093
+    (uniform) to 0.6800 (perfect).
+    softmargin_logits: the same loss on the scores before the model's sigmoid or softmax: binary
+    cross-entropy.
     cross_entropy: softmax cross-entropy per segment on those scores.
-    auto: softmargin for form="released", softmargin_logits for form="paper", whose sigmoid is then the loss's own. With
-    softmargin on its sigmoid outputs the paper form falls into the plateau of all probabilities 0 (loss log 2).
-    All are means over clips, segments and (softmargin) classes, computed in float32 at least.
+    auto: softmargin for form="released", softmargin_logits for form="paper", whose sigmoid the loss
+    then applies itself. With softmargin on its sigmoid outputs the paper form falls into the plateau
+    of all probabilities 0 (loss log 2).
+
+    All are means over clips, segments and (softmargin) classes, computed in float32 at least. With
+    labels by clip (weak supervision) the scores are first averaged over the segments of the clip
+    (softmargin: the probabilities; cross_entropy: the softmax, before its logarithm).
     """
 
     def __init__(self, model: nn.Module, loss: str = "auto") -> None:
@@ -33,32 +40,69 @@ class Objective(nn.Module):
         if loss not in LOSSES:
             raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
         if loss == "auto":
-            loss = "softmargin" if model.config["form"] == "released" else "softmargin_logits"  # type: ignore[index]
+            released = model.config["form"] == "released"  # type: ignore[index]
+            loss = "softmargin" if released else "softmargin_logits"
         self.model, self.loss = model, loss
 
     def forward(self, audio: Tensor, visual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss () and the predicted classes (B, N) for audio (B, N, 128), visual (B, N, 7, 7, 512) and one-hot
-        labels (B, N, C)."""
+        """The mean loss () and the predicted classes.
+
+        audio (B, N, d_a), visual (B, N, 7, 7, d_v), one-hot labels (B, N, C) or, of whole clips,
+        (B, C); the classes are (B, N) or (B,).
+        """
+        scores = self.scores(audio, visual)
+        pooled = scores if labels.ndim == 3 else self._pool(scores)
+        return self.measure(scores, labels), pooled.detach().argmax(dim=-1)
+
+    def scores(self, audio: Tensor, visual: Tensor) -> Tensor:
+        """What the loss is computed from: logits, or for softmargin probabilities, (B, N, C)."""
         score: Any = self.model if self.loss == "softmargin" else self.model.logits
-        scores = score(audio, visual)  # (B, N, C)
-        scores = scores.to(promote_types(scores.dtype, fp32))
+        scores: Tensor = score(audio, visual)
+        return scores.to(promote_types(scores.dtype, fp32))
+
+    def measure(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss () of scores (B, N, C) with labels (B, N, C) or (B, C)."""
         labels = labels.to(scores.dtype)
-        if self.loss == "cross_entropy":
-            loss = F.cross_entropy(scores.flatten(0, 1), labels.flatten(0, 1))
-        else:
-            loss = F.multilabel_soft_margin_loss(scores, labels)
-        return loss, scores.detach().argmax(dim=-1)
+        pooled = scores if labels.ndim == 3 else self._pool(scores)
+        if self.loss != "cross_entropy":
+            return F.multilabel_soft_margin_loss(pooled, labels)
+        if labels.ndim == 3:
+            return F.cross_entropy(pooled.flatten(0, 1), labels.flatten(0, 1))
+        return -(labels * pooled).sum(dim=-1).mean()
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """The probability of every class that this loss trains, (B, N, C), from `scores`.
+
+        cross_entropy: softmax, sums to 1. softmargin_logits: sigmoid, of each class by itself.
+        softmargin: the model's output, which is a softmax in the released form.
+        """
+        if self.loss == "softmargin":
+            return scores
+        return scores.softmax(-1) if self.loss == "cross_entropy" else scores.sigmoid()
+
+    def _pool(self, scores: Tensor) -> Tensor:
+        """Scores of whole clips (B, C); for cross-entropy the logarithm of the mean softmax."""
+        if self.loss != "cross_entropy":
+            return scores.mean(dim=1)
+        return scores.log_softmax(dim=-1).logsumexp(dim=1) - math.log(scores.shape[1])
+
+
+def inherited(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a model that one for other data takes over: all but the sizes of the data."""
+    sizes = ("num_segments", "num_classes", "audio_features", "region_features", "num_regions")
+    return {name: value for name, value in config.items() if name not in sizes}
 
 
 def build_model(arguments: dict[str, Any], dataset: AVEDataset) -> AVELocalizer:
-    """AVELocalizer(**arguments) with the sizes of the data; ValueError for an unknown or contradicting argument."""
+    """AVELocalizer(**arguments) with the sizes of the data, and normalize=False unless given.
+
+    Raises ValueError for an unknown argument or one that contradicts the data.
+    """
     check_keys(arguments, inspect.signature(AVELocalizer).parameters, "model")
-    audio, visual, labels = dataset[
-        0
-    ]  # (N, d_audio), (N, 7, 7, d_visual) or (N, R, d_visual), (N, C)
+    audio, visual, labels = dataset[0]  # (N, d_a), (N, ..., d_v), (N, C) or (C,)
     sizes = {
-        "num_segments": labels.shape[0],
-        "num_classes": labels.shape[1],
+        "num_segments": audio.shape[0],
+        "num_classes": labels.shape[-1],
         "audio_features": audio.shape[-1],
         "region_features": visual.shape[-1],
         "num_regions": visual[0, ..., 0].numel(),
@@ -68,4 +112,4 @@ def build_model(arguments: dict[str, Any], dataset: AVEDataset) -> AVELocalizer:
             raise ValueError(
                 f"model: {name} is {arguments[name]}, but the data in {dataset.root} have {size}"
             )
-    return AVELocalizer(**(arguments | sizes))
+    return AVELocalizer(**({"normalize": False} | arguments | sizes))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from jca_fast.atomic import write_json, write_text
-from jca_fast.training.evaluate import add_model_arguments, class_names
+from jca_fast.training.evaluate import add_model_arguments
 
 COLUMNS = ("clip", "segment", "class", "score")
+EVENT_COLUMNS = ("clip", "class", "start", "end", "score")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,82 +25,166 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "visual (n, N, 7, 7, 512) and, if wanted, the names of the clips, clips (n,)",
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="a name ending in .json or .csv"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="a name ending in .json (segments and events) or .csv (segments)",
+    )
+    parser.add_argument(
+        "--events",
+        metavar="FILE.csv",
+        help="also write the events, runs of segments of one class, with start and end",
+    )
+    parser.add_argument(
+        "--all-classes", action="store_true", help="write the probability of every class"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predicts and writes the file."""
-    output = Path(args.output)
-    if output.suffix not in (".json", ".csv"):
-        raise ValueError(f"--output {output}: the name must end in .json or .csv")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output {output}: no such folder {output.parent}")
+    """Predicts and writes the files."""
+    output = check_output(args.output, (".json", ".csv"))
+    events_output = check_output(args.events, (".csv",)) if args.events else None
 
-    from jca_fast.data.clips import clip_lengths
-    from jca_fast.data.record import read_record, require_same_features
-    from jca_fast.training.checkpoint import load_model
+    from jca_fast.training.checkpoint import load_model, trained_loss
     from jca_fast.training.distributed import Group, pick_device
     from jca_fast.training.inference import predict
     from jca_fast.training.logs import csv_text
+    from jca_fast.training.objective import Objective
 
     group = Group(pick_device(args.device))
     model, content = load_model(args.checkpoint, group.device)
-    lengths = None
-    if args.data.endswith(".npz"):
-        dataset, clips = read_npz(args.data)
-    else:
-        record = read_record(args.data)
-        require_same_features(args.checkpoint, content.get("features"), args.data, record)
-        dataset, clips = read_split(args.data, args.split)
-        lengths = clip_lengths(dataset)
-    classes, scores = predict(
-        model, dataset, group, batch_size=args.batch_size, precision=args.precision
+    dataset, clips, names, lengths = read_clips(args, content)
+    probabilities = predict(
+        Objective(model, trained_loss(content)),
+        dataset,
+        group,
+        batch_size=args.batch_size,
+        precision=args.precision,
     )
-    names = class_names(content["model_config"]["num_classes"])
-    lengths = lengths or [classes.shape[1]] * len(clips)
-    table = zip(clips, lengths, classes.tolist(), scores.tolist(), strict=True)
-    rows = [
-        {"clip": clip, "segment": segment, "class": names[label], "score": score}
-        for clip, length, labels, values in table
-        for segment, (label, score) in enumerate(zip(labels[:length], values, strict=False))
-    ]
+    rows, events = segment_rows(probabilities, clips, names, args.all_classes, lengths)
+    broken = sorted({row["clip"] for row in rows if row["class"] is None})
+    if broken:
+        shown = ", ".join(broken[:5]) + (", ..." if len(broken) > 5 else "")
+        print(f"no class: the scores are not finite in clips {shown}", file=sys.stderr)
     if output.suffix == ".csv":
-        write_text(output, csv_text(rows, COLUMNS))
+        columns = (*COLUMNS, *names) if args.all_classes else COLUMNS
+        flat = [{**row.pop("probabilities", {}), **row} for row in rows]
+        write_text(output, csv_text(flat, columns))
     else:
-        write_json(output, {"checkpoint": args.checkpoint, "data": args.data, "segments": rows})
-    print(f"{len(clips)} clips, {len(rows)} segments -> {output}")
+        content = {"checkpoint": str(args.checkpoint), "data": str(args.data), "classes": names}
+        write_json(output, {**content, "segments": rows, "events": events})
+    if events_output:
+        write_text(events_output, csv_text(events, EVENT_COLUMNS))
+    print(f"{len(clips)} clips, {len(rows)} segments, {len(events)} events -> {output}")
     return 0
 
 
-def read_split(data: str, split: str) -> tuple[Any, list[str]]:
-    """The clips of a split, or all of a set without labels, and their names."""
-    from jca_fast.data.clips import open_clips
+def check_output(name: str, suffixes: tuple[str, ...]) -> Path:
+    """The path of a file to write; raises ValueError or FileNotFoundError before any work."""
+    output = Path(name).expanduser()
+    if output.suffix not in suffixes:
+        raise ValueError(f"--output {output}: the name must end in {' or '.join(suffixes)}")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"--output {output}: no such folder {output.parent}")
+    return output
 
-    dataset = open_clips(data, split)
-    return dataset, [dataset.clip_name(index) for index in range(len(dataset))]
+
+def segment_rows(
+    probabilities: Any,
+    clips: list[str],
+    names: list[str],
+    all_classes: bool,
+    lengths: list[int] | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One row for each segment and one for each event of probabilities (n, N, C).
+
+    An event is a longest run of segments of one class other than background. It lasts from the
+    start of its first segment to the end of its last, and its score is the mean of theirs. Where a
+    score is not finite, class, score and probabilities are None. lengths: segments of each clip
+    without padding.
+    """
+    from jca_fast.training.inference import classify
+    from jca_fast.training.metrics import UNDEFINED, find_events
+
+    rows, events = [], []
+    classes, scores = classify(probabilities)
+    for i, clip in enumerate(clips):
+        length = lengths[i] if lengths else classes.shape[1]
+        labels, values = classes[i, :length].tolist(), scores[i, :length].tolist()
+        for segment, (label, score) in enumerate(zip(labels, values, strict=True)):
+            defined = label != UNDEFINED
+            row = {"clip": clip, "segment": segment, "class": names[label] if defined else None}
+            row["score"] = score if defined else None
+            if all_classes:
+                shares = probabilities[i, segment].tolist() if defined else [None] * len(names)
+                row["probabilities"] = dict(zip(names, shares, strict=True))
+            rows.append(row)
+        for label, start, end in find_events(labels, background=len(names) - 1):
+            mean = sum(values[start:end]) / (end - start)
+            event = {"clip": clip, "class": names[label], "start": start, "end": end}
+            events.append({**event, "score": mean})
+    return rows, events
+
+
+def read_clips(
+    args: argparse.Namespace, content: dict[str, Any]
+) -> tuple[Any, list[str], list[str], list[int] | None]:
+    """The clips to predict, their names, the names of the classes, and the lengths of the clips.
+
+    The classes have the names they had in training, else those of the data. Lengths are None where
+    no clip is padded.
+    """
+    from jca_fast.data.annotations import class_names
+    from jca_fast.data.clips import clip_lengths, open_clips
+    from jca_fast.data.record import read_record, require_same_features
+
+    count, names = content["model_config"]["num_classes"], content.get("classes")
+    if args.data.endswith(".npz"):
+        dataset, clips = read_npz(args.data)
+        return dataset, clips, names or class_names(count), None
+    record = read_record(args.data)
+    require_same_features(args.checkpoint, content.get("features"), args.data, record)
+    dataset = open_clips(args.data, args.split)
+    clips = [dataset.clip_name(index) for index in range(len(dataset))]
+    names = names or class_names(count, dataset.events)
+    return dataset, clips, names, clip_lengths(dataset)
 
 
 def read_npz(path: str) -> tuple[Any, list[str]]:
-    """The clips of an .npz file; raises FileNotFoundError or ValueError naming the file and what it lacks."""
+    """The clips of an .npz file; FileNotFoundError or ValueError names the file and the fault."""
     import zipfile
+    import zlib
 
     import numpy as np
     import torch
     from torch.utils.data import TensorDataset
 
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    damage = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (*damage, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path}: not a whole .npz file of plain arrays ({error})") from error
-    for name, axes in (("audio", "(n, N, d_a)"), ("visual", "(n, N, 7, 7, d_v) or (n, N, R, d_v)")):
+    except MemoryError:
+        raise ValueError(f"{path}: its arrays do not fit in memory") from None
+    for name, axes, needed in (
+        ("audio", (3,), "(n, N, d_a)"),
+        ("visual", (4, 5), "(n, N, 7, 7, d_v) or (n, N, R, d_v)"),
+    ):
         if name not in arrays:
-            raise ValueError(f"{path}: found arrays {sorted(arrays)}; needed: {name} {axes}")
-    audio, visual = (torch.from_numpy(arrays[name]).float() for name in ("audio", "visual"))
-    clips = [str(name) for name in arrays.get("clips", np.arange(len(audio)))]
+            raise ValueError(f"{path}: found arrays {sorted(arrays)}; needed: {name} {needed}")
+        values = arrays[name]
+        if values.ndim not in axes or values.dtype.kind not in "fiu":
+            found = f"{name} of shape {values.shape}, {values.dtype}"
+            raise ValueError(f"{path}: found {found}; needed: {name} {needed} numbers")
+    audio, visual = (
+        torch.from_numpy(arrays[name].astype(np.float32)) for name in ("audio", "visual")
+    )
+    clips = [str(name) for name in np.atleast_1d(arrays.get("clips", np.arange(len(audio))))]
     if not len(audio) == len(visual) == len(clips) > 0:
         raise ValueError(
             f"{path}: audio, visual and clips must have one length above 0, got "

@@ -1,4 +1,4 @@
-"""What makes a run repeatable: random generators, deterministic algorithms, and the check that a run is the same."""
+"""Repeatable runs: random generators, deterministic algorithms, the check of a saved state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The states of the random generators of Python, NumPy and torch (CPU, all GPUs) as tensors and plain values."""
+    """The random generators of Python, NumPy and torch (CPU, all GPUs), as plain values and tensors."""
     name, words, position, has_gauss, gauss = cast(
         tuple[Any, ...], np.random.get_state(legacy=True)
     )
@@ -46,18 +46,17 @@ def seed_everything(seed: int) -> None:
 
 
 def fingerprint(dataset: Any) -> str:
-    """Says whether two data sets have the same clips in the same order with the same labels."""
+    """Equal for two data sets with the same clips in the same order with the same labels."""
     rows = torch.as_tensor(dataset.indices).to(torch.int64).contiguous()  # (n,)
     classes = torch.as_tensor(dataset.labels).argmax(dim=-1).to(torch.uint8).contiguous()  # (n, N)
-    return f"{len(rows)} clips, crc32 {zlib.crc32(classes.numpy().tobytes(), zlib.crc32(rows.numpy().tobytes())):08x}"
+    checksum = zlib.crc32(classes.numpy().tobytes(), zlib.crc32(rows.numpy().tobytes()))
+    return f"{len(rows)} clips, crc32 {checksum:08x}"
 
 
 def check_same_run(
     path: Path, state: dict[str, Any], config: Any, model: dict[str, Any], data: str
 ) -> None:
     """Raises ValueError if path holds a run with other settings, model or data, naming what differs."""
-    if "run" not in state:
-        raise ValueError(f"{path}: holds only a model, not the state of a training run")
     fixed = [
         field.name
         for field in dataclasses.fields(config)
@@ -76,9 +75,62 @@ def check_same_run(
         )
 
 
+def check_state(
+    path: Path, state: dict[str, Any], run: dict[str, type], columns: tuple[str, ...]
+) -> None:
+    """Raises ValueError if path holds no training state, or one with damaged content."""
+    if "run" not in state:
+        raise ValueError(f"{path}: holds only a model, not the state of a training run")
+    with damage_named(path):
+        kinds = {"config": dict, "model_config": dict, "data": str, "ranks": list, "run": dict}
+        for name, kind in kinds.items():
+            _require_kind(name, state[name], kind)
+        for name, kind in run.items():
+            _require_kind(name, state["run"][name], kind)
+            if kind is int and state["run"][name] < 0:
+                raise ValueError(f"{name} is {state['run'][name]}")
+        for row in state["run"]["history"]:
+            _require_kind("history", row, dict)
+            if missing := [name for name in columns if name not in row]:
+                raise ValueError(f"history has no {missing[0]}")
+        if len(state["run"]["history"]) != state["run"]["epoch"]:
+            raise ValueError("history has not one row for each epoch")
+        if not all(tuple(rank["sums"].shape) == (2,) for rank in state["ranks"]):
+            raise ValueError("sums have another shape")
+
+
+def _require_kind(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, (int, float) if kind is float else kind) or value is True:
+        raise ValueError(f"{name} is a {type(value).__name__}")
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError if a state of the optimizer has another shape than its parameter."""
+    for parameter, state in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            if state[name].shape != parameter.shape:
+                raise ValueError(f"{name} of the optimizer has shape {tuple(state[name].shape)}")
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Raises whatever damaged content leads to as ValueError naming path."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"{path}: damaged training state ({type(error).__name__}: {reason}); "
+            "delete it, or use --no-resume to start anew"
+        ) from error
+
+
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Deterministic algorithms while training; an operator that has none warns. Puts torch's switches back."""
+    """Deterministic algorithms in a block, then torch's switches as before.
+
+    An operator without a deterministic algorithm warns.
+    """
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

@@ -1,7 +1,4 @@
-"""Settings of a command as one dataclass: flags made from its fields, a TOML file, and clear errors.
-
-What a flag says goes before what the TOML file says, which goes before the default of the field.
-"""
+"""Settings of a command as one dataclass: flags made from its fields, files, and clear errors."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import json
 import tomllib
 import typing
 from collections.abc import Iterable
@@ -24,9 +22,10 @@ def option(
     low: float | None = None,
     free: bool = False,
 ) -> Any:
-    """A dataclass field with its help text, allowed values (choices) or smallest value (low). {} makes a table.
+    """A dataclass field with its help text and its allowed values or smallest value (low).
 
-    free marks a setting that does not change what is computed, so a run may be resumed with another value.
+    The default {} makes a table. free marks a setting that does not change the results, so that a
+    run may be resumed with another value.
     """
     metadata = {"help": help, "choices": choices, "low": low, "free": free}
     if isinstance(default, dict):
@@ -35,9 +34,11 @@ def option(
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
-    """One flag per field of the dataclass cls, and --config FILE. Flags not given leave no trace in the namespace."""
+    """One flag per field of the dataclass cls, and --config FILE; absent flags set no attribute."""
     parser.add_argument(
-        "--config", metavar="FILE", help="TOML file with any of the settings below (flags go first)"
+        "--config",
+        metavar="FILE",
+        help="TOML or JSON file with any of the settings below (flags go first)",
     )
     kinds = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -62,14 +63,22 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
             parser.add_argument(flag, type=kind, choices=meta["choices"], metavar=metavar, **common)
 
 
-def read_toml(path: str, known: Iterable[str]) -> dict[str, Any]:
-    """The table of a TOML file whose top-level keys must all be known; dashes in keys count as underscores."""
-    if not Path(path).is_file():
+def read_settings(path: str, known: Iterable[str]) -> dict[str, Any]:
+    """The table of a TOML file, or of a JSON file by its name; dashes in keys count as underscores.
+
+    All keys of the top level must be known.
+    """
+    file = Path(path).expanduser()
+    kind = "JSON" if file.suffix.lower() == ".json" else "TOML"
+    if not file.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a valid TOML file: {error}") from error
+        text = file.read_text(encoding="utf-8")
+        table = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a valid {kind} file: {error}") from error
+    if not isinstance(table, dict):
+        raise ValueError(f"{path}: found a {type(table).__name__}; needed: a table of settings")
     table = {key.replace("-", "_"): value for key, value in table.items()}
     check_keys(table, known, path)
     return table
@@ -96,8 +105,14 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
             raise ValueError(f"{where}: unknown key {key!r}; {hint}")
 
 
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless value is one of choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
 def check_values(settings: Any) -> None:
-    """Checks every field of a dataclass made with `option`: type, choices, smallest value. Raises ValueError."""
+    """Raises ValueError for a field of wrong type, or not among its choices, or below its low."""
     kinds = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         value, kind, meta = getattr(settings, field.name), kinds[field.name], field.metadata
@@ -108,19 +123,17 @@ def check_values(settings: Any) -> None:
         if type(value) not in (allowed or (kind,)):
             names = " or ".join(k.__name__ for k in allowed or (kind,) if k is not type(None))
             raise ValueError(f"{field.name}: expected {names}, got {value!r}")
-        if meta["choices"] and value not in meta["choices"]:
-            raise ValueError(
-                f"{field.name}: expected one of {', '.join(meta['choices'])}, got {value!r}"
-            )
+        if meta["choices"]:
+            check_choice(field.name, value, meta["choices"])
         if meta["low"] is not None and not value >= meta["low"]:
             raise ValueError(f"{field.name}: must be at least {meta['low']}, got {value!r}")
 
 
 def _parse_value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    constants = {"true": True, "false": False, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text

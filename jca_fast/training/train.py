@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from jca_fast.training.config import Config, resolve
+from jca_fast.training.config import RECIPES, Config, resolve
 from jca_fast.training.settings import add_flags
 
 EPILOG = """\
-Settings are taken from the flags, then from the TOML file (same names, [model] for the model), then from the defaults,
-which are those of the released training code. Arguments of AVELocalizer go after --model, for example
+Settings are taken from the flags, then from the --config file (same names, [model] for the model),
+then from the recipe, then from the defaults. The defaults learn on any set within a few epochs;
+--recipe published is that of the released training code. Arguments of AVELocalizer go after
+--model, for example
   jca-fast train --data DIR --model form=released num_layers=2 modalities=audio
-A run writes config.json, last.pt, best.pt, metrics.csv, metrics.json and, if asked, tensorboard/ into --out. Started
-again with the same --out it continues where it stood. Several processes share each batch:
+The features are taken as they are; --model normalize=true normalises them, as the published code.
+A run writes config.json, last.pt, best.pt, metrics.csv, metrics.json, curves.png and, if asked,
+tensorboard/ into --out. Started again with the same --out it continues where it stopped. Several
+processes share each batch:
   torchrun --nproc-per-node 2 -m jca_fast train --data DIR
 """
 
@@ -21,14 +25,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `jca-fast train`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
+    parser.add_argument(
+        "--recipe", choices=tuple(RECIPES), help="named settings (default: default)"
+    )
+    parser.add_argument(
+        "--find-lr",
+        action="store_true",
+        help="do not train: raise the learning rate step by step and suggest one from the losses",
+    )
     add_flags(parser, Config)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains as the flags and the TOML file say."""
+    """Trains as the flags and the file say."""
     config = resolve(Config, args)
 
-    from jca_fast.training.trainer import run_training
+    if args.find_lr:
+        from jca_fast.training.lr_finder import find_lr
 
-    run_training(config)
+        find_lr(config)
+    else:
+        from jca_fast.training.trainer import run_training
+
+        run_training(config)
     return 0

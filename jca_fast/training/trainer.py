@@ -1,8 +1,9 @@
-"""Training of AVELocalizer: data, model, Adam, the loop, validation, checkpoints, many processes, many seeds.
+"""Training of AVELocalizer: the loop, validation, checkpoints, many processes, many seeds.
 
-Everything a run is at a moment (weights, optimiser, schedule, random generators, place in the epoch, history) goes into
-`last.pt` in one atomic write, and the order of clips depends on (seed, epoch) alone. A run that is killed at any moment
-and started again therefore ends with the very bits of a run that was not.
+The whole state of a run (weights, optimiser, schedule, random generators, place in the epoch,
+history) goes into `last.pt` in one atomic write, and the order of clips depends on (seed, epoch)
+alone. A run that is killed at any moment and started again therefore ends with the same bits as a
+run that was not.
 """
 
 from __future__ import annotations
@@ -17,26 +18,34 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from jca_fast.atomic import write_json
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.record import read_record, require_same_features
+from jca_fast.data.cache import find_cache
+from jca_fast.data.files import exists
+from jca_fast.models import AVELocalizer
 from jca_fast.training import checkpoint
 from jca_fast.training.config import Config
 from jca_fast.training.distributed import GlobalBatches, Group, process_group
 from jca_fast.training.inference import autocast, backends_used, evaluate_split
 from jca_fast.training.logs import (
+    COLUMNS,
+    Progress,
     RunLog,
-    describe,
     epoch_line,
-    final_line,
+    final_lines,
     peak_memory,
+    start_lines,
     summarize_seeds,
 )
-from jca_fast.training.objective import Objective, build_model
+from jca_fast.training.metrics import majority_baseline
+from jca_fast.training.objective import Objective, build_model, inherited
 from jca_fast.training.reproducible import (
+    check_moments,
     check_same_run,
+    check_state,
+    damage_named,
     deterministic,
     fingerprint,
     random_state,
@@ -46,15 +55,13 @@ from jca_fast.training.reproducible import (
 
 
 def run_training(config: Config) -> dict[str, Any]:
-    """Trains one seed, or config.seeds of them, and returns the content of metrics.json (of seeds.json for several)."""
+    """Trains one seed, or config.seeds of them; the content of metrics.json (or of seeds.json)."""
     with process_group(config.device) as group, deterministic(config.deterministic):
         if config.seeds == 1:
             return Trainer(config, group).fit()
         results = []
         for seed in range(config.seed, config.seed + config.seeds):
-            resume = (
-                False if config.resume is False else None
-            )  # the seeds not begun yet have nothing to resume
+            resume = False if config.resume is False else None  # new seeds have nothing to resume
             out = str(Path(config.out) / f"seed{seed}")
             one = dataclasses.replace(config, seed=seed, seeds=1, out=out, resume=resume)
             results.append(Trainer(one, group).fit())
@@ -68,17 +75,16 @@ def run_training(config: Config) -> dict[str, Any]:
 
 
 class Trainer:
-    """One run: builds everything, takes up last.pt if there is one, and `fit`s."""
+    """One run: builds everything, restores last.pt if there is one, and `fit`s."""
 
     def __init__(self, config: Config, group: Group) -> None:
         self.config, self.group, self.out = config, group, Path(config.out)
         self.record = read_record(config.data)
-        self.train_set, self.val_set = (
-            AVEDataset(config.data, "train"),
-            AVEDataset(config.data, "val"),
-        )
+        self.train_set = training_set(config)
+        self.val_set = AVEDataset(config.data, "val")
+        self.baseline = baseline(self.train_set, self.val_set)
         seed_everything(config.seed)  # the same start weights in every process
-        self.model = build_model(config.model, self.train_set).to(group.device)
+        self.model = start_model(config, self.train_set).to(group.device)
         self.objective = Objective(self.model, config.loss)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -102,16 +108,14 @@ class Trainer:
             pin_memory=group.device.type == "cuda",
         )
         self.epoch = self.batch = self.step = self.stale = 0
-        self.sums = torch.zeros(
-            2, dtype=torch.float64, device=group.device
-        )  # loss * clips, right segments
+        # loss * clips, right segments (or clips, weakly supervised)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=group.device)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.seconds = 0.0
+        self.progress = Progress(0, 0, False)
         if group.rank:
-            seed_everything(
-                config.seed + 1_000_003 * group.rank
-            )  # other dropout masks than process 0
+            seed_everything(config.seed + 1_000_003 * group.rank)  # a different mask per rank
         self.prepare_folder()
         self.wrapped = self.wrap()
 
@@ -119,9 +123,8 @@ class Trainer:
         """The objective as the training step calls it: compiled, synchronised over processes."""
         wrapped: Any = self.objective
         if self.config.compile:
-            wrapped = torch.compile(
-                wrapped, dynamic=False
-            )  # one graph per batch size: same bits after a resume
+            # One graph per batch size, so that a resumed run computes the same bits.
+            wrapped = torch.compile(wrapped, dynamic=False)
         if self.group.world > 1:
             wrapped = DistributedDataParallel(wrapped, static_graph=True)
         return wrapped
@@ -130,6 +133,12 @@ class Trainer:
 
     def fit(self) -> dict[str, Any]:
         """Trains to the last epoch or the early stop, scores best.pt on the test split, returns metrics.json."""
+        per_epoch = self.batches.count()
+        self.progress = Progress(
+            self.config.epochs * per_epoch,
+            self.epoch * per_epoch + self.batch,
+            self.config.progress if self.group.main else False,
+        )
         self.announce()
         log = RunLog(self.out, self.history, self.config.tensorboard) if self.group.main else None
         while self.epoch < self.config.epochs and not self.stopped():
@@ -137,12 +146,15 @@ class Trainer:
             self.finish_epoch()
             if log:
                 log.write(self.history, self.summary("running"))
-        self.group.gather(None)  # best.pt is written before anyone reads it
+        self.progress.close()
+        self.group.gather(None)  # barrier: best.pt is written before any process reads it
         summary = self.summary("finished") | {"test": self.test()}
         if log:
             log.rewrite(self.history, summary)
+            log.draw(self.history, self.baseline)
             log.close()
-            self.say(final_line(summary))
+            for line in final_lines(summary):
+                self.say(line)
         return summary
 
     def train_epoch(self) -> None:
@@ -151,27 +163,20 @@ class Trainer:
         self.objective.train()
         self.batches.seek(self.epoch, self.batch)
         self.loader_generator.manual_seed(self.config.seed + self.epoch)
-        total = self.batch + len(self.batches)
-        hidden = not self.group.main or (
-            None if self.config.progress is None else not self.config.progress
-        )
-        name = f"epoch {self.epoch + 1}"
-        for tensors in tqdm(
-            self.loader, name, total, initial=self.batch, disable=hidden, leave=False, unit="batch"
-        ):
-            self.train_step(
-                *(tensor.to(self.group.device, non_blocking=True) for tensor in tensors)
-            )
+        total, every = self.batch + len(self.batches), self.config.checkpoint_every
+        for tensors in self.loader:
+            self.train_step(*(t.to(self.group.device, non_blocking=True) for t in tensors))
             self.seconds = time.perf_counter() - start
-            if (
-                self.config.checkpoint_every
-                and self.step % self.config.checkpoint_every == 0
-                and self.batch < total
-            ):
+            if self.group.main:
+                self.progress.step(self.epoch + 1, self.batch, total)
+            if every and self.step % every == 0 and self.batch < total:
                 self.save_last()
 
     def train_step(self, audio: Tensor, visual: Tensor, labels: Tensor) -> None:
-        """One step of Adam. DDP averages the gradients of the processes; the weight makes that the mean over clips."""
+        """One step of Adam.
+
+        DDP averages the gradients of the processes; the weight makes that the mean over clips.
+        """
         share, size = self.batches.share(self.batch), self.batches.size(self.batch)
         with autocast(self.group.device, self.config.precision):
             loss, predicted = self.wrapped(audio, visual, labels)
@@ -188,11 +193,12 @@ class Trainer:
 
     def finish_epoch(self) -> None:
         """Validation, schedule, row of the history, checkpoints."""
-        clips, segments = len(self.train_set), self.train_set.labels.shape[1]
+        clips = len(self.train_set)
+        answers = self.train_set.labels[..., 0].numel()  # segments, or clips
         loss_sum, right = self.group.sum(self.sums.clone()).tolist()
         if not math.isfinite(loss_sum):
             raise RuntimeError(
-                f"the loss of epoch {self.epoch + 1} is {loss_sum}; a smaller lr or clip_norm may help"
+                f"the loss of epoch {self.epoch + 1} is {loss_sum}; {blame(self.train_set)}"
             )
         lr, validation = self.optimizer.param_groups[0]["lr"], {}
         self.epoch += 1
@@ -203,7 +209,7 @@ class Trainer:
             "step": self.step,
             "lr": lr,
             "train_loss": loss_sum / clips,
-            "train_accuracy": right / (clips * segments),
+            "train_accuracy": right / answers,
             "val_loss": validation.get("loss"),
             "val_accuracy": validation.get("accuracy"),
             "val_batch_mean_accuracy": validation.get("batch_mean_accuracy"),
@@ -219,19 +225,21 @@ class Trainer:
         self.stale = 0 if better else self.stale + bool(validation)
         self.batch, self.seconds = 0, 0.0
         self.sums.zero_()
-        if (
-            better and self.group.main
-        ):  # before last.pt: if killed between the two, the epoch is done again, same bits
+        # best.pt before last.pt: if killed between the two, the epoch is repeated, with the same bits.
+        if better and self.group.main:
             checkpoint.save(
                 self.out / "best.pt",
                 self.model,
                 config=dataclasses.asdict(self.config),
                 features=self.record,
-                classes=self.train_set.class_names,
+                classes=self.val_set.class_names,
                 best=self.best,
             )
         self.save_last()
-        self.say(epoch_line(row, self.config.epochs, better))
+        self.say(epoch_line(row, self.config.epochs, better, self.baseline))
+        if validation.get("not_finite"):
+            clips = ", ".join(validation["not_finite"][:5])
+            self.say(f"val: the scores of clips {clips} are not finite; they count as wrong")
 
     def stopped(self) -> bool:
         """Whether the early stop has come."""
@@ -264,7 +272,7 @@ class Trainer:
                 self.model,
                 config=dataclasses.asdict(self.config),
                 features=self.record,
-                classes=self.train_set.class_names,
+                classes=self.val_set.class_names,
                 data=fingerprint(self.train_set),
                 optimizer=self.optimizer.state_dict(),
                 schedule=self.schedule.state_dict(),
@@ -273,13 +281,13 @@ class Trainer:
             )
 
     def prepare_folder(self) -> None:
-        """Takes up last.pt, or clears the folder of an earlier run, as config.resume says."""
+        """Restores last.pt, or clears the folder of an earlier run, as config.resume says."""
         last, wanted = self.out / "last.pt", self.config.resume
         if wanted and not last.is_file():
             raise FileNotFoundError(f"{last}: nothing to resume")
         if wanted is not False and last.is_file():
             self.restore(last)
-        self.group.gather(None)  # nobody clears or writes before all have looked
+        self.group.gather(None)  # barrier before process 0 clears and writes
         if not self.group.main:
             return
         self.out.mkdir(parents=True, exist_ok=True)
@@ -291,60 +299,68 @@ class Trainer:
         write_json(self.out / "config.json", dataclasses.asdict(self.config))
 
     def restore(self, path: Path) -> None:
-        """Puts the run into the state saved in path; raises ValueError if its settings or data were others."""
+        """Puts the run into the state saved in path.
+
+        Raises ValueError if the file is damaged or belongs to other settings or data.
+        """
         state = checkpoint.load(path, self.group.device)
+        check_state(path, state, RUN_STATE, COLUMNS)
         require_same_features(path, state.get("features"), self.config.data, self.record)
         check_same_run(path, state, self.config, self.model.config, fingerprint(self.train_set))
         checkpoint.load_weights(self.model, state["model"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        with damage_named(path):
+            self.optimizer.load_state_dict(state["optimizer"])
+            check_moments(self.optimizer)
+            self.schedule.load_state_dict(state["schedule"])
+            self.restore_ranks(path, state["ranks"])
         for name in RUN_STATE:
             setattr(self, name, state["run"][name])
-        ranks = state["ranks"]
+
+    def restore_ranks(self, path: Path, ranks: list[dict[str, Any]]) -> None:
+        """Random generators and running sums of the processes that wrote last.pt."""
         if len(ranks) == self.group.world:
             set_random_state(ranks[self.group.rank]["random"])
             self.sums = ranks[self.group.rank]["sums"].to(self.group.device)
         elif self.group.main:
             self.say(
-                f"{path} was written by {len(ranks)} processes: from here on dropout draws other masks"
+                f"{path} was written by {len(ranks)} processes: "
+                "from now on the dropout masks differ from theirs"
             )
             self.sums = sum(rank["sums"] for rank in ranks).to(self.group.device)
 
-    # ---- words
+    # ---- reports
 
     def say(self, text: str) -> None:
-        """Prints in process 0."""
+        """Prints in process 0, above the progress bar if there is one."""
         if self.group.main:
-            print(text, flush=True)
+            self.progress.say(text)
 
     def announce(self) -> None:
-        """What is trained on what, at start."""
-        segments, classes = self.train_set.labels.shape[1:]
-        sizes = f"{len(self.train_set)} training and {len(self.val_set)} validation clips"
-        self.say(f"data     {self.config.data}: {sizes}, {segments} segments, {classes} classes")
-        count = sum(parameter.numel() for parameter in self.model.parameters())
-        self.say(f"model    {count / 1e6:.2f} million parameters, {describe(self.model)}")
-        self.say(f"loss     {self.objective.loss}, {self.config.precision}")
-        self.say(
-            f"device   {self.group.device}, {self.group.world} process{'es' * (self.group.world > 1)}"
-        )
-        if self.group.main:
-            used = backends_used(
-                self.objective, self.train_set[0], self.group, self.config.precision
-            )
-            self.say(
-                "backend  " + ("; ".join(used) or "none of the library's ops is used by this model")
-            )
+        """Prints the data, the model and the settings of the run."""
+        if not self.group.main:
+            return
+        used = backends_used(self.objective, self.train_set[0], self.group, self.config.precision)
+        for line in start_lines(
+            self.config,
+            self.train_set,
+            self.val_set,
+            self.objective,
+            self.group,
+            used,
+            self.baseline,
+        ):
+            self.say(line)
         resumed = f", resumed at epoch {self.epoch + 1}, step {self.step}" if self.step else ""
         self.say(f"out      {self.out}{resumed}")
 
     def summary(self, status: str) -> dict[str, Any]:
-        """metrics.json without the history."""
+        """The content of metrics.json, without the history."""
         return {
             "status": status,
             "best": self.best,
             "epochs": self.epoch,
             "stopped_early": self.stopped(),
+            "val_majority_baseline": self.baseline,
             "num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "peak_memory_mb": peak_memory(self.group.device),
             "config": dataclasses.asdict(self.config),
@@ -352,4 +368,46 @@ class Trainer:
         }
 
 
-RUN_STATE = ("epoch", "batch", "step", "stale", "seconds", "best", "history")
+RUN_STATE: dict[str, type] = {
+    "epoch": int,
+    "batch": int,
+    "step": int,
+    "stale": int,
+    "seconds": float,
+    "best": dict,
+    "history": list,
+}
+
+
+def training_set(config: Config) -> AVEDataset:
+    """The training split with the labels that config.supervision asks for."""
+    if config.supervision == "full":
+        return AVEDataset(config.data, "train")
+    noisy = exists(find_cache(config.data), "audio_feature_noisy")
+    return AVEDataset(config.data, "train", weak=True, noisy=noisy)
+
+
+def start_model(config: Config, dataset: AVEDataset) -> AVELocalizer:
+    """A new model for the data, with the weights of config.init if given."""
+    if not config.init:
+        return build_model(config.model, dataset)
+    source = checkpoint.load_initial(config.init)
+    model = build_model({**inherited(source.config), **config.model}, dataset)
+    checkpoint.copy_weights(model, source, config.init)
+    return model
+
+
+def baseline(train_set: AVEDataset, val_set: AVEDataset) -> float:
+    """Accuracy on the validation split of the most frequent class (of training, with segments)."""
+    reference = None if train_set.weak else train_set.labels.argmax(dim=-1)
+    return majority_baseline(val_set.labels.argmax(dim=-1), reference)
+
+
+def blame(dataset: AVEDataset) -> str:
+    """Which clip has values that are not finite, or advice where none has."""
+    for index in range(len(dataset)):
+        for name, values in zip(("audio", "visual"), dataset[index], strict=False):
+            if not values.isfinite().all():
+                clip = dataset.clip_name(index)
+                return f"the {name} features of {dataset.split} clip {clip} are not finite"
+    return "a smaller lr or clip_norm may help"

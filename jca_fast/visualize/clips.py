@@ -11,6 +11,7 @@ import torch
 
 from jca_fast.data.annotations import class_names
 from jca_fast.data.clips import open_clips
+from jca_fast.data.files import read_planted
 
 MAX_FRAME = 360
 """Longer side, in pixels, to which frames are reduced when they are read."""
@@ -155,10 +156,8 @@ class ClipSource:
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         if not self.planted:
             return None, None
-        import h5py
-
-        with h5py.File(self.planted, "r") as file:
-            return file["position"][row].reshape(shape) > 0, file["audible"][row] > 0
+        position, audible, _ = read_planted(self.planted)
+        return position[row].reshape(shape) > 0, audible[row] > 0
 
     def _read_frames(self, clip: str, count: int) -> list[np.ndarray] | None:
         return None if self.frames is None else read_frames(self.frames / clip, count)
