@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 from jca_fast.data.ave import AVEDataset
-from jca_fast.data.record import read_record, require_same_features
 from jca_fast.data.files import read_planted
+from jca_fast.data.record import read_record, require_same_features
 from jca_fast.training import metrics
 from jca_fast.training.checkpoint import load_model, trained_loss
 from jca_fast.training.distributed import Group, process_group
@@ -147,14 +147,21 @@ def play_pointing_game(
     return sum(group.gather(score), metrics.PointingGame())
 
 
-def check_fit(model: nn.Module, dataset: Any, path: str | Path) -> None:
-    """Raise ValueError if the labels of the data have other classes than the checkpoint."""
-    classes: int = model.config["num_classes"]  # type: ignore[index, assignment]
-    if dataset.labels.shape[-1] != classes:
-        raise ValueError(
-            f"{path}: the model has {classes} classes; "
-            f"needed: {dataset.labels.shape[-1]}, as in {dataset.root}"
-        )
+def check_fit(
+    model: nn.Module, item: tuple[Tensor, ...], data: str | Path, path: str | Path
+) -> None:
+    """Raise ValueError if a clip of the data has other sizes than the model of the checkpoint."""
+    audio, visual, *labels = item  # (N, d_a), (N, ..., d_v), (N, C)
+    found = {
+        "num_segments": len(audio),
+        "audio_features": audio.shape[-1],
+        "region_features": visual.shape[-1],
+        **{"num_classes": values.shape[-1] for values in labels},
+    }
+    config: dict[str, Any] = model.config  # type: ignore[assignment]
+    for name, size in found.items():
+        if config[name] != size:
+            raise ValueError(f"{data}: {name} is {size}; needed: {config[name]}, as in {path}")
 
 
 def evaluate_checkpoint(
@@ -177,7 +184,7 @@ def evaluate_checkpoint(
         model, content = load_model(path, group.device)
         require_same_features(path, content.get("features"), data, read_record(data))
         dataset = AVEDataset(data, split)
-        check_fit(model, dataset, path)
+        check_fit(model, dataset[0], data, path)
         objective = Objective(model, trained_loss(content))
         settings: dict[str, Any] = {
             "batch_size": batch_size,

@@ -48,13 +48,14 @@ def run(args: argparse.Namespace) -> int:
 
     from jca_fast.training.checkpoint import load_model, trained_loss
     from jca_fast.training.distributed import Group, pick_device
-    from jca_fast.training.inference import predict
+    from jca_fast.training.inference import check_fit, predict
     from jca_fast.training.logs import csv_text
     from jca_fast.training.objective import Objective
 
     group = Group(pick_device(args.device))
     model, content = load_model(args.checkpoint, group.device)
     dataset, clips, names, lengths = read_clips(args, content)
+    check_fit(model, dataset[0][:2], args.data, args.checkpoint)
     probabilities = predict(
         Objective(model, trained_loss(content)),
         dataset,

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 
 from jca_fast.atomic import write_json
 from jca_fast.data.ave import AVEDataset
-from jca_fast.data.record import read_record, require_same_features
 from jca_fast.data.cache import find_cache
 from jca_fast.data.files import exists
+from jca_fast.data.record import read_record, require_same_features
 from jca_fast.models import AVELocalizer
 from jca_fast.training import checkpoint
 from jca_fast.training.config import Config

@@ -163,14 +163,15 @@ def read_events(
 
 def class_names(content: dict[str, Any]) -> list[str]:
     """Names of the classes of a checkpoint, background last."""
-    from jca_fast.training.evaluate import class_names as numbered
+    from jca_fast.data.annotations import class_names as numbered
 
     return content.get("classes") or numbered(content["model_config"]["num_classes"])
 
 
 def write_files(result: Result, out: Path, checkpoint: str, record: Record) -> None:
     """events.json, events.csv and events.vtt."""
-    from jca_fast.training.logs import csv_text, write_json, write_text
+    from jca_fast.atomic import write_json, write_text
+    from jca_fast.training.logs import csv_text
 
     rows = [event.record() for event in result.events]
     write_json(

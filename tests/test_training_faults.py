@@ -1,0 +1,220 @@
+"""Damaged runs, clips that are not finite, devices and counts: one line that names the fault."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import random
+import re
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from training_tools import MODEL, csv_rows, make_data, settings, train_here
+
+from jca_fast.cli import main
+from jca_fast.data import AVEDataset
+from jca_fast.training import evaluate_checkpoint
+from jca_fast.training.distributed import pick_device
+
+ROUNDS = int(os.environ.get("JCA_FAST_CAMPAIGN", "6"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("made") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    train_here(**settings(made, out, epochs=1, model=MODEL))
+    return out
+
+
+@pytest.fixture
+def data(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "data")
+
+
+@pytest.fixture
+def out(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "out")
+
+
+# ---- last.pt
+
+
+def without(*path):
+    def change(state):
+        for key in path[:-1]:
+            state = state[key]
+        del state[path[-1]]
+
+    return change
+
+
+def with_value(value, *path):
+    def change(state):
+        for key in path[:-1]:
+            state = state[key]
+        state[path[-1]] = value
+
+    return change
+
+
+DAMAGE = {
+    "no config": without("config"),
+    "config is a list": with_value([], "config"),
+    "no data": without("data"),
+    "no optimizer": without("optimizer"),
+    "optimizer of another model": with_value({"state": {}, "param_groups": []}, "optimizer"),
+    "moments of another shape": lambda state: state["optimizer"]["state"][0].update(
+        exp_avg=torch.zeros(3, 3, 3)
+    ),
+    "no moments": lambda state: state["optimizer"]["state"][0].clear(),
+    "no schedule": without("schedule"),
+    "no ranks": without("ranks"),
+    "ranks are empty": with_value([{}], "ranks"),
+    "no random state": without("ranks", 0, "random"),
+    "random state of another kind": with_value({"python": 3}, "ranks", 0, "random"),
+    "sums of another shape": with_value(torch.zeros(3), "ranks", 0, "sums"),
+    "run is a number": with_value(3, "run"),
+    "no epoch": without("run", "epoch"),
+    "epoch is a text": with_value("one", "run", "epoch"),
+    "epoch is negative": with_value(-1, "run", "epoch"),
+    "history is short": with_value([], "run", "history"),
+    "history of numbers": with_value([1], "run", "history"),
+    "model is a list": with_value([], "model"),
+    "model of numbers": with_value({"a": 1}, "model"),
+    "model_config is a list": with_value([1], "model_config"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_names_the_file(made, out, damage):
+    state = torch.load(out / "last.pt", weights_only=True)
+    DAMAGE[damage](state)
+    torch.save(state, out / "last.pt")
+    before = (out / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"last\.pt: ") as caught:
+        train_here(**settings(made, out, epochs=2, model=MODEL))
+    assert "\n" not in str(caught.value)
+    assert (out / "last.pt").read_bytes() == before
+
+
+def test_random_damage_to_checkpoints_is_named(made, run, tmp_path, capsys):
+    dice = random.Random(1)
+    content = (run / "best.pt").read_bytes()
+    for round_ in range(4 * ROUNDS):
+        damaged = bytearray(content)
+        if round_ % 2:
+            damaged = damaged[: dice.randrange(len(damaged))]
+        else:
+            start = dice.randrange(len(damaged))
+            damaged[start : start + 16] = dice.randbytes(16)
+        path = tmp_path / "damaged.pt"
+        path.write_bytes(damaged)
+        status = main(["evaluate", str(path), "--data", str(made), "--device", "cpu"])
+        error = capsys.readouterr().err
+        assert status == 0 or (status == 2 and "damaged.pt" in error and error.count("\n") == 1)
+
+
+# ---- clips that are not finite
+
+
+def spoil(data, split, position, value=np.nan):
+    row = int(AVEDataset(data, split).indices[position])
+    with h5py.File(data / "audio_feature.h5", "r+") as file:
+        file["avadataset"][row, 1, 0] = value
+    return row
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_validation_clip_is_named_and_training_goes_on(data, tmp_path, capsys, value):
+    row = spoil(data, "val", 2, value)
+    summary = train_here(**settings(data, tmp_path / "run", epochs=2, model=MODEL))
+    assert summary["status"] == "finished"
+    printed = capsys.readouterr().out
+    assert f"val: the scores of clips {row}:pl{row:09d} are not finite" in printed
+    rows = csv_rows(tmp_path / "run" / "metrics.csv")
+    assert [row["val_loss"] for row in rows] == ["", ""]
+    assert all(0 <= float(row["val_accuracy"]) < 1 for row in rows)
+
+
+def test_a_broken_test_clip_is_null_in_every_output(data, run, tmp_path, capsys):
+    row = spoil(data, "test", 4)
+    result = evaluate_checkpoint(run, data, device="cpu")
+    assert result["not_finite"] == [f"{row}:pl{row:09d}"]
+    assert result["loss"] is None
+    assert json.dumps(result, allow_nan=False)
+    assert sum(map(sum, result["confusion"])) == 6 * 4 + result["num_segments"] - 7 * 4
+    assert main(["evaluate", str(run), "--data", str(data), "--device", "cpu"]) == 0
+    assert f"not finite, counted as wrong, in clips {row}:" in capsys.readouterr().out
+    flags = ["predict", str(run), "--data", str(data), "--device", "cpu", "-o"]
+    assert main([*flags, str(tmp_path / "p.json"), "--all-classes"]) == 0
+    assert f"not finite in clips {row}:" in capsys.readouterr().err
+    assert main([*flags, str(tmp_path / "p.csv")]) == 0
+    content = json.loads((tmp_path / "p.json").read_text())
+    broken = [r for r in content["segments"] if r["clip"].startswith(f"{row}:")]
+    assert {r["class"] for r in broken} == {None}
+    assert {r["score"] for r in broken} == {None}
+    assert all(math.isfinite(event["score"]) for event in content["events"])
+    with (tmp_path / "p.csv").open(newline="") as file:
+        table = [r for r in csv.DictReader(file) if r["clip"].startswith(f"{row}:")]
+    assert {(r["class"], r["score"]) for r in table} == {("", "")}
+
+
+def test_a_broken_training_clip_is_named(data, tmp_path):
+    row = spoil(data, "train", 5)
+    with pytest.raises(RuntimeError, match=f"audio features of train clip {row}:.* not finite"):
+        train_here(**settings(data, tmp_path / "run", epochs=1, model=MODEL))
+
+
+# ---- devices and counts
+
+
+@pytest.mark.parametrize("device", ["cpu:1", "xpu", "meta", "mps", "cuda:x", "cuda:-1", "", "gpu"])
+def test_other_devices_are_refused(device):
+    with pytest.raises(ValueError, match="device: expected auto, cpu, cuda or cuda:<index>, got"):
+        pick_device(device)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("size", ["-1", "0"])
+def test_batches_without_clips_are_refused(command, size, made, run, tmp_path, capsys):
+    flags = ["-o", str(tmp_path / "p.json"), "--device", "cpu", "--batch-size", size]
+    assert main([command, str(run), "--data", str(made), *flags]) == 2
+    assert f"batch_size is {size}; needed: 1 or more" in capsys.readouterr().err
+    assert not (tmp_path / "p.json").exists()
+
+
+# ---- npz
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"audio": np.zeros(3), "visual": np.zeros((1, 4, 2, 2, 5))}, r"audio of shape \(3,\)"),
+        ({"audio": np.zeros((1, 4, 6)), "visual": np.zeros((1, 4))}, r"visual of shape \(1, 4\)"),
+        ({"audio": np.array([["a"]])}, "audio of shape"),
+        ({"audio": np.zeros(()), "visual": np.zeros(())}, "audio of shape"),
+        (
+            {"audio": np.zeros((1, 5, 6)), "visual": np.zeros((1, 5, 2, 2, 5))},
+            "num_segments is 5; needed: 4",
+        ),
+    ],
+)
+def test_arrays_of_wrong_shape_are_named(run, tmp_path, capsys, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    flags = ["--device", "cpu", "-o", str(tmp_path / "p.csv")]
+    assert main(["predict", str(run), "--data", str(tmp_path / "a.npz"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "a.npz: " in error
+    assert re.search(message, error)
+    assert not (tmp_path / "p.csv").exists()
