@@ -156,8 +156,9 @@ def check_fit(
         "num_segments": len(audio),
         "audio_features": audio.shape[-1],
         "region_features": visual.shape[-1],
-        **{"num_classes": values.shape[-1] for values in labels},
     }
+    if labels:
+        found["num_classes"] = labels[0].shape[-1]
     config: dict[str, Any] = model.config  # type: ignore[assignment]
     for name, size in found.items():
         if config[name] != size:
