@@ -192,7 +192,8 @@ def test_autocast_gives_its_dtype_and_full_precision_gradients(backend, name, dt
     with torch.autocast("cpu", dtype):
         result = function(*inputs, backend=backend)
     first = result if isinstance(result, torch.Tensor) else result[0]
-    assert first.dtype == dtype
+    # A layer adds its residual in the dtype of its inputs.
+    assert first.dtype == (torch.float32 if name.startswith("joint_coattention") else dtype)
     total(result).backward()
     assert all(t.grad.dtype == torch.float32 for t in inputs)
     function, exact = (

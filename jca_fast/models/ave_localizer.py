@@ -16,6 +16,7 @@ from ..modules.checks import (
     check_positive,
     check_probability,
 )
+from ..modules.hub import Pretrained
 from ..modules.lengths import Lengths, used_segments, zero_padding
 from ..modules.linear import call_linear, reset_children
 from . import parts
@@ -36,7 +37,7 @@ _SIZES = (
 )
 
 
-class AVELocalizer(nn.Module):
+class AVELocalizer(Pretrained):
     """Audio-visual event localization: scores of every event class and background, per segment.
 
     ========================  ===========================  =======================================
@@ -97,7 +98,8 @@ class AVELocalizer(nn.Module):
 
     Attributes:
         config: the arguments without device and dtype, as plain Python values;
-            ``AVELocalizer(**config)`` has the same shapes.
+            ``AVELocalizer(**config)`` has the same shapes. ``save_pretrained`` and
+            ``from_pretrained`` keep it beside the weights.
 
     Raises:
         TypeError, ValueError: an argument is out of its range, or an input has the wrong type,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_backend, check_features, check_positive, check_probability
+from .hub import Pretrained
 from .lengths import Lengths, used_segments, zero_padding
 from .linear import reset_children
 from .paper_layer import Maps, PaperLayer
@@ -19,7 +20,7 @@ Fused = Features | list[Features] | tuple[Features, list[Maps]] | tuple[list[Fea
 """The features, or those after every layer; with ``return_maps`` a pair with the maps."""
 
 
-class JointCoAttention(nn.Module):
+class JointCoAttention(Pretrained):
     """Recursive fusion by Joint Co-Attention: ``num_layers`` layers, each with its own weights.
 
         A^l, V^l = layer_l(A^(l-1), V^(l-1))         l = 1 .. num_layers          Eqs. 7, 8
@@ -50,7 +51,7 @@ class JointCoAttention(nn.Module):
 
     Attributes:
         config: the arguments without device and dtype; ``JointCoAttention(**config)`` has the same
-            shapes.
+            shapes. ``save_pretrained`` and ``from_pretrained`` keep it beside the weights.
 
     Raises:
         TypeError, ValueError: an argument is out of its range, or a feature has the wrong type,

@@ -58,7 +58,7 @@ def check_sizes_positive(name: str, value: Tensor) -> None:
 def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Under autocast, the tensors in its dtype (float64 is left alone); otherwise as they are."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]

@@ -30,6 +30,7 @@ from .checks import (
     dropout_seed,
 )
 from .library import overload
+from .tanh_attention import tanh_attention
 
 
 def joint_coattention(
@@ -62,7 +63,8 @@ def joint_coattention(
         backend: "auto" or the name of a backend; one that cannot serve raises and says why.
 
     Returns:
-        The new features X_i' (B, N, d_i), in the order of ``inputs``; under autocast, in autocast's dtype.
+        The new features X_i' (B, N, d_i), in the order and the dtype of ``inputs``. Autocast casts the
+        operands of the products and keeps the residual; wider inputs then cost several calls.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
@@ -87,6 +89,9 @@ def joint_coattention(
     seed = dropout_seed(dropout_p, seed, generator, tensors[0].device)
     backend = choose("joint_coattention", backend, tensors)
     scales = [float(s) for s in scales]
+    if any(x.dtype != cast.dtype for x, cast in zip(inputs, tensors, strict=False)):
+        operands = (inputs, *_split(tensors, sizes)[1:])
+        return _by_parts(operands, scales, float(dropout_p), seed, backend)
     if needs_grad(*tensors):
         return record(JointCoAttention, sizes, scales, float(dropout_p), seed, backend, *tensors)[
             :n
@@ -94,6 +99,31 @@ def joint_coattention(
     grouped = _split(tensors, sizes)
     return tuple(
         overload("joint_coattention", backend)(*grouped, scales, float(dropout_p), seed, False)
+    )
+
+
+def _by_parts(
+    operands: Sequence[Sequence[Tensor]],
+    scales: Sequence[float],
+    dropout_p: float,
+    seed: Tensor | None,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    """The layer under autocast, for inputs of a wider dtype.
+
+    The layer op would round X' to its own dtype. The products and the attention run in autocast's
+    dtype, and the residual is added in the dtype of the inputs, so that it is never rounded.
+    """
+
+    def attention(q, k, v, scale, dropout_p, seed):
+        return tanh_attention(q, k, v, scale, dropout_p=dropout_p, seed=seed, backend=backend)
+
+    inputs, joints, w_j, w_x, w_c, w_h = operands
+    weights = (w_j, w_x, w_c, w_h)
+    return tuple(
+        reference.joint_coattention(
+            inputs, joints, *weights, scales, dropout_p, seed, False, attention=attention
+        )
     )
 
 
