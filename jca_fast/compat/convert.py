@@ -87,7 +87,7 @@ def _write_native(checkpoint: Checkpoint, target: Path) -> list[str]:
 def _write_safetensors(checkpoint: Checkpoint, target: Path) -> list[str]:
     import json
 
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from ..atomic import replacing
     from .checkpoint import SAFETENSORS_FORMAT
@@ -101,9 +101,8 @@ def _write_safetensors(checkpoint: Checkpoint, target: Path) -> list[str]:
         "model": str(checkpoint.recognized), "prefix": prefix, "entry": checkpoint.entry, "extra": extra,
     }  # fmt: skip
     with replacing(target) as temporary:
-        save_file(
-            tensors, temporary, {"format": SAFETENSORS_FORMAT, "published": json.dumps(facts)}
-        )
+        metadata = {"format": SAFETENSORS_FORMAT, "published": json.dumps(facts)}
+        temporary.write_bytes(save(tensors, metadata))
     lines = [f"{target}: {len(tensors)} tensors under their published names"]
     return lines + ([f"left behind, not plain values: {', '.join(left)}"] if left else [])
 
