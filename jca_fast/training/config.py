@@ -47,7 +47,7 @@ class Config:
 
     epochs: int = option(300, "passes over the training clips", low=1, free=True)
     batch_size: int = option(64, "clips per step, all processes together", low=1)
-    lr: float = option(1e-3, "learning rate of Adam", low=0)
+    lr: float = option(2e-3, "learning rate of Adam", low=0)
     weight_decay: float = option(0.0, "weight decay (L2) of Adam", low=0)
     loss: str = option(
         "cross_entropy",
