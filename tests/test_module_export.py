@@ -1,0 +1,71 @@
+"""Modules in ONNX, and exported programs: the numbers of Python."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jca_fast import AVELocalizer, JointCoAttention
+
+FORMS = pytest.mark.parametrize("form", ["paper", "released"])
+
+
+def fusion(form):
+    features = torch.randn(2, 5, 6), torch.randn(2, 5, 4)
+    return JointCoAttention(6, 4, 5, 3, 2, form).eval(), features
+
+
+def localizer(form):
+    sizes = {"audio_features": 10, "region_features": 14, "num_regions": 4, "num_segments": 5}
+    inputs = torch.randn(2, 5, 10), torch.randn(2, 5, 4, 14)
+    return AVELocalizer(8, 12, 2, form=form, **sizes).eval(), inputs
+
+
+def outputs(result):
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def onnx_outputs(module, inputs, path, **options):
+    """What onnxruntime computes with the exported model."""
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    runtime = pytest.importorskip("onnxruntime")
+    torch.onnx.export(module, inputs, dynamo=True, verbose=False, **options).save(path)
+    session = runtime.InferenceSession(path)
+    names = [value.name for value in session.get_inputs()]
+    arrays = [x.numpy() for x in (*inputs, *options.get("kwargs", {}).values())]
+    return [torch.from_numpy(y) for y in session.run(None, dict(zip(names, arrays, strict=True)))]
+
+
+@FORMS
+@pytest.mark.parametrize("build", [fusion, localizer])
+@pytest.mark.filterwarnings("ignore")
+def test_onnx(form, build, tmp_path):
+    module, inputs = build(form)
+    with torch.no_grad():
+        expected = outputs(module(*inputs))
+    got = onnx_outputs(module, inputs, str(tmp_path / "model.onnx"))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@FORMS
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_with_lengths(form, tmp_path):
+    module, inputs = fusion(form)
+    lengths = torch.tensor([3, 5])
+    with torch.no_grad():
+        expected = list(module(*inputs, lengths=lengths))
+    path, named = str(tmp_path / "model.onnx"), {"lengths": lengths}
+    got = onnx_outputs(module, inputs, path, kwargs=named)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@FORMS
+def test_exported_with_lengths(form):
+    module, inputs = fusion(form)
+    lengths = torch.tensor([3, 5])
+    with torch.no_grad():
+        program = torch.export.export(module, inputs, {"lengths": lengths}).module()
+        torch.testing.assert_close(
+            program(*inputs, lengths=lengths - 1), module(*inputs, lengths=lengths - 1)
+        )
