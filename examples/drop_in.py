@@ -2,8 +2,8 @@
 
     python examples/drop_in.py
 
-A model is trained with the published recipe, saved as the published code saves it, loaded by its keys and shapes
-alone, and taken over by this library's own model.
+A model is trained with the published recipe, saved as the published code saves it, loaded by its
+keys and shapes alone, and converted to this library's own model.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from jca_fast.compat import load_checkpoint, read_checkpoint, to_native
 from jca_fast.compat.released import DCNWithRCNN  # was: from models import DCNWithRCNN
 
 OPTIONS = Namespace(
-    rnn="LSTM", num_layers=2, audio_size=32, video_size=32, num_seq=2, droprnn=0.1, dropout=0.3, num_classes=29
-)  # fmt: skip
+    rnn="LSTM",
+    num_layers=2,
+    audio_size=32,
+    video_size=32,
+    num_seq=2,
+    droprnn=0.1,
+    dropout=0.3,
+    num_classes=29,
+)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Fully supervised events: which of four happens in each of ten segments. An event is one that is heard *and* seen.
+"""Fully supervised events: which of four happens in each of ten segments, heard *and* seen.
 
 python examples/segment_events.py
 """
@@ -15,7 +15,10 @@ SEGMENTS, CLASSES, BACKGROUND, WIDTH = 10, 5, 4, 24
 
 
 def make_clips(count: int, prototypes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Audio, visual (count, 10, 24) and classes (count, 10): a segment is an event where both carry its prototype."""
+    """Audio, visual (count, 10, 24) and classes (count, 10).
+
+    A segment is an event where both modalities carry its prototype.
+    """
     event = torch.randint(0, BACKGROUND, (count, 1))
     heard, seen = torch.rand(2, count, SEGMENTS) < 0.7
     audio = torch.randn(count, SEGMENTS, WIDTH) + heard[..., None] * prototypes[0, event]
@@ -24,7 +27,7 @@ def make_clips(count: int, prototypes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class EventModel(nn.Module):
-    """Joint Co-Attention, then a small network on both features; the softmax over the classes is in the loss."""
+    """Joint Co-Attention, then a small network on both features; the loss has the softmax."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Person verification: voice and face fused to one embedding, angular margin loss, equal error rate and minDCF.
+"""Person verification: voice and face in one embedding, angular margin loss, EER and minDCF.
 
     python examples/speaker_verification.py
 
-``FusionModel`` is the published speaker verification model; its sizes here are smaller than the published ones.
+``FusionModel`` is the published speaker verification model, with smaller sizes than the published.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SEGMENTS, VOICE, FACE, SPEAKERS, KNOWN = 8, 24, 32, 60, 40
 
 
 def make_clips(speakers: Tensor, voices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """One clip of each speaker: voice (n, 8, 24) and face (n, 8, 32) features around the speaker's own."""
+    """One clip of each speaker: voice (n, 8, 24), face (n, 8, 32), around the speaker's features."""
     audio = voices[speakers, None] + 1.2 * torch.randn(len(speakers), SEGMENTS, VOICE)
     visual = faces[speakers, None] + 1.2 * torch.randn(len(speakers), SEGMENTS, FACE)
     return audio, visual

@@ -1,4 +1,4 @@
-"""Video, audio and text: Joint Co-Attention of three modalities, and what every layer of the recursion gives.
+"""Video, audio and text: three modalities, and the features after every layer of the recursion.
 
 python examples/three_modalities.py
 """
@@ -16,7 +16,7 @@ SEGMENTS, DIMS = 30, (32, 16, 16)
 
 
 def make_clips(count: int, mixing: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Three features of widths 32, 16, 16, each with its own noise, and the curve (count, 30) behind all of them."""
+    """Three features of widths 32, 16, 16 with independent noise, and their curve (count, 30)."""
     steps = torch.linspace(0, 6, SEGMENTS)
     curve = torch.sin(6.3 * torch.rand(count, 1) + steps * (0.5 + torch.rand(count, 1)))
     return [curve[..., None] * m + torch.randn(count, SEGMENTS, len(m)) for m in mixing], curve

@@ -1,9 +1,9 @@
-"""One class for a whole utterance (as in CREMA-D, RAVDESS, IEMOCAP), with utterances of different lengths.
+"""One class for a whole utterance of any length (as in CREMA-D, RAVDESS, IEMOCAP).
 
     python examples/utterance_classification.py
 
-The weights of Joint Co-Attention are N x N, so every clip has N segments: shorter ones are padded with zeros, and the
-classifier is told how many segments to use.
+Shorter clips are padded, and both fusion and classifier are told how many segments are in use. The
+result is then that of the truly shorter clips, which zeros alone would not give.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ SEGMENTS, CLASSES, WIDTH = 12, 6, 32
 
 
 def make_clips(count: int, prototypes: Tensor) -> tuple[Tensor, ...]:
-    """Audio, visual (count, 12, 32), lengths and classes (count,): half of a class is heard, half of it is seen."""
+    """Audio, visual (count, 12, 32), lengths and classes (count,).
+
+    Half of a class is heard and half of it is seen. The padding holds NaN, which does not matter.
+    """
     classes, lengths = torch.randint(0, CLASSES, (count,)), torch.randint(4, SEGMENTS + 1, (count,))
     used = (torch.arange(SEGMENTS) < lengths[:, None])[..., None]  # (count, 12, 1)
     audio = torch.randn(count, SEGMENTS, WIDTH) + prototypes[0, classes // 2][:, None]
     visual = torch.randn(count, SEGMENTS, WIDTH) + prototypes[1, classes % 2][:, None]
-    return audio * used, visual * used, lengths, classes
+    padding = torch.tensor(torch.nan)
+    return torch.where(used, audio, padding), torch.where(used, visual, padding), lengths, classes
 
 
 class UtteranceModel(nn.Module):
@@ -35,7 +39,8 @@ class UtteranceModel(nn.Module):
         self.classifier = UtteranceClassifier(2 * WIDTH, CLASSES)
 
     def forward(self, audio: Tensor, visual: Tensor, lengths: Tensor) -> Tensor:
-        return self.classifier(torch.cat(self.fusion(audio, visual), dim=-1), lengths)  # (B, 6)
+        fused = torch.cat(self.fusion(audio, visual, lengths=lengths), dim=-1)  # (B, 12, 64)
+        return self.classifier(fused, lengths)  # (B, 6)
 
 
 def main() -> None:

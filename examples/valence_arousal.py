@@ -1,4 +1,4 @@
-"""Continuous emotion: valence and arousal of every segment, trained with the concordance loss on the published CAM.
+"""Continuous emotion: valence and arousal of every segment, by the CAM and the concordance loss.
 
     python examples/valence_arousal.py
 

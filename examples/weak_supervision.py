@@ -1,9 +1,9 @@
-"""Weakly supervised events: the labels say what happens in a video, not when; background clips help to tell.
+"""Weakly supervised events: the labels say what happens in a video, not when.
 
     python examples/weak_supervision.py [--pooling max|mean] [--noisy FOLDER]
 
-With --noisy, the background comes from ``audio_feature_noisy.h5`` in that folder: the 178 clips that the AVE data set
-offers for this. Its visual features are made up here.
+With --noisy, the background comes from ``audio_feature_noisy.h5`` in that folder: the 178 clips
+that the AVE data set offers for this. Their visual features are random.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEGMENTS, BACKGROUND, AUDIO, VISUAL = 10, 4, 128, 32
 
 
 def background_clips(count: int, noisy: Path | None) -> tuple[Tensor, Tensor]:
-    """Audio (count, 10, 128), sparse and non-negative like VGGish, and visual (count, 10, 32), without an event."""
+    """Audio (count, 10, 128), sparse and non-negative like VGGish, and visual (count, 10, 32)."""
     visual = torch.randn(count, SEGMENTS, VISUAL)
     if noisy is None:
         return torch.relu(torch.randn(count, SEGMENTS, AUDIO) - 0.4), visual
@@ -35,7 +35,7 @@ def background_clips(count: int, noisy: Path | None) -> tuple[Tensor, Tensor]:
 def event_clips(
     count: int, prototypes: tuple[Tensor, Tensor], noisy: Path | None
 ) -> tuple[Tensor, ...]:
-    """Background into which each clip's event is laid, 3 to 6 segments in a row; classes (count,) and (count, 10)."""
+    """Background with an event of 3 to 6 segments in each clip; classes (count,), (count, 10)."""
     audio, visual = background_clips(count, noisy)
     event = torch.randint(0, BACKGROUND, (count,))
     start, length = torch.randint(0, 5, (count, 1)), torch.randint(3, 7, (count, 1))
@@ -50,7 +50,8 @@ def event_clips(
 class WeakModel(nn.Module):
     """The released form, whose update of a segment is made of that segment's own features.
 
-    The paper's form writes into all segments at once; without labels in time it finds the event less well in time.
+    The paper's form writes into all segments at once. Without labels in time it locates the event
+    less well.
     """
 
     def __init__(self) -> None:
@@ -91,9 +92,8 @@ def main() -> None:
         1
     )  # (200, 1)
     found = segments.gather(1, strongest) != BACKGROUND
-    print(
-        f"video accuracy: {(video_scores(logits, args.pooling).argmax(-1) == event).float().mean():.3f}"
-    )
+    right = video_scores(logits, args.pooling).argmax(-1) == event
+    print(f"video accuracy: {right.float().mean():.3f}")
     print(f"a random segment lies in the event: {(segments != BACKGROUND).float().mean():.3f}")
     print(f"strongest segment lies in the event: {found.float().mean():.3f}")
 

@@ -24,6 +24,9 @@ from jca_fast.modules import (
     window_lengths,
     window_starts,
 )
+from jca_fast.training.distributed import Group
+from jca_fast.training.inference import predict
+from jca_fast.training.objective import Objective
 
 N, LENGTHS = 7, [7, 3, 1, 5]
 FORMS = pytest.mark.parametrize("form", ["paper", "released"])
@@ -395,3 +398,40 @@ def test_windows_of_clips_of_different_lengths():
 def test_a_long_clip_says_how():
     with pytest.raises(ValueError, match="cut_windows cuts longer clips"):
         fusion("paper")(*(torch.zeros(1, N + 1, 6).double() for _ in range(2)))
+
+
+# ---- training
+
+
+@pytest.mark.parametrize("loss", ["softmargin", "softmargin_logits", "cross_entropy"])
+@pytest.mark.parametrize("weak", [False, True], ids=["segments", "clips"])
+def test_the_loss_leaves_the_padding_out(loss, weak):
+    model = AVELocalizer(8, 8, 1, num_classes=5, **SMALL).double().eval()
+    objective = Objective(model, loss)
+    audio, regions = (x.detach() for x in padded(10, 4 * 14))
+    visual = regions.unflatten(-1, (4, 14))
+    classes = torch.randint(0, 5, (4,) if weak else (4, N))
+    labels = nn.functional.one_hot(classes, 5).double()
+    got, predicted = objective(audio, visual, labels, torch.tensor(LENGTHS))
+    got.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    total, weights = 0.0, 0
+    for b, n in enumerate(LENGTHS):
+        label = labels[b : b + 1] if weak else labels[b : b + 1, :n]
+        one, classes = objective(audio[b : b + 1, :n], visual[b : b + 1, :n], label)
+        assert torch.equal(predicted[b : b + 1, ...] if weak else predicted[b : b + 1, :n], classes)
+        weight = 1 if weak else n
+        total, weights = total + weight * one, weights + weight
+    torch.testing.assert_close(got, total / weights)
+
+
+def test_prediction_reads_the_clips_without_their_padding():
+    model = AVELocalizer(8, 8, 1, num_classes=5, **SMALL).eval()
+    audio, regions = (x.detach() for x in padded(10, 4 * 14, dtype=torch.float32))
+    visual = regions.unflatten(-1, (4, 14))
+    clips = torch.utils.data.TensorDataset(audio, visual)
+    group = Group(torch.device("cpu"))
+    found = predict(Objective(model), clips, group, batch_size=3, lengths=LENGTHS)
+    for b, n in enumerate(LENGTHS):
+        alone = torch.utils.data.TensorDataset(audio[b : b + 1, :n], visual[b : b + 1, :n])
+        torch.testing.assert_close(found[b : b + 1, :n], predict(Objective(model), alone, group))

@@ -110,16 +110,19 @@ def predict(
     *,
     batch_size: int = 64,
     precision: str = "float32",
+    lengths: list[int] | None = None,
 ) -> Tensor:
     """Probability of every class in every segment, (n, N, C) float32.
 
-    The items of dataset begin with audio and visual.
+    The items of dataset begin with audio and visual. lengths: segments in use of each clip; what
+    lies behind them does not matter, and its probabilities are those of scores of zero.
     """
     objective.eval()
     found = []
-    for _, (audio, visual, *_) in split_batches(dataset, batch_size, group):
+    for rows, (audio, visual, *_) in split_batches(dataset, batch_size, group):
+        counts = None if lengths is None else [lengths[row] for row in rows]
         with autocast(group.device, precision):
-            scores = objective.scores(audio, visual)
+            scores = objective.scores(audio, visual, counts)
         found.append(objective.probabilities(scores).float().cpu())
     return torch.cat(found)
 

@@ -6,12 +6,15 @@ import inspect
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn, promote_types
 from torch import float32 as fp32
 from torch.nn import functional as F
 
 from jca_fast.data.ave import AVEDataset
+from jca_fast.heads import video_scores
 from jca_fast.models import AVELocalizer
+from jca_fast.modules.lengths import Lengths, used_segments
 from jca_fast.training.settings import check_keys
 
 LOSSES = ("auto", "softmargin", "softmargin_logits", "cross_entropy")
@@ -27,8 +30,8 @@ class Objective(nn.Module):
     cross-entropy.
     cross_entropy: softmax cross-entropy per segment on those scores.
     auto: softmargin for form="released", softmargin_logits for form="paper", whose sigmoid the loss
-    then applies itself. With softmargin on its sigmoid outputs the paper form falls into the plateau
-    of all probabilities 0 (loss log 2).
+    then applies itself. With softmargin on its sigmoid outputs the paper form falls into the
+    plateau of all probabilities 0 (loss log 2).
 
     All are means over clips, segments and (softmargin) classes, computed in float32 at least. With
     labels by clip (weak supervision) the scores are first averaged over the segments of the clip
@@ -44,26 +47,35 @@ class Objective(nn.Module):
             loss = "softmargin" if released else "softmargin_logits"
         self.model, self.loss = model, loss
 
-    def forward(self, audio: Tensor, visual: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, audio: Tensor, visual: Tensor, labels: Tensor, lengths: Lengths | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The mean loss () and the predicted classes.
 
         audio (B, N, d_a), visual (B, N, 7, 7, d_v), one-hot labels (B, N, C) or, of whole clips,
-        (B, C); the classes are (B, N) or (B,).
+        (B, C); the classes are (B, N) or (B,). lengths (B,), at least 1, counts the segments in use
+        of each clip; the padding is no part of the loss.
         """
-        scores = self.scores(audio, visual)
-        pooled = scores if labels.ndim == 3 else self._pool(scores)
-        return self.measure(scores, labels), pooled.detach().argmax(dim=-1)
+        scores = self.scores(audio, visual, lengths)
+        pooled = scores if labels.ndim == 3 else self._pool(scores, lengths)
+        return self.measure(scores, labels, lengths), pooled.detach().argmax(dim=-1)
 
-    def scores(self, audio: Tensor, visual: Tensor) -> Tensor:
+    def scores(self, audio: Tensor, visual: Tensor, lengths: Lengths | None = None) -> Tensor:
         """What the loss is computed from: logits, or for softmargin probabilities, (B, N, C)."""
         score: Any = self.model if self.loss == "softmargin" else self.model.logits
-        scores: Tensor = score(audio, visual)
+        padded = {} if lengths is None else {"lengths": lengths}
+        scores: Tensor = score(audio, visual, **padded)
         return scores.to(promote_types(scores.dtype, fp32))
 
-    def measure(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def measure(self, scores: Tensor, labels: Tensor, lengths: Lengths | None = None) -> Tensor:
         """The mean loss () of scores (B, N, C) with labels (B, N, C) or (B, C)."""
         labels = labels.to(scores.dtype)
-        pooled = scores if labels.ndim == 3 else self._pool(scores)
+        used = used_segments(lengths, None, scores)
+        if labels.ndim == 3 and used is not None:
+            scores, labels = (
+                x[used[..., 0]][:, None] for x in (scores, labels)
+            )  # (segments, 1, C)
+        pooled = scores if labels.ndim == 3 else self._pool(scores, lengths)
         if self.loss != "cross_entropy":
             return F.multilabel_soft_margin_loss(pooled, labels)
         if labels.ndim == 3:
@@ -80,11 +92,15 @@ class Objective(nn.Module):
             return scores
         return scores.softmax(-1) if self.loss == "cross_entropy" else scores.sigmoid()
 
-    def _pool(self, scores: Tensor) -> Tensor:
+    def _pool(self, scores: Tensor, lengths: Lengths | None = None) -> Tensor:
         """Scores of whole clips (B, C); for cross-entropy the logarithm of the mean softmax."""
+        used = used_segments(lengths, None, scores)
         if self.loss != "cross_entropy":
-            return scores.mean(dim=1)
-        return scores.log_softmax(dim=-1).logsumexp(dim=1) - math.log(scores.shape[1])
+            return video_scores(scores, "mean", lengths)
+        logs = scores.log_softmax(dim=-1)
+        if used is None:
+            return logs.logsumexp(dim=1) - math.log(scores.shape[1])
+        return torch.where(used, logs, -math.inf).logsumexp(dim=1) - used.sum(dim=1).log()
 
 
 def inherited(config: dict[str, Any]) -> dict[str, Any]:

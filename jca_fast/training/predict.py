@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         group,
         batch_size=args.batch_size,
         precision=args.precision,
+        lengths=lengths,
     )
     rows, events = segment_rows(probabilities, clips, names, args.all_classes, lengths)
     broken = sorted({row["clip"] for row in rows if row["class"] is None})
