@@ -24,7 +24,8 @@
 #define JCA_NO_MEMORY 5     // scratch could not be allocated
 #define JCA_BAD_ISA 6  // JCA_FAST_ISA names a level that this processor or this build does not have
 #define JCA_BAD_THRESHOLD 7  // dropout threshold outside 0..65536
-#define JCA_STATUS_COUNT 8
+#define JCA_TOO_LARGE 8      // the size of the scratch does not fit into 64 bits
+#define JCA_STATUS_COUNT 9
 
 #define JCA_FLOAT32 0
 #define JCA_FLOAT64 1

@@ -2,7 +2,6 @@
 // writes its results, so that plain tensors and the fused layer differ only there.
 #pragma once
 
-#include "parallel.h"
 #include "tiles.h"
 
 namespace jca {
@@ -15,9 +14,17 @@ constexpr int kRows = 32, kCols = 128;
 
 struct Shape {
     int64_t batch, m, l, n, d;
-    bool shared_v;
-    uint32_t limit;  // dropout threshold << 16
-    int64_t seed;
+    bool shared_v = false;
+    uint32_t limit = 0;  // dropout threshold << 16
+    int64_t seed = 0;
+    double scale = 1;
+    double kept = 1;  // what a kept element is multiplied by
+
+    // The factor from a quarter of tanh's slope to the derivative of a kept element.
+    template <class T>
+    T gain() const {
+        return (T)(4 * (scale < 0 ? -scale : scale) * kept);
+    }
 };
 
 // What an engine asks of a Source. Tiles are packed; `count` rows or columns of a tile are valid
@@ -25,21 +32,23 @@ struct Shape {
 template <class S>
 constexpr bool is_source() {
     using T = typename S::Real;
-    // N x 64 of q, multiplied by scale * 2 log2(e)
+    // N x 64 of q, with the sign of the scale
     [[maybe_unused]] void (S::*q)(int64_t b, int64_t i, int64_t count, T* dst) const = &S::q;
     // N x width of k
     [[maybe_unused]] void (S::*k)(int64_t b, int64_t j, int64_t count, T* dst, int64_t width,
                                   T* temp) const = &S::k;
-    // D x width of v, multiplied by the scale of kept elements
+    // D x width of v
     [[maybe_unused]] void (S::*v)(int64_t b, int64_t j, int64_t count, T* dst, int64_t width)
         const = &S::v;
-    // D x 64 of the result, which it may overwrite
+    // D x 64 of the product with v, which it multiplies by the scale of kept elements and may
+    // overwrite
     [[maybe_unused]] void (S::*put)(int64_t b, int64_t i, int64_t count, T* o, T* temp) const =
         &S::put;
     // D x 64 of the gradient of the product with v
     [[maybe_unused]] void (S::*dout)(int64_t b, int64_t i, int64_t count, T* dst, T* temp) const =
         &S::dout;
-    // N x 64, N x width and D x width of the gradients
+    // N x 64, N x width and D x width of the gradients; it applies the sign of the scale to that of
+    // q and the scale of kept elements to that of v
     [[maybe_unused]] void (S::*put_dq)(int64_t b, int64_t i, int64_t count, const T* x) const =
         &S::put_dq;
     [[maybe_unused]] void (S::*put_dk)(int64_t b, int64_t j, int64_t count, const T* x,
@@ -75,19 +84,20 @@ struct Engines {
     }
 
     int run() const {
-        int64_t units = 0, scratch = 0;
+        int64_t units = 0;
+        size_t scratch = 0;
         Arena shared{nullptr};
         for (int64_t i = 0; i < count; i++) {
             units += engine[i].units();
-            scratch = max_of(scratch, (int64_t)engine[i].scratch_bytes());
-            shared.take<char>((int64_t)engine[i].shared_bytes());
+            const size_t bytes = engine[i].scratch_bytes();
+            if (bytes > scratch) scratch = bytes;
+            shared.add(engine[i].shared_bytes());
         }
         Buffer buffer(shared.used);
-        if (!buffer.data && shared.used) return JCA_NO_MEMORY;
+        if (!buffer.data && shared.used) return no_memory(shared.used);
         Arena arena{buffer.data};
-        for (int64_t i = 0; i < count; i++)
-            engine[i].prepare(arena.take<char>((int64_t)engine[i].shared_bytes()));
-        const int status = parallel_units(units, (size_t)scratch, *this);
+        for (int64_t i = 0; i < count; i++) engine[i].prepare(arena.add(engine[i].shared_bytes()));
+        const int status = parallel_units(units, scratch, *this);
         for (int64_t i = 0; status == JCA_OK && i < count; i++) engine[i].finish();
         return status;
     }
@@ -99,11 +109,12 @@ struct Forward {
     using T = typename S::Real;
     Shape shape;
     const S* source;
+    Fold<T> fold{shape.scale};
     T* shared_v = nullptr;  // [tile j][D][64]
     int64_t tiles_i = ceil_div(shape.m, kTile), tiles_j = ceil_div(shape.l, kTile);
     // Row tiles per unit: about 32 units in all, chosen from the shape alone, so that packing k and
     // v is paid seldom.
-    int64_t group = min_of(tiles_i, max_of(1, shape.batch* tiles_i / 32));
+    int64_t group = min_of(tiles_i, max_of(1, product(shape.batch, tiles_i) / 32));
     int64_t groups = ceil_div(tiles_i, group);
 
     struct Scratch {
@@ -111,9 +122,11 @@ struct Forward {
         uint32_t *row, *word;
     };
 
-    int64_t units() const { return shape.batch * groups; }
+    int64_t units() const { return product(shape.batch, groups); }
     size_t shared_bytes() const {
-        return shape.shared_v ? (size_t)(tiles_j * shape.d * kTile) * sizeof(T) : 0;
+        Arena arena{nullptr};
+        if (shape.shared_v) arena.take<T>(tiles_j, shape.d, kTile);
+        return arena.used;
     }
     size_t scratch_bytes() const {
         Arena arena{nullptr};
@@ -133,14 +146,14 @@ struct Forward {
 
     Scratch layout(Arena& arena) const {
         Scratch s;
-        s.v = shape.shared_v ? shared_v : arena.take<T>(tiles_j * shape.d * kTile);
+        s.v = shape.shared_v ? shared_v : arena.take<T>(tiles_j, shape.d, kTile);
         s.temp = arena.take<T>(source->temp_size());
-        s.k = arena.take<T>(tiles_j * shape.n * kTile);
-        s.q = arena.take<T>(shape.n * kTile);
+        s.k = arena.take<T>(tiles_j, shape.n, kTile);
+        s.q = arena.take<T>(shape.n, kTile);
         s.c = arena.take<T>(kTile * kTile);
-        s.o = arena.take<T>(shape.d * kTile);
+        s.o = arena.take<T>(shape.d, kTile);
         s.row = arena.take<uint32_t>(kTile);
-        s.word = arena.take<uint32_t>(tiles_j * kTile / 2);
+        s.word = arena.take<uint32_t>(tiles_j, kTile / 2);
         return s;
     }
 
@@ -167,7 +180,8 @@ struct Forward {
         for (int64_t t = 0; t < tiles_j; t++) {
             const int64_t count = min_of(kTile, shape.l - t * kTile);
             const Mask mask{s.row, s.word + t * kTile / 2, shape.limit};
-            score_tile<T, DROP>(s.k + t * shape.n * kTile, s.q, shape.n, count, mask, s.c);
+            const Operands<T> kq{s.k + t * shape.n * kTile, s.q, shape.n};
+            score_tile<T, DROP>(kq, fold, count, mask, s.c);
             rank_update<T, kTile>(s.v + t * shape.d * kTile, shape.d, s.c, count, kTile, s.o);
         }
         source->put(b, i, rows, s.o, s.temp);
@@ -183,12 +197,15 @@ struct Backward {
     using T = typename S::Real;
     Shape shape;
     const S* source;
+    Fold<T> fold{shape.scale};
+    T gain = shape.template gain<T>();
     int64_t tiles_i = ceil_div(shape.m, kRows), tiles_j = ceil_div(shape.l, kCols);
     int64_t groups = shape.shared_v ? max_of(1, min_of(shape.batch, 16)) : shape.batch;
     // Column tiles per unit.
     int64_t chunk = ceil_div(tiles_j, min_of(tiles_j, ceil_div(8, max_of(groups, 1))));
     int64_t chunks = ceil_div(tiles_j, chunk);
-    int64_t k_size = shape.n * kCols, v_size = shape.d * kCols, q_size = shape.n * kTile;
+    int64_t k_size = product(shape.n, kCols), v_size = product(shape.d, kCols);
+    int64_t q_size = product(shape.n, kTile);
     T* shared_v = nullptr;    // [tile j][D][kCols]
     T* dv_partial = nullptr;  // [group][tile j][D][kCols], shared v only
     T* dq_partial = nullptr;  // [chunk][sample][tile i][N][64], more than one chunk only
@@ -212,9 +229,9 @@ struct Backward {
         return arena.used;
     }
     void share(Arena& arena) {
-        shared_v = arena.take<T>(shape.shared_v ? tiles_j * v_size : 0);
-        dv_partial = arena.take<T>(shape.shared_v ? groups * tiles_j * v_size : 0);
-        dq_partial = arena.take<T>(chunks > 1 ? chunks * shape.batch * tiles_i * q_size : 0);
+        shared_v = arena.take<T>(shape.shared_v ? tiles_j : 0, v_size);
+        dv_partial = arena.take<T>(shape.shared_v ? groups : 0, tiles_j, v_size);
+        dq_partial = arena.take<T>(chunks > 1 ? chunks : 0, shape.batch, tiles_i, q_size);
     }
     void prepare(char* shared) {
         Arena arena{shared};
@@ -226,19 +243,19 @@ struct Backward {
 
     Scratch layout(Arena& arena) const {
         Scratch s;
-        s.v = shape.shared_v ? nullptr : arena.take<T>(chunk * v_size);
+        s.v = shape.shared_v ? nullptr : arena.take<T>(chunk, v_size);
         s.temp = arena.take<T>(source->temp_size());
-        s.k = arena.take<T>(chunk * k_size);
-        s.dk = arena.take<T>(chunk * k_size);
-        s.dv = shape.shared_v ? nullptr : arena.take<T>(chunk * v_size);
+        s.k = arena.take<T>(chunk, k_size);
+        s.dk = arena.take<T>(chunk, k_size);
+        s.dv = shape.shared_v ? nullptr : arena.take<T>(chunk, v_size);
         s.q = arena.take<T>(q_size);
         s.dq = arena.take<T>(q_size);
-        s.dout = arena.take<T>(shape.d * kTile);
+        s.dout = arena.take<T>(shape.d, kTile);
         s.c = arena.take<T>(kRows * kCols);
         s.ds = arena.take<T>(kRows * kCols);
-        s.sums = arena.take<vec_t<T>>(kTile * shape.n);
+        s.sums = arena.take<vec_t<T>>(kTile, shape.n);
         s.row = arena.take<uint32_t>(kTile);
-        s.word = arena.take<uint32_t>(chunk * kCols / 2);
+        s.word = arena.take<uint32_t>(chunk, kCols / 2);
         return s;
     }
 
@@ -293,8 +310,8 @@ struct Backward {
                           padded = padded_columns<T>(cols);
             const Mask mask{s.row, s.word + t * kCols / 2, shape.limit};
             const T *k = s.k + t * k_size, *v = s.v + t * v_size;
-            gradient_tile<T, DROP, kCols>(s.q, k, shape.n, s.dout, v, shape.d, rows, cols, mask,
-                                          s.c, s.ds);
+            const Operands<T> qk{s.q, k, shape.n}, gv{s.dout, v, shape.d};
+            gradient_tile<T, DROP, kCols>(qk, fold, gv, gain, rows, cols, mask, s.c, s.ds);
             if (cols < padded)  // 0 * inf in the padding must not reach dq
                 for (int64_t r = 0; r < rows; r++)
                     memset(s.ds + r * kCols + cols, 0, (size_t)(padded - cols) * sizeof(T));

@@ -21,13 +21,13 @@ struct JointAffinity {
 
     Scratch layout(Arena& arena) const {
         Scratch s;
-        s.q = arena.take<T>(a.n * kTile);
-        s.k = arena.take<T>(tiles_j * a.n * kTile);
-        s.dk = arena.take<T>(tiles_j * a.n * kTile);
-        s.dq = arena.take<T>(a.n * kTile);
+        s.q = arena.take<T>(a.n, kTile);
+        s.k = arena.take<T>(tiles_j, a.n, kTile);
+        s.dk = arena.take<T>(tiles_j, a.n, kTile);
+        s.dq = arena.take<T>(a.n, kTile);
         s.c = arena.take<T>(kTile * kTile);
         s.ds = arena.take<T>(kTile * kTile);
-        s.sums = arena.take<vec_t<T>>(a.n * kTile);
+        s.sums = arena.take<vec_t<T>>(a.n, kTile);
         return s;
     }
 
@@ -45,11 +45,12 @@ struct JointAffinity {
         Arena arena{memory};
         const Scratch s = layout(arena);
         const int64_t b = unit / tiles_i, i = unit % tiles_i * kTile, rows = min_of(kTile, a.m - i);
-        tile(a.q, b, i, rows, (T)(a.scale * kTwoLog2E), s.q);
+        const ExactFold<T> fold(a.scale);
+        tile(a.q, b, i, rows, (T)sign_of(a.scale), s.q);
         for (int64_t j = 0; j < a.l; j += kTile) {
             const int64_t cols = min_of(kTile, a.l - j);
             tile(a.k, b, j, cols, 1, s.k);
-            score_tile<T, false>(s.q, s.k, a.n, rows, Mask{}, s.c);
+            score_tile<T, false>(Operands<T>{s.q, s.k, a.n}, fold, rows, Mask{}, s.c);
             St* out = sample<St>(a.c, b) + i * a.c.stride[1] + j * a.c.stride[2];
             unpack(s.c, kTile, rows, cols, T(1), out, a.c.stride[1], a.c.stride[2]);
         }
@@ -84,8 +85,10 @@ struct JointAffinity {
         const St* c = sample<const St>(a.c, b) + i * a.c.stride[1] + j * a.c.stride[2];
         const St* dc = sample<const St>(a.dc, b) + i * a.dc.stride[1] + j * a.dc.stride[2];
         pack(c, a.c.stride[1], a.c.stride[2], rows, cols, T(1), s.c, kTile);
-        pack(dc, a.dc.stride[1], a.dc.stride[2], rows, cols, (T)a.scale, s.ds, kTile);
-        for (int64_t e = 0; e < rows * kTile; e++) s.ds[e] -= s.ds[e] * s.c[e] * s.c[e];
+        pack(dc, a.dc.stride[1], a.dc.stride[2], rows, cols, T(1), s.ds, kTile);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t e = r * kTile; e < r * kTile + cols; e++)
+                s.ds[e] = s.ds[e] * (1 - s.c[e] * s.c[e]) * (T)a.scale;
     }
 
     size_t scratch_bytes() const {

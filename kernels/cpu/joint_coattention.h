@@ -21,7 +21,7 @@ JCA_INLINE void small_product(const T* coef, int64_t rows, int64_t inner, const 
 template <class St>
 real_t<St>* dense(Arena& arena, const jca_weight& w, int64_t rows, int64_t cols, bool transposed,
                   bool fill) {
-    real_t<St>* p = arena.take<real_t<St>>(rows * cols);
+    real_t<St>* p = arena.take<real_t<St>>(rows, cols);
     const int64_t row = transposed ? w.stride[1] : w.stride[0],
                   col = transposed ? w.stride[0] : w.stride[1];
     if (fill) pack(static_cast<const St*>(w.data), row, col, rows, cols, real_t<St>(1), p, cols);
@@ -35,7 +35,7 @@ struct LayerSource {
     using Real = real_t<St>;
     const jca_joint_coattention* layer;
     const jca_modality* own;
-    Real kept;
+    Real sign, kept;
     Real *w_j, *w_x, *w_h;              // (N, N), (k, N), (k, N)
     Real *w_jt, *w_xt, *w_ht;           // (N, N), (N, k), (N, k)
     Real *dp = nullptr, *dq = nullptr;  // backward: (B, N, d), (B, N, d_x)
@@ -54,17 +54,16 @@ struct LayerSource {
     Shape shape() const {
         const uint64_t seed =
             (uint64_t)layer->seed + (uint64_t)(own - layer->modality) * 0x9e3779b97f4a7c15ull;
-        return Shape{layer->batch,
-                     own->width,
-                     own->joint_width,
-                     layer->n,
-                     own->attention,
-                     true,
-                     dropout_limit(layer->threshold),
-                     (int64_t)seed};
+        Shape s{layer->batch, own->width, own->joint_width, layer->n, own->attention};
+        s.shared_v = true;
+        s.limit = dropout_limit(layer->threshold);
+        s.seed = (int64_t)seed;
+        s.scale = own->scale;
+        s.kept = keep_scale(layer->threshold);
+        return s;
     }
 
-    int64_t temp_size() const { return (3 * layer->n + own->attention) * kTile; }
+    int64_t temp_size() const { return product(3 * layer->n + own->attention, kTile); }
 
     void tile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t rows,
               Real scale, Real* dst, int64_t width) const {
@@ -95,7 +94,7 @@ struct LayerSource {
     }
 
     void q(int64_t b, int64_t i, int64_t count, Real* dst) const {
-        tile(own->x, b, i, count, layer->n, (Real)(own->scale * kTwoLog2E), dst, kTile);
+        tile(own->x, b, i, count, layer->n, sign, dst, kTile);
     }
 
     void k(int64_t b, int64_t j, int64_t count, Real* dst, int64_t width, Real* temp) const {
@@ -112,7 +111,7 @@ struct LayerSource {
     void v(int64_t, int64_t j, int64_t count, Real* dst, int64_t width) const {
         const jca_weight& w = own->w_c;
         pack(static_cast<const St*>(w.data) + j * w.stride[1], w.stride[0], w.stride[1],
-             own->attention, count, kept, dst, width);
+             own->attention, count, Real(1), dst, width);
     }
 
     // o (k x 64) -> H = relu(W_x X + o), X' = X + W_h^T H
@@ -120,6 +119,7 @@ struct LayerSource {
         const int64_t n = layer->n, k = own->attention;
         Real* x = temp;
         tile(own->x, b, i, count, n, 1, x, kTile);
+        for (int64_t e = 0; e < k * kTile; e++) o[e] *= kept;
         small_product(w_x, k, n, x, o);
         for (int64_t e = 0; e < k * kTile; e += Simd<Real>::lanes) {
             const vec_t<Real> h = load(o + e);
@@ -130,7 +130,7 @@ struct LayerSource {
         untile(own->out, b, i, count, n, x);
     }
 
-    // dH = (W_h G) o (H > 0), with G the gradient of X'
+    // dH = W_h G where H is not 0, with G the gradient of X'; a NaN in H passes it on
     void dout(int64_t b, int64_t i, int64_t count, Real* dst, Real* temp) const {
         const int64_t n = layer->n, k = own->attention;
         Real *g = temp, *h = temp + n * kTile;
@@ -139,16 +139,15 @@ struct LayerSource {
         memset(dst, 0, (size_t)(k * kTile) * sizeof(Real));
         small_product(w_h, k, n, g, dst);
         for (int64_t e = 0; e < k * kTile; e += Simd<Real>::lanes)
-            store(dst + e, load(h + e) > Real(0) ? load(dst + e) : vec_t<Real>{});
+            store(dst + e, load(h + e) <= Real(0) ? vec_t<Real>{} : load(dst + e));
     }
 
     void put_dq(int64_t b, int64_t i, int64_t count, const Real* x) const {
-        unpack(x, kTile, layer->n, count, (Real)own->scale, dq + b * layer->n * own->width + i,
-               own->width, 1);
+        unpack(x, kTile, layer->n, count, sign, dq + b * layer->n * own->width + i, own->width, 1);
     }
     void put_dk(int64_t b, int64_t j, int64_t count, const Real* x, int64_t w) const {
         const int64_t d = own->joint_width;
-        unpack(x, w, layer->n, count, (Real)(1 / kTwoLog2E), dp + b * layer->n * d + j, d, 1);
+        unpack(x, w, layer->n, count, Real(1), dp + b * layer->n * d + j, d, 1);
     }
     void put_dv(int64_t, int64_t j, int64_t count, const Real* x, int64_t w) const {
         const jca_weight& out = own->dw_c;
@@ -162,6 +161,7 @@ LayerSource<St> layer_source(const jca_joint_coattention& a, int64_t i) {
     LayerSource<St> s{};
     s.layer = &a;
     s.own = a.modality + i;
+    s.sign = (real_t<St>)sign_of(s.own->scale);
     s.kept = (real_t<St>)keep_scale(a.threshold);
     return s;
 }
@@ -201,7 +201,7 @@ int run_layer(const jca_joint_coattention& a, const LayerSource<St>* source) {
 template <class St>
 int joint_coattention_forward(const jca_joint_coattention& a) {
     Sources<St> sources(a);
-    if (!sources.buffer.data) return JCA_NO_MEMORY;
+    if (!sources.buffer.data) return no_memory(sources.buffer.bytes);
     return a.threshold ? run_layer<Forward, true, St>(a, sources.source)
                        : run_layer<Forward, false, St>(a, sources.source);
 }

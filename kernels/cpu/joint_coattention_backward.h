@@ -75,12 +75,12 @@ struct SmallGradients {
         int64_t k = 0;
         for (int64_t m = 0; m < a.count; m++) k = max_of(k, a.modality[m].attention);
         s.sums = arena.take<vec_t<T>>(sums_begin(a.count));
-        s.x = arena.take<T>(n * kTile);
-        s.g = arena.take<T>(n * kTile);
-        s.dx = arena.take<T>(n * kTile);
-        s.dp = arena.take<T>(Outer<T>::padded(n) * kTile);
-        s.h = arena.take<T>(Outer<T>::padded(k) * kTile);
-        s.dh = arena.take<T>(Outer<T>::padded(k) * kTile);
+        s.x = arena.take<T>(n, kTile);
+        s.g = arena.take<T>(n, kTile);
+        s.dx = arena.take<T>(n, kTile);
+        s.dp = arena.take<T>(Outer<T>::padded(n), kTile);
+        s.h = arena.take<T>(Outer<T>::padded(k), kTile);
+        s.dh = arena.take<T>(Outer<T>::padded(k), kTile);
         return s;
     }
 
@@ -120,7 +120,7 @@ struct SmallGradients {
         memset(s.dh, 0, (size_t)(k * kTile) * sizeof(T));
         small_product(src.w_h, k, n, s.g, s.dh);
         for (int64_t e = 0; e < k * kTile; e += Simd<T>::lanes)
-            store(s.dh + e, load(s.h + e) > T(0) ? load(s.dh + e) : vec_t<T>{});
+            store(s.dh + e, load(s.h + e) <= T(0) ? vec_t<T>{} : load(s.dh + e));
         w_x(s, m).add(s.dh, s.x);
         w_h(s, m).add(s.h, s.g);
         pack(src.dq + b * n * own.width + i, own.width, 1, n, count, T(1), s.dx, kTile);
@@ -184,17 +184,24 @@ int joint_coattention_backward(const jca_joint_coattention& a) {
     SmallGradients<St> small{a, sources.source};
     Arena layout{nullptr};
     small.layout(layout);
-    int64_t total = max_of(small.groups, 1) * small.partial_size() + 16;
-    for (int64_t m = 0; m < a.count; m++)
-        total += a.batch * a.n * (a.modality[m].width + a.modality[m].joint_width) + 32;
-    Buffer buffer((size_t)total * sizeof(T));
-    if (!sources.buffer.data || !buffer.data) return JCA_NO_MEMORY;
+    const auto place = [&](Arena& arena) {
+        small.partial = arena.take<T>(max_of(small.groups, 1), small.partial_size());
+        for (int64_t m = 0; m < a.count; m++) {
+            const int64_t rows = product(a.batch, a.n);
+            T* dq = arena.take<T>(rows, a.modality[m].width);
+            T* dp = arena.take<T>(rows, a.modality[m].joint_width);
+            if (!arena.base) continue;
+            sources.source[m].dq = dq;
+            sources.source[m].dp = dp;
+        }
+    };
+    if (!sources.buffer.data) return no_memory(sources.buffer.bytes);
+    Arena measure{nullptr};
+    place(measure);
+    Buffer buffer(measure.used);
+    if (!buffer.data) return no_memory(buffer.bytes);
     Arena arena{buffer.data};
-    small.partial = arena.take<T>(max_of(small.groups, 1) * small.partial_size());
-    for (int64_t m = 0; m < a.count; m++) {
-        sources.source[m].dq = arena.take<T>(a.batch * a.n * a.modality[m].width);
-        sources.source[m].dp = arena.take<T>(a.batch * a.n * a.modality[m].joint_width);
-    }
+    place(arena);
     int status = a.threshold ? run_layer<Backward, true, St>(a, sources.source)
                              : run_layer<Backward, false, St>(a, sources.source);
     if (status == JCA_OK) status = parallel_units(small.groups, layout.used, small);

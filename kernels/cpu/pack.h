@@ -4,6 +4,7 @@
 #pragma once
 
 #include "abi.h"
+#include "parallel.h"
 #include "simd.h"
 
 namespace jca {
@@ -104,7 +105,7 @@ JCA_INLINE S* sample(const jca_matrix& x, int64_t b) {
 }
 
 JCA_INLINE int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
+    return a / b + (a % b != 0);
 }
 JCA_INLINE int64_t min_of(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -113,15 +114,33 @@ JCA_INLINE int64_t max_of(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-// Hands out aligned pieces of one scratch block; from a null base it only measures.
+// The product of sizes; the largest number where it does not fit.
+JCA_INLINE int64_t product(int64_t a, int64_t b) {
+    int64_t out;
+    return __builtin_mul_overflow(a, b, &out) ? INT64_MAX : out;
+}
+
+template <class... Sizes>
+JCA_INLINE int64_t product(int64_t a, int64_t b, Sizes... rest) {
+    return product(product(a, b), rest...);
+}
+
+// Hands out aligned pieces of one scratch block. A null base only computes the size, which is
+// kTooLarge where it does not fit.
 struct Arena {
     uintptr_t base;
     size_t used = 0;
     explicit Arena(char* memory) : base(reinterpret_cast<uintptr_t>(memory)) {}
-    template <class T>
-    T* take(int64_t count) {
-        T* p = reinterpret_cast<T*>(base + used);
-        used += ((size_t)count * sizeof(T) + 63) & ~(size_t)63;
+
+    template <class T, class... Sizes>
+    T* take(Sizes... sizes) {
+        const int64_t bytes = product((int64_t)sizeof(T), sizes...);
+        return reinterpret_cast<T*>(add(bytes == INT64_MAX ? kTooLarge : (size_t)bytes));
+    }
+    char* add(size_t bytes) {
+        constexpr size_t most = kTooLarge / 4;
+        char* p = reinterpret_cast<char*>(base + used);
+        used = bytes > most || used > most ? kTooLarge : used + ((bytes + 63) & ~(size_t)63);
         return p;
     }
 };

@@ -13,7 +13,10 @@ typedef int (*GetNumThreads)(uint32_t*);
 ParallelFor parallel_for = nullptr;
 GetNumThreads get_num_threads = nullptr;
 
-// Scratch of one thread, kept between calls: fresh pages would cost more than a small call.
+// Scratch of one thread, kept between calls: fresh pages would cost more than a small call. The
+// scratch of a huge call is given back.
+constexpr size_t kKeptScratch = 16 << 20;
+
 struct Scratch {
     char* data = nullptr;
     size_t size = 0;
@@ -25,6 +28,12 @@ struct Scratch {
             size = data ? bytes : 0;
         }
         return data;
+    }
+    void settle() {
+        if (size <= kKeptScratch) return;
+        free(data);
+        data = nullptr;
+        size = 0;
     }
 };
 thread_local Scratch scratch;
@@ -47,6 +56,7 @@ void work(Queue& queue) {
         }
         queue.function(queue.context, unit, memory);
     }
+    scratch.settle();
 }
 
 void work_range(int64_t begin, int64_t end, void* context) {
@@ -63,7 +73,8 @@ int64_t thread_count() {
 
 char* allocate(size_t bytes) {
     void* p = nullptr;
-    return bytes && posix_memalign(&p, 64, bytes) == 0 ? static_cast<char*>(p) : nullptr;
+    if (bytes == 0 || bytes == kTooLarge) return nullptr;
+    return posix_memalign(&p, 64, bytes) == 0 ? static_cast<char*>(p) : nullptr;
 }
 
 int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const void* context) {
@@ -77,7 +88,7 @@ int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const 
         parallel_for(0, workers, 1, work_range, &queue);
     else
         work(queue);
-    return queue.failed ? JCA_NO_MEMORY : JCA_OK;
+    return queue.failed ? no_memory(scratch_bytes) : JCA_OK;
 }
 
 bool use_torch_threads(const char* libtorch_cpu) {

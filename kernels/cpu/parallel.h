@@ -10,12 +10,20 @@
 
 namespace jca {
 
+// The size of scratch that does not fit into 64 bits; it is never allocated.
+constexpr size_t kTooLarge = SIZE_MAX;
+
 // Called once per unit with scratch memory of the calling thread.
 typedef void (*UnitFunction)(const void* context, int64_t unit, char* scratch);
 
 int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const void* context);
 
 char* allocate(size_t bytes);  // 64-byte aligned; null when bytes is 0 or memory is short
+
+// The status of a call that could not allocate `bytes` of scratch.
+inline int no_memory(size_t bytes) {
+    return bytes == kTooLarge ? JCA_TOO_LARGE : JCA_NO_MEMORY;
+}
 
 // Finds torch's thread pool in the library that Python has loaded; without it a call keeps to its
 // own thread. Returns whether it was found.
@@ -39,8 +47,9 @@ int parallel_units(int64_t units, size_t scratch_bytes, const F& f) {
 }
 
 struct Buffer {
+    size_t bytes;
     char* data;
-    explicit Buffer(size_t bytes) : data(allocate(bytes)) {}
+    explicit Buffer(size_t size) : bytes(size), data(allocate(size)) {}
     ~Buffer() { free(data); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;

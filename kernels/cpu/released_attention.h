@@ -14,12 +14,13 @@ struct ReleasedSource : TensorSource<St> {
     using Base::a;
 
     // NaN stays NaN because the comparison asks for t < 0.
-    void put(int64_t b, int64_t i, int64_t count, Real* o, Real* temp) const {
+    void put(int64_t b, int64_t i, int64_t count, Real* o, Real*) const {
+        const Fold<Real> fold(keep_scale(a.threshold));
         for (int64_t e = 0; e < a.d * kTile; e += Simd<Real>::lanes) {
-            vec_t<Real> t = tanh_folded(load(o + e) * (Real)kTwoLog2E);
+            vec_t<Real> t = tanh_of<Real>(load(o + e), fold);
             store(o + e, t < Real(0) ? vec_t<Real>{} : t);
         }
-        Base::put(b, i, count, o, temp);
+        Base::untile(a.out, b, i, count, a.d, 1, o, kTile);
     }
 
     // The gradient before the epilogue: t = relu(tanh(o)) is positive exactly where it passes, with

@@ -173,6 +173,7 @@ JCA_EXPORT const char* jca_status_string(int status) {
         "out of memory for scratch",
         "instruction set not available on this processor or in this build",
         "dropout threshold outside 0..65536",
+        "sizes too large: the scratch would need more than 2^62 bytes",
     };
     return status >= 0 && status < JCA_STATUS_COUNT ? text[status] : "unknown status";
 }

@@ -1,4 +1,4 @@
-// Vectors, tanh and the dropout hash, for one instruction set. GCC/Clang vector extensions carry
+// Vectors and the dropout hash, for one instruction set. GCC/Clang vector extensions carry
 // everything; the few intrinsics below are shortcuts (82 % -> 90 % of the FMA bound in the
 // forward), each beside its portable form. Included by isa.cpp, which defines JCA_ISA (namespace)
 // and JCA_VECTOR_BYTES.
@@ -30,6 +30,7 @@ typedef int64_t i64v __attribute__((vector_size(JCA_VECTOR_BYTES)));
 typedef uint32_t u32v __attribute__((vector_size(JCA_VECTOR_BYTES)));
 typedef uint32_t u32h __attribute__((vector_size(JCA_VECTOR_BYTES / 2)));  // as many lanes as f64v
 typedef int32_t i32h __attribute__((vector_size(JCA_VECTOR_BYTES / 2)));
+typedef float f32h __attribute__((vector_size(JCA_VECTOR_BYTES / 2)));
 
 template <class T>
 struct Simd;
@@ -76,106 +77,6 @@ JCA_INLINE void store(T* p, vec_t<T> x) {
 template <class T>
 JCA_INLINE vec_t<T> splat(T x) {
     return x - vec_t<T>{};
-}
-
-// Clamp to [-limit, limit]. The constant comes first: x86 min and max return the second operand
-// when one is NaN. AVX-512 needs no lower clamp: there split_exponent takes every negative number,
-// -inf included.
-JCA_INLINE f32v clamp(f32v x, float limit) {
-#if defined(__AVX512F__) && JCA_VECTOR_BYTES == 64
-    return _mm512_min_ps(_mm512_set1_ps(limit), x);
-#elif defined(__AVX2__) && JCA_VECTOR_BYTES == 32
-    x = _mm256_min_ps(_mm256_set1_ps(limit), x);
-    return _mm256_max_ps(_mm256_set1_ps(-limit), x);
-#else
-    x = x > limit ? splat(limit) : x;
-    return x < -limit ? splat(-limit) : x;
-#endif
-}
-
-JCA_INLINE f64v clamp(f64v x, double limit) {
-    x = x > limit ? splat(limit) : x;
-    return x < -limit ? splat(-limit) : x;
-}
-
-// x = n + z with n = round(x) and |z| <= 1/2, and s = 2^n. Portable form, |x| <= 126: adding 1.5 *
-// 2^23 leaves n in the low bits of the mantissa.
-JCA_INLINE void split_exponent(f32v x, f32v& z, f32v& s) {
-#if defined(__AVX512F__) && JCA_VECTOR_BYTES == 64
-    z = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    s = _mm512_scalef_ps(_mm512_set1_ps(1.0f),
-                         _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#else
-    const f32v shifted = x + 12582912.0f;
-    z = x - (shifted - 12582912.0f);
-    s = (f32v)(((i32v)shifted << 23) + 0x3f800000);
-#endif
-}
-
-JCA_INLINE void split_exponent(f64v x, f64v& z, f64v& s) {
-    const f64v shifted = x + 6755399441055744.0;
-    z = x - (shifted - 6755399441055744.0);
-    s = (f64v)(((i64v)shifted << 52) + 0x3ff0000000000000LL);
-}
-
-// e / q. AVX-512: 14-bit reciprocal and one Newton step (error 2^-28); elsewhere the true division,
-// whose 12-bit substitute would leave 1.3e-7 and make tanh(inf) differ from 1.
-JCA_INLINE f32v quotient(f32v e, f32v q) {
-#if defined(__AVX512F__) && JCA_VECTOR_BYTES == 64
-    f32v r = _mm512_rcp14_ps(q);
-    f32v a = e * r;
-    return a + r * (e - q * a);
-#else
-    return e / q;
-#endif
-}
-
-JCA_INLINE f64v quotient(f64v e, f64v q) {
-    return e / q;
-}
-
-constexpr double kTwoLog2E =
-    2.8853900817779268;  // scores arrive multiplied by it: tanh(y) = (2^x - 1) / (2^x + 1)
-
-// 2^z - 1 for |z| <= 1/2, relatively accurate near 0. Degree 6 minimax fit, relative error 1e-8
-// before rounding.
-JCA_INLINE f32v power_minus_one(f32v z) {
-    f32v w = 0.0013390735257416964f + z * 0.00015403512225020677f;
-    w = 0.009618237614631653f + z * w;
-    w = 0.05550357326865196f + z * w;
-    w = 0.24022649228572845f + z * w;
-    w = 0.6931471824645996f + z * w;
-    return z * w;
-}
-
-// Taylor series to degree 13, remainder 1.2e-17.
-JCA_INLINE f64v power_minus_one(f64v z) {
-    constexpr double c[13] = {0.69314718055994531,   0.24022650695910071,    0.055504108664821580,
-                              0.0096181291076284772, 0.0013333558146428443,  0.00015403530393381610,
-                              1.5252733804059840e-5, 1.3215486790144309e-6,  1.0178086009239699e-7,
-                              7.0549116208011233e-9, 4.4455382718708115e-10, 2.5678435993488202e-11,
-                              1.3691488853904128e-12};
-    f64v w = splat(c[12]);
-#pragma GCC unroll 12
-    for (int i = 11; i >= 0; i--) w = c[i] + z * w;
-    return z * w;
-}
-
-// tanh(y) for x = 2 log2(e) y = n + z: with s = 2^n, e = s (2^z - 1) + (s - 1) = 2^x - 1 is
-// relatively accurate near 0, and tanh = e / (e + 2). Relative error below 2.5e-7 (float) over the
-// whole range, tanh(0) = 0, tanh(+-inf) = +-1, NaN stays NaN.
-JCA_INLINE f32v tanh_folded(f32v x) {
-    f32v z, s;
-    split_exponent(clamp(x, 30.0f), z, s);
-    const f32v e = s * power_minus_one(z) + (s - 1.0f);
-    return quotient(e, e + 2.0f);
-}
-
-JCA_INLINE f64v tanh_folded(f64v x) {
-    f64v z, s;
-    split_exponent(clamp(x, 60.0), z, s);
-    const f64v e = s * power_minus_one(z) + (s - 1.0);
-    return quotient(e, e + 2.0);
 }
 
 // Sum of neighbouring lanes of a, then of b: applied log2(lanes) times to `lanes` vectors it leaves

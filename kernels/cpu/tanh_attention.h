@@ -12,7 +12,7 @@ template <class St>
 struct TensorSource {
     using Real = real_t<St>;
     const jca_tanh_attention& a;
-    Real q_scale = (Real)(a.scale * kTwoLog2E);
+    Real sign = (Real)sign_of(a.scale);
     Real kept = (Real)keep_scale(a.threshold);
 
     static void tile(const jca_matrix& x, int64_t b, int64_t first, int64_t count, int64_t inner,
@@ -28,28 +28,28 @@ struct TensorSource {
     }
 
     void q(int64_t b, int64_t i, int64_t count, Real* dst) const {
-        tile(a.q, b, i, count, a.n, q_scale, dst, kTile);
+        tile(a.q, b, i, count, a.n, sign, dst, kTile);
     }
     int64_t temp_size() const { return 0; }
     void k(int64_t b, int64_t j, int64_t count, Real* dst, int64_t w, Real*) const {
         tile(a.k, b, j, count, a.n, 1, dst, w);
     }
     void v(int64_t b, int64_t j, int64_t count, Real* dst, int64_t w) const {
-        tile(a.v, a.shared_v ? 0 : b, j, count, a.d, kept, dst, w);
+        tile(a.v, a.shared_v ? 0 : b, j, count, a.d, 1, dst, w);
     }
 
     void put(int64_t b, int64_t i, int64_t count, Real* o, Real*) const {
-        untile(a.out, b, i, count, a.d, 1, o, kTile);
+        untile(a.out, b, i, count, a.d, kept, o, kTile);
     }
     void dout(int64_t b, int64_t i, int64_t count, Real* dst, Real*) const {
         tile(a.dout, b, i, count, a.d, 1, dst, kTile);
     }
 
     void put_dq(int64_t b, int64_t i, int64_t count, const Real* x) const {
-        untile(a.dq, b, i, count, a.n, (Real)a.scale, x, kTile);
+        untile(a.dq, b, i, count, a.n, sign, x, kTile);
     }
     void put_dk(int64_t b, int64_t j, int64_t count, const Real* x, int64_t w) const {
-        untile(a.dk, b, j, count, a.n, (Real)(1 / kTwoLog2E), x, w);
+        untile(a.dk, b, j, count, a.n, 1, x, w);
     }
     void put_dv(int64_t b, int64_t j, int64_t count, const Real* x, int64_t w) const {
         untile(a.dv, b, j, count, a.d, kept, x, w);
@@ -57,7 +57,13 @@ struct TensorSource {
 };
 
 inline Shape shape_of(const jca_tanh_attention& a) {
-    return Shape{a.batch, a.m, a.l, a.n, a.d, a.shared_v != 0, dropout_limit(a.threshold), a.seed};
+    Shape s{a.batch, a.m, a.l, a.n, a.d};
+    s.shared_v = a.shared_v != 0;
+    s.limit = dropout_limit(a.threshold);
+    s.seed = a.seed;
+    s.scale = a.scale;
+    s.kept = keep_scale(a.threshold);
+    return s;
 }
 
 template <template <class, bool> class Engine, bool DROP, class Source>

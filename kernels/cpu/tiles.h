@@ -5,6 +5,7 @@
 #pragma once
 
 #include "pack.h"
+#include "tanh.h"
 
 namespace jca {
 namespace JCA_ISA {
@@ -25,37 +26,49 @@ JCA_INLINE typename Simd<T>::hash load_keys(const uint32_t* p) {
     return h;
 }
 
+// Two packed tiles [inner][...] whose product over `inner` a kernel forms.
+template <class T>
+struct Operands {
+    const T *rows, *lanes;
+    int64_t inner;
+};
+
 // acc[r][c] = sum_n rows[n][row[r]] * lanes[n][col[c] ...]
 template <class T, int R, int V, int ROW_LD, int LANE_LD>
-JCA_INLINE void dot_block(vec_t<T> (&acc)[R][V], const T* rows, const int64_t (&row)[R],
-                          const T* lanes, const int64_t (&col)[V], int64_t n) {
+JCA_INLINE void dot_block(vec_t<T> (&acc)[R][V], const Operands<T>& x, const int64_t (&row)[R],
+                          const int64_t (&col)[V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int c = 0; c < V; c++) acc[r][c] = vec_t<T>{};
 #pragma GCC unroll 1
-    for (int64_t i = 0; i < n; i++) {
-        vec_t<T> x[V];
+    for (int64_t i = 0; i < x.inner; i++) {
+        vec_t<T> lanes[V];
 #pragma GCC unroll 8
-        for (int c = 0; c < V; c++) x[c] = load(lanes + i * LANE_LD + col[c]);
+        for (int c = 0; c < V; c++) lanes[c] = load(x.lanes + i * LANE_LD + col[c]);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            T a = rows[i * ROW_LD + row[r]];
+            T a = x.rows[i * ROW_LD + row[r]];
 #pragma GCC unroll 8
-            for (int c = 0; c < V; c++) acc[r][c] += a * x[c];
+            for (int c = 0; c < V; c++) acc[r][c] += a * lanes[c];
         }
     }
 }
 
-// c[j][i] = mask o tanh(sum_n k[n][j] q[n][i]), lanes along i; `count` valid rows j. Rows are taken
-// in pairs 16 apart when there is dropout, because such pairs share their hash.
-template <class T, bool DROP>
-JCA_KERNEL void score_tile(const T* k, const T* q, int64_t n, int64_t count, const Mask& mask,
+// The next block of rows. With dropout a block has R / 2 rows and those 16 behind them, because
+// such pairs share their hash.
+template <int R, bool DROP>
+JCA_INLINE int64_t next_rows(int64_t j) {
+    if (!DROP) return j + R;
+    return (j & 15) + R / 2 == 16 ? j + 16 + R / 2 : j + R / 2;
+}
+
+// c[j][i] = mask o tanh(sum_n k[n][j] q[n][i]), lanes along i; `count` valid rows j.
+template <class T, bool DROP, class F>
+JCA_KERNEL void score_tile(const Operands<T>& kq, const F& fold, int64_t count, const Mask& mask,
                            T* out) {
     constexpr int R = kScoreRows, V = kVecs, W = Simd<T>::lanes;
-    for (int64_t j = 0; j < count; j += DROP && (j & 15) + R / 2 == 16 ? 16 + R / 2
-                                        : DROP                         ? R / 2
-                                                                       : R) {
+    for (int64_t j = 0; j < count; j = next_rows<R, DROP>(j)) {
         int64_t row[R];
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) row[r] = DROP ? j + r / 2 + 16 * (r % 2) : j + r;
@@ -64,11 +77,11 @@ JCA_KERNEL void score_tile(const T* k, const T* q, int64_t n, int64_t count, con
 #pragma GCC unroll 8
             for (int c = 0; c < V; c++) col[c] = i + c * W;
             vec_t<T> acc[R][V];
-            dot_block<T, R, V, kTile, kTile>(acc, k, row, q, col, n);
+            dot_block<T, R, V, kTile, kTile>(acc, kq, row, col);
 #pragma GCC unroll 8
             for (int c = 0; c < V; c++) {
 #pragma GCC unroll 8
-                for (int r = 0; r < R; r++) acc[r][c] = tanh_folded(acc[r][c]);
+                for (int r = 0; r < R; r++) acc[r][c] = tanh_of(acc[r][c], fold);
                 if (DROP) {
 #pragma GCC unroll 8
                     for (int r = 0; r < R; r += 2) {
@@ -101,11 +114,11 @@ JCA_INLINE int64_t padded_columns(int64_t cols) {
     return ceil_div(cols, step) * step;
 }
 
-// Backward tile, lanes along the columns j: c = mask o tanh(q^T k), ds = (mask o dout^T v) (1 -
-// tanh^2).
+// Backward tile, lanes along the columns j: c = mask o tanh(q^T k),
+// ds = gain (mask o dout^T v) (1 - tanh^2) / 4.
 template <class T, bool DROP, int COLS>
-JCA_KERNEL void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, const T* v,
-                              int64_t d, int64_t rows, int64_t cols, const Mask& mask, T* c_out,
+JCA_KERNEL void gradient_tile(const Operands<T>& qk, const Fold<T>& fold, const Operands<T>& gv,
+                              T gain, int64_t rows, int64_t cols, const Mask& mask, T* c_out,
                               T* ds_out) {
     constexpr int R = kScoreRows, V = kVecs, W = Simd<T>::lanes;
     const int64_t pairs = padded_columns<T>(cols) / (2 * W);
@@ -118,13 +131,16 @@ JCA_KERNEL void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, 
 #pragma GCC unroll 8
             for (int c = 0; c < V; c++) col[c] = pair_offset<T>(p + c / 2, c % 2);
             vec_t<T> acc[R][V];
-            dot_block<T, R, V, kTile, COLS>(acc, q, row, k, col, n);
+            dot_block<T, R, V, kTile, COLS>(acc, qk, row, col);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-                for (int c = 0; c < V; c++)
-                    store(c_out + row[r] * COLS + col[c], tanh_folded(acc[r][c]));
-            dot_block<T, R, V, kTile, COLS>(acc, dout, row, v, col, d);
+                for (int c = 0; c < V; c++) {
+                    vec_t<T> slope;
+                    store(c_out + row[r] * COLS + col[c], tanh_of<T>(acc[r][c], fold, slope));
+                    store(ds_out + row[r] * COLS + col[c], slope);
+                }
+            dot_block<T, R, V, kTile, COLS>(acc, gv, row, col);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
 #pragma GCC unroll 8
@@ -136,12 +152,13 @@ JCA_KERNEL void gradient_tile(const T* q, const T* k, int64_t n, const T* dout, 
 #pragma GCC unroll 2
                     for (int s = 0; s < 2; s++) {
                         T* pc = c_out + row[r] * COLS + col[c + s];
-                        vec_t<T> t = load(pc), g = acc[r][c + s];
+                        T* ps = ds_out + row[r] * COLS + col[c + s];
+                        vec_t<T> g = acc[r][c + s];
                         if (DROP) {
                             g = keep<T>(g, s ? h : h << 16, mask.limit);
-                            store(pc, keep<T>(t, s ? h : h << 16, mask.limit));
+                            store(pc, keep<T>(load(pc), s ? h : h << 16, mask.limit));
                         }
-                        store(ds_out + row[r] * COLS + col[c + s], g - g * t * t);
+                        store(ps, g * load(ps) * gain);
                     }
                 }
             }

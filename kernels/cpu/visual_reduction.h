@@ -12,21 +12,6 @@ namespace jca {
 namespace JCA_ISA {
 namespace {
 
-// exp(x) for x <= 0, 0 below the smallest normal number: 2^n 2^z with n + z = x log2(e) and 2^z - 1
-// as in tanh_folded. The product x log2(e) is rounded, which costs |x| / 2 units in the last place
-// of a result below exp(x).
-JCA_INLINE f32v exp_negative(f32v x) {
-    f32v z, s;
-    split_exponent((x < -87.0f ? splat(-87.0f) : x) * 1.44269504088896f, z, s);
-    return x < -87.0f ? f32v{} : s + s * power_minus_one(z);
-}
-
-JCA_INLINE f64v exp_negative(f64v x) {
-    f64v z, s;
-    split_exponent((x < -708.0 ? splat(-708.0) : x) * 1.4426950408889634, z, s);
-    return x < -708.0 ? f64v{} : s + s * power_minus_one(z);
-}
-
 template <class T>
 JCA_INLINE vec_t<T> load_any(const T* p) {
     vec_t<T> x;
@@ -167,8 +152,8 @@ struct VisualReduction {
         s.sums = arena.take<vec_t<T>>(a.regions + pad);
         s.score = arena.take<T>(a.regions + pad);
         s.dscore = arena.take<T>(a.regions + pad);
-        s.copy = arena.take<T>(
-            sizeof(St) == sizeof(T) && a.keys.stride[2] == 1 ? 0 : a.regions * a.width);
+        s.copy = arena.take<T>(sizeof(St) == sizeof(T) && a.keys.stride[2] == 1 ? 0 : a.regions,
+                               a.width);
         return s;
     }
 
