@@ -24,7 +24,7 @@ def has_compiler() -> bool:
 
 
 def build_tools() -> list[str]:
-    """What an isolated build has to fetch: CMake and Ninja, where the machine does not have them."""
+    """The tools that an isolated build has to fetch: CMake and Ninja, where there are none."""
     if not has_compiler():
         return []
     tools = [] if shutil.which("cmake") else ["cmake>=3.18"]
@@ -37,10 +37,8 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         """Build, and say so in one line where that is not possible."""
         if problem := self.build_library():
-            print(
-                f"jca_fast: native CPU kernels not built ({problem}); the package runs on plain PyTorch",
-                flush=True,
-            )
+            fallback = "the package runs on plain PyTorch"
+            print(f"jca_fast: native CPU kernels not built ({problem}); {fallback}", flush=True)
             shutil.rmtree(ROOT / LIBRARY, ignore_errors=True)
         elif not self.inplace:
             shutil.copytree(ROOT / LIBRARY, Path(self.build_lib) / LIBRARY, dirs_exist_ok=True)
@@ -51,7 +49,7 @@ class CMakeBuild(build_ext):
             return "no C++ compiler found"
         if not shutil.which("cmake"):
             return "no cmake found"
-        # A kept build folder names tools of a build environment that is gone, or the folder of a copied tree.
+        # A kept folder names tools of a build environment that is gone, or another source tree.
         folder = Path(self.build_temp).resolve()
         shutil.rmtree(folder, ignore_errors=True)
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
@@ -77,7 +75,7 @@ class CMakeBuild(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """One wheel for every Python and every torch: the library is plain C behind ctypes."""
+    """One wheel for every Python and every torch: the library needs neither of them to build."""
 
     def get_tag(self) -> tuple[str, str, str]:
         """py3-none-<platform>, or py3-none-any where nothing was compiled."""

@@ -1,4 +1,4 @@
-"""The build: nothing of one instruction set leaks into another, and a machine without a compiler still installs."""
+"""The build: instruction sets stay apart, and a machine without a compiler still installs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
     reason="no build tools",
 )
 def test_no_symbol_of_an_instruction_set_can_be_merged(tmp_path):
-    """A weak symbol may be merged with another object's: AVX-512 code would then run on a processor without it."""
+    """The linker may merge weak symbols: AVX-512 code would then run on any processor."""
     level = (
         "v4" if platform.machine() in ("x86_64", "AMD64") else "baseline"
     )  # all levels are one source
@@ -75,7 +76,8 @@ def test_without_a_compiler_the_package_installs_and_says_so(tmp_path):
     assert done.returncode == 0, done.stderr
     notices = [line for line in done.stdout.splitlines() if line.startswith("jca_fast:")]
     assert notices == [
-        "jca_fast: native CPU kernels not built (no C++ compiler found); the package runs on plain PyTorch"
+        "jca_fast: native CPU kernels not built (no C++ compiler found); "
+        "the package runs on plain PyTorch"
     ]
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -92,3 +94,50 @@ def test_without_the_library_the_reference_serves(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "libjca_cpu.so is not built" in done.stdout
     assert "reference  chosen" in done.stdout
+
+
+SOURCE_FOLDER = """
+import sys, warnings
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f)]
+import torch
+from jca_fast.functional import explain, tanh_attention
+t = torch.ones(1, 2, 3)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        tanh_attention(t, t, t, 1.0)
+    print(explain(t, t, t))
+print(*[w.message for w in caught], sep="\\n")
+"""
+
+
+def test_python_started_in_the_source_folder_says_once_that_it_has_no_kernels(tmp_path):
+    """A source folder before site-packages hides the kernels of an installed wheel."""
+    shutil.copytree(ROOT / "jca_fast", tmp_path / "jca_fast", ignore=shutil.ignore_patterns("lib"))
+    code = [sys.executable, "-c", SOURCE_FOLDER]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "reference  chosen" in done.stdout
+    warning = f"jca_fast was imported from the source folder {tmp_path}, which hides the kernels"
+    assert done.stdout.count(warning) == 1
+
+
+@pytest.mark.skipif(
+    not (ROOT / ".git").exists() or not importlib.util.find_spec("setuptools"),
+    reason="needs git's list of files and the setuptools of a build environment",
+)
+def test_the_sdist_holds_every_file_of_the_repository(tmp_path):
+    """So that it can run its own tests."""
+    tree = tmp_path / "tree"
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+    for name in files:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    assert not files - names

@@ -1,7 +1,7 @@
 """What a folder of kernels offers to the table of backends.
 
-The module of a backend has a launcher named and typed like each op of :mod:`jca_fast.ops.library` that it implements,
-and
+The module of a backend has a launcher named and typed like each op of :mod:`jca_fast.ops.library`
+that it implements, and
 
 * ``problem()``: why the kernels cannot run on this machine at all; "" where they can;
 * ``describe()``: one line for reports, with whatever version decides how the kernels compute;
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import warnings
+from pathlib import Path
 from types import ModuleType
 
 from ..constant import assume_constant_result
@@ -44,6 +46,8 @@ def _problem(module: str, op: str) -> str:
     try:
         kernels = load(module)
     except ImportError as error:
+        if error.name == "jca_fast.kernels":
+            _warn_of_missing_kernels()
         return f"{module} cannot be imported: {error}"
     if why := kernels.problem():
         return why
@@ -51,3 +55,18 @@ def _problem(module: str, op: str) -> str:
         name for name in (op, f"{op}_backward") if not callable(getattr(kernels, name, None))
     ]
     return f"it has no kernel for {missing[0]}" if missing else ""
+
+
+@functools.cache
+def _warn_of_missing_kernels() -> None:
+    """Say once that this is a source folder, which hides the kernels of an installed package."""
+    import jca_fast
+
+    folder = Path(jca_fast.__file__).parents[1]
+    warnings.warn(
+        f"jca_fast was imported from the source folder {folder}, which hides the kernels of the "
+        "installed package, so that every op runs on plain PyTorch. Start Python in another "
+        "folder, or install this one with pip install -e .",
+        RuntimeWarning,
+        stacklevel=2,
+    )
