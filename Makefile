@@ -29,5 +29,14 @@ nightly:  ## the same for every op in every tier, with all tiles
 audit:  ## compile the GPU kernels for six chips and read the machine code (needs the extra "triton")
 	python -m benchmarks.audit
 
+sanitize:  ## the native kernels under AddressSanitizer and UBSan; `.ci/sanitize thread` for ThreadSanitizer
+	.ci/sanitize
+
+hostile:  ## 20,000 hostile direct calls of the native kernels; the test suite draws 400
+	python tests/hostile_calls.py
+
+wheel:  ## build the wheel, audit it, and use it where no source is (needs the network)
+	.ci/wheel
+
 docs:  ## build the documentation into site/, warnings as errors (needs the extra "docs")
 	mkdocs build --strict --quiet
