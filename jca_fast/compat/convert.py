@@ -1,7 +1,8 @@
-"""``jca-fast convert IN OUT``: published checkpoints to safetensors, to this library's own, and back.
+"""``jca-fast convert IN OUT``: published checkpoints to safetensors, to this library, and back.
 
-Every tensor keeps its bits. What OUT becomes is said by its name: ``.safetensors``, or one of ``.pt``, ``.pth``,
-``.t7``, ``.tar``, ``.bin`` for the published container; with ``--native`` one that ``jca-fast evaluate`` reads.
+Every tensor keeps its bits, and the tensors keep their order. The name of OUT tells what to write:
+``.safetensors``, or one of ``.pt``, ``.pth``, ``.t7``, ``.tar``, ``.bin``, ``.model`` for the
+published container; with ``--native`` a checkpoint that ``jca-fast evaluate`` reads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
-PUBLISHED = (".pt", ".pth", ".t7", ".tar", ".bin")
+PUBLISHED = (".pt", ".pth", ".t7", ".tar", ".bin", ".model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,23 +53,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(checkpoint: Checkpoint, target: Path, native: bool) -> list[str]:
-    """Write ``target`` and return what is to be said about it."""
+    """Write ``target`` and return the lines that tell of it."""
     if native:
         return _write_native(checkpoint, target)
     checkpoint = _published(checkpoint)
     if target.suffix == ".safetensors":
         return _write_safetensors(checkpoint, target)
-    import torch
+    return _write_published(checkpoint, target)
 
-    from ..atomic import replacing
 
-    content: Any = _ordered(checkpoint)
+def _write_published(checkpoint: Checkpoint, target: Path) -> list[str]:
+    from ..training.checkpoint import write
+
+    extra, left = _plain(checkpoint.extra)
+    content: Any = {key: value.contiguous() for key, value in checkpoint.state_dict.items()}
     if checkpoint.entry:
-        content = {checkpoint.entry: content, **checkpoint.extra}
-    with replacing(target) as temporary:
-        torch.save(content, temporary)
+        content = {checkpoint.entry: content, **extra}
+    write(target, content)
     where = f"torch.load({target.name!r})" + (f"[{checkpoint.entry!r}]" if checkpoint.entry else "")
-    return [f"{target}: {len(checkpoint.state_dict)} tensors; model.load_state_dict({where})"]
+    line = f"{target}: {len(checkpoint.state_dict)} tensors; model.load_state_dict({where})"
+    return [line, *_left_behind(left)]
 
 
 def _write_native(checkpoint: Checkpoint, target: Path) -> list[str]:
@@ -76,6 +80,8 @@ def _write_native(checkpoint: Checkpoint, target: Path) -> list[str]:
     from ..training import checkpoint as training
     from .native import to_native
 
+    if checkpoint.recognized.asks_query:
+        raise ValueError(f"--native needs a whole released model, found {checkpoint.recognized}")
     model = checkpoint.load()
     model = model if isinstance(model, AVELocalizer) else to_native(model)
     if not isinstance(model, AVELocalizer):
@@ -85,44 +91,76 @@ def _write_native(checkpoint: Checkpoint, target: Path) -> list[str]:
 
 
 def _write_safetensors(checkpoint: Checkpoint, target: Path) -> list[str]:
-    import json
-
-    from safetensors.torch import save
+    import torch
 
     from ..atomic import replacing
-    from .checkpoint import SAFETENSORS_FORMAT
+    from . import published_safetensors
 
     extra, left = _plain(checkpoint.extra)
-    prefix = "" if checkpoint.recognized.others else checkpoint.recognized.prefix
-    tensors = {
-        key.removeprefix(prefix): value.clone() for key, value in checkpoint.state_dict.items()
-    }
-    facts = {
-        "model": str(checkpoint.recognized), "prefix": prefix, "entry": checkpoint.entry, "extra": extra,
-    }  # fmt: skip
-    with replacing(target) as temporary:
-        metadata = {"format": SAFETENSORS_FORMAT, "published": json.dumps(facts)}
-        temporary.write_bytes(save(tensors, metadata))
+    numbers = {key: value for key, value in extra.items() if _is_json(value)}
+    left += [key for key in extra if key not in numbers]
+    found = checkpoint.recognized
+    short = {name: key for key, name in found.names.items()} if not found.others else {}
+    names = [(short.get(name, name), name) for name in checkpoint.state_dict]
+    tensors = {key: checkpoint.state_dict[name] for key, name in names}
+    facts = {"model": str(found), "entry": checkpoint.entry, "extra": numbers, "names": names}
+    with replacing(target) as temporary, torch.no_grad():
+        published_safetensors.write(temporary, tensors, facts)
     lines = [f"{target}: {len(tensors)} tensors under their published names"]
-    return lines + ([f"left behind, not plain values: {', '.join(left)}"] if left else [])
+    return lines + _left_behind(left)
+
+
+def _left_behind(names: list[str]) -> list[str]:
+    return [f"left behind, not plain values: {', '.join(names)}"] if names else []
 
 
 def _plain(extra: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The entries that JSON can hold, single numbers in tensors included, and the names of the others."""
+    """The entries of plain values, and the names of the others.
+
+    A tensor of one number becomes the number, a numpy array a tensor, so that
+    ``torch.load(weights_only=True)`` reads the result.
+    """
+    import numpy as np
     import torch
 
     kept, left = {}, []
     for key, value in extra.items():
-        value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-        if isinstance(key, str) and isinstance(value, (bool, int, float, str, type(None))):
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            value = value.item()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(value.copy())
+        if isinstance(key, str) and _is_plain(value):
             kept[key] = value
         else:
-            left.append(str(key))
+            left.append(str(key)[:80])
     return kept, left
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether ``value`` is a tensor, a number, a text, or made of them; each part is seen once."""
+    import torch
+
+    seen, pending = set(), [value]
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            pending += [*part.keys(), *part.values()]
+        elif isinstance(part, (list, tuple)):
+            pending += part
+        elif not isinstance(part, (torch.Tensor, bool, int, float, str, bytes, type(None))):
+            return False
+    return True
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
 def _published(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint itself, or for one of this library's own the published model of the same weights."""
+    """The checkpoint itself, or for one of this library the published model of the same weights."""
     from dataclasses import replace
 
     from ..models import AVELocalizer
@@ -133,14 +171,3 @@ def _published(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     weights = to_published(checkpoint.load()).state_dict()
     return replace(checkpoint, state_dict=weights, recognized=recognize(weights))
-
-
-def _ordered(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The state_dict in the order in which the published module lists it, the rest of a larger model behind."""
-    import torch
-
-    with torch.device("meta"):
-        own = [
-            checkpoint.recognized.prefix + key for key in checkpoint.recognized.build().state_dict()
-        ]
-    return {key: checkpoint.state_dict[key] for key in (*own, *checkpoint.recognized.others)}

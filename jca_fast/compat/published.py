@@ -1,4 +1,4 @@
-"""The published modules by their keys: for each a telling key, and how its sizes are read off the shapes."""
+"""The published modules by their keys: telling keys, and how shapes give the sizes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,35 @@ from types import SimpleNamespace
 
 from torch import nn
 
-from . import cam, orig_cam, released, rjcma, speaker
+from . import abaw8, cam, dynamic_crossattention, orig_cam, pkdot, released, rjcma, speaker, spiro
 
+SPIRO_SEGMENTS = spiro.DenseCoAttn.default_segments
 Shapes = dict[str, tuple[int, ...]]
-Sized = tuple[str, Callable[[], nn.Module]]  # the sizes in words, and the module of these sizes
+Sized = tuple[str, Callable[..., nn.Module]]  # the sizes as text, and their module
 
 
 @dataclass(frozen=True)
 class Known:
-    """One published module: whose it is, the keys that tell it, and the reader of its sizes."""
+    """A published module: its name, the keys that tell it, and the reader of its sizes.
+
+    ``part`` is True if it is also searched inside larger models, ``bare`` if it is nothing but
+    co-attention layers, which some published code computes without their query Linear.
+    """
 
     name: str
     tells: tuple[str, ...]
     read: Callable[[Shapes], Sized]
+    part: bool = False
+    bare: bool = False
+
+    def takes_query(self, s: Shapes) -> bool:
+        """Whether ``s`` are layers that may have their query Linear in use or out of use."""
+        return self.bare and not any(key.endswith("value3_linear.weight") for key in s)
+
+    def asks_query(self, s: Shapes) -> bool:
+        """Whether both forms are published for ``s``: with N = 300 by ABAW8 and SPIRo."""
+        keys = (size for key, size in s.items() if key.endswith("key1_linear.weight"))
+        return self.takes_query(s) and next(keys, (0,))[0] == SPIRO_SEGMENTS
 
 
 def within(shapes: Shapes, prefix: str) -> Shapes:
@@ -31,7 +47,7 @@ def within(shapes: Shapes, prefix: str) -> Shapes:
 
 
 def _count(shapes: Shapes, pattern: str, start: int = 0) -> int:
-    """How many of the keys ``pattern.format(start)``, ``pattern.format(start + 1)``, ... there are in a row."""
+    """The number of keys ``pattern.format(start)``, ``pattern.format(start + 1)``, ... in a row."""
     count = 0
     while pattern.format(start + count) in shapes:
         count += 1
@@ -47,15 +63,19 @@ def _dense_sizes(s: Shapes) -> tuple[list[int], int]:
 
 
 def _layers(s: Shapes, class_name: str, prefix: str, num_seq: tuple[int, ...] = ()) -> Sized:
-    """``class_name`` of the two- or the three-modality code, sized by the layer under ``prefix``."""
+    """``class_name`` of the two- or three-modality code, sized by the layer under ``prefix``."""
     dims, n = _dense_sizes(within(s, prefix))
-    home = released if len(dims) == 2 else rjcma
-    text = f"widths {'/'.join(map(str, dims))}, N = {n}" + "".join(
-        f", {count} layers" for count in num_seq
-    )
-    return text, lambda: getattr(home, class_name)(
-        *dims, *num_seq, 0.3 if home is released else 0.6, num_segments=n
-    )
+    counts = "".join(f", {count} layers" for count in num_seq)
+    text = f"widths {'/'.join(map(str, dims))}, N = {n}{counts}"
+    if len(dims) > 2:
+        three = getattr(rjcma, class_name)
+        return text, lambda: three(*dims, *num_seq, 0.6, num_segments=n)
+
+    def build(use_query: bool = True) -> nn.Module:
+        two = getattr(released, class_name)
+        return two(*dims, *num_seq, 0.3, num_segments=n, use_query=use_query)
+
+    return text, build
 
 
 def _stack(s: Shapes) -> Sized:
@@ -72,10 +92,13 @@ def _rnn(s: Shapes) -> Sized:
     return text, lambda: block(embed, dim, layers, 0.1, width != dim)
 
 
-def _position(prefix: str, block: Callable[..., nn.Module]) -> Callable[[Shapes], Sized]:
+def _position(
+    prefix: str, block: Callable[..., nn.Module], one_region: Callable[..., nn.Module]
+) -> Callable[[Shapes], Sized]:
     def read(s: Shapes) -> Sized:
         dim, embed = s[prefix + "affine_audio.weight"]
-        return f"audio {embed}, width {dim}", lambda: block(embed, dim)
+        make = one_region if s[prefix + "affine_h.weight"][1] == 1 else block
+        return f"audio {embed}, width {dim}", lambda: make(embed, dim)
 
     return read
 
@@ -103,12 +126,39 @@ def _released(s: Shapes) -> Sized:
     return text + f"{o.num_classes} classes, {o.rnn}", lambda: released.DCNWithRCNN(options)
 
 
-def _orig_cam(s: Shapes) -> Sized:
+def _emotion_sizes(s: Shapes) -> tuple[tuple[int, int, int, int], int, str]:
+    """N, audio and visual width and layers; hidden width; and a text of them."""
     (visual, audio), n = _dense_sizes(within(s, "coattn.dcn_layers.0.dense_coattn."))
     layers = _count(s, "coattn.dcn_layers.{}.dense_coattn.key1_linear.weight")
-    rnn, hidden = "audio_extract.init_hidden" in s, s["vregressor.0.weight"][0]
-    text = f"audio {audio}, visual {visual}, {layers} layers, N = {n}, {'with' if rnn else 'without'} LSTM blocks"
-    return text, lambda: orig_cam.CAM(n, audio, visual, layers, unimodal_rnn=rnn, hidden_dim=hidden)
+    text = f"audio {audio}, visual {visual}, {layers} layers, N = {n}"
+    return (n, audio, visual, layers), s["vregressor.0.weight"][0], text
+
+
+def _orig_cam(s: Shapes) -> Sized:
+    sizes, hidden, text = _emotion_sizes(s)
+    rnn = "audio_extract.init_hidden" in s
+    text += f", {'with' if rnn else 'without'} LSTM blocks"
+    return text, lambda: orig_cam.CAM(*sizes, unimodal_rnn=rnn, hidden_dim=hidden)
+
+
+def _gated_emotion(s: Shapes) -> Sized:
+    sizes, hidden, text = _emotion_sizes(s)
+    return text, lambda: dynamic_crossattention.CAM(*sizes, hidden_dim=hidden)
+
+
+def _one_head(s: Shapes) -> Sized:
+    sizes, hidden, text = _emotion_sizes(s)
+    return text, lambda: pkdot.CAM(*sizes, hidden_dim=hidden)
+
+
+def _gated(model: type[abaw8.GRJCA_cam]) -> Callable[[Shapes], Sized]:
+    def read(s: Shapes) -> Sized:
+        (video, audio), n = _dense_sizes(within(s, "coattn.dcn_layers.0.dense_coattn."))
+        layers = _count(s, "coattn.dcn_layers.{}.dense_coattn.key1_linear.weight")
+        text = f"video {video}, audio {audio}, {layers} layers, N = {n}"
+        return text, lambda: model(n, video, audio, layers)
+
+    return read
 
 
 def _speaker(s: Shapes) -> tuple[str, Callable[[], speaker.CAM]]:
@@ -141,10 +191,10 @@ def _cam(s: Shapes) -> Sized:
     else:  # published only as Jcam_512, whose head reads [visual; attended visual]
         dims, in_dims, visual = None, (d - width // 2, width // 2), True
     head_input = "visual" if visual else "attended"
-    taken = (
-        "" if heads or dims else " (taken as halves of d)"
-    )  # of the bare attention no shape tells them apart
-    text = f"inputs {in_dims[0]}/{in_dims[1]}{taken}, d = {d}, N = {n}, k = {k}, heads {', '.join(heads) or 'none'}"
+    # No shape of the bare attention tells the two widths apart.
+    taken = "" if heads or dims else " (taken as halves of d)"
+    text = f"inputs {in_dims[0]}/{in_dims[1]}{taken}, d = {d}, N = {n}, k = {k}"
+    text += f", heads {', '.join(heads) or 'none'}"
 
     def build() -> nn.Module:
         return cam.CAM(n, in_dims, dims, k, heads=heads, head_input=head_input, hidden_dim=hidden)
@@ -152,42 +202,84 @@ def _cam(s: Shapes) -> Sized:
     return f"{text} on the {head_input} features", build
 
 
-_RELEASED, _EMOTION = (
-    "of tuffr5/Recursive-joint-co-attention",
-    "of the emotion-recognition repositories",
-)
+_RELEASED = "of tuffr5/Recursive-joint-co-attention"
+_EMOTION = "of the emotion-recognition repositories"
+_ABAW8 = "of ABAW8"
 KNOWN = (
     Known(
         "FusionModel of RJCAforSpeakerVerification",
         ("JCA_model.Joint.init_hidden", "asp.attention.0.weight", "linear.weight"),
         _fusion,
+        part=True,
     ),
     Known(
         "CAM of RJCAforSpeakerVerification",
         ("Joint.init_hidden", "predict.Joint.init_hidden"),
         _speaker,
+        part=True,
     ),
     Known(
         f"DCNWithRCNN {_RELEASED}",
         ("audio_extract.init_hidden", "predict.predict.3.weight"),
         _released,
+        part=True,
     ),
-    Known(f"orig_cam.CAM {_EMOTION}", ("vregressor.0.weight", "Joint.init_hidden"), _orig_cam),
-    Known(f"CAM {_EMOTION}", ("affine_a.weight", "W_ca.weight"), _cam),
+    Known(
+        f"HGRJCA_cam {_ABAW8}",
+        ("video_gating_fc_layer_stage1.weight", "coattn.dcn_layers.0.linears.0.0.weight"),
+        _gated(abaw8.HGRJCA_cam),
+        part=True,
+    ),
+    Known(
+        f"GRJCA_cam {_ABAW8}",
+        ("text_gating_fc_layer.weight", "coattn.dcn_layers.0.linears.0.0.weight"),
+        _gated(abaw8.GRJCA_cam),
+        part=True,
+    ),
+    Known(
+        "CAM of Dynamic-CrossAttention",
+        ("audio_gating_fc_layer.weight", "audio_extract.init_hidden"),
+        _gated_emotion,
+        part=True,
+    ),
+    Known(
+        f"orig_cam.CAM {_EMOTION}",
+        ("vregressor.0.weight", "aregressor.0.weight", "Joint.init_hidden"),
+        _orig_cam,
+        part=True,
+    ),
+    Known("CAM of PKDOT", ("vregressor.0.weight", "Joint.init_hidden"), _one_head, part=True),
+    Known(f"CAM {_EMOTION}", ("affine_a.weight", "W_ca.weight"), _cam, part=True),
     Known(f"PredictLayer {_RELEASED}", ("Joint.init_hidden", "predict.3.weight"), _predict),
     Known(
         f"BottomUpExtract {_RELEASED}",
         ("attn.affine_h.weight",),
-        _position("attn.", released.BottomUpExtract),
+        _position("attn.", released.BottomUpExtract, pkdot.BottomUpExtract),
     ),
-    Known(f"PositionAttn {_RELEASED}", ("affine_h.weight",), _position("", released.PositionAttn)),
-    Known("DCNLayer", ("dcn_layers.0.dense_coattn.key1_linear.weight",), _stack),
+    Known(
+        f"PositionAttn {_RELEASED}",
+        ("affine_h.weight",),
+        _position("", released.PositionAttn, pkdot.PositionAttn),
+    ),
+    Known(
+        "DCNLayer",
+        ("dcn_layers.0.dense_coattn.key1_linear.weight",),
+        _stack,
+        part=True,
+        bare=True,
+    ),
     Known(
         "NormalSubLayer",
         ("dense_coattn.key1_linear.weight",),
         lambda s: _layers(s, "NormalSubLayer", "dense_coattn."),
+        bare=True,
     ),
-    Known("DenseCoAttn", ("key1_linear.weight",), lambda s: _layers(s, "DenseCoAttn", "")),
+    Known(
+        "DenseCoAttn",
+        ("key1_linear.weight",),
+        lambda s: _layers(s, "DenseCoAttn", ""),
+        bare=True,
+    ),
     Known("residual recurrent block", ("init_hidden", "rnn.weight_ih_l0"), _rnn),
 )
 """Tried in this order: the most special first."""

@@ -1,21 +1,21 @@
-"""Which published module a state_dict belongs to, read off its keys and shapes; built and strictly loaded.
+"""Which published module a state_dict belongs to, read off its keys and shapes.
 
-Names alone do not decide: ``affine_v`` is (N, N) in CAM and (49, d) in PositionAttn. So a telling key proposes a
-module, every size is read off a shape, and the module of those sizes must then have exactly these keys and shapes.
+Names alone do not decide: ``affine_v`` is (N, N) in CAM and (49, d) in PositionAttn. So a telling
+key proposes a module, every size is read off a shape, and the module of those sizes must then have
+exactly these keys and shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from .published import KNOWN, Known, Shapes, within
 
-WRAPPERS = ("module.", "JCA_model.", "fusion_model.", "model.")
-PART = "coattn."
+WRAPPERS = ("_orig_mod", "module")  # of torch.compile and of DataParallel, DDP and AveragedModel
 SIBLINGS = (
     "audio_extract.",
     "video_extract.",
@@ -29,51 +29,74 @@ SIBLINGS = (
 
 @dataclass(frozen=True)
 class Recognized:
-    """What a state_dict is: ``name`` and ``sizes`` in words; ``build()`` makes that module.
+    """What a state_dict is: its ``name`` and ``sizes`` as text; ``build()`` makes that module.
 
-    ``prefix`` stands before every key of it; ``others`` are keys of a larger model around it.
+    ``prefix`` stands before every key of the module in the state_dict. ``others`` are the keys of a
+    larger model around it. ``names`` gives for each key of the module its key in the state_dict.
+    ``takes_query`` is True for the layers of two modalities alone, of which ``build(use_query)``
+    makes the form with ``query_linear`` in use or out of use. ``asks_query`` is True where both
+    forms are published for these weights.
     """
 
     name: str
     sizes: str
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     prefix: str = ""
     others: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+    takes_query: bool = False
+    asks_query: bool = False
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.sizes}" + (
-            f"; keys under {self.prefix!r}" if self.prefix else ""
-        )
-        return text + (
-            f"; {len(self.others)} tensors of the larger model around it" if self.others else ""
-        )
+        under = f"; keys under {self.prefix!r}" if self.prefix else ""
+        around = f"; {len(self.others)} tensors of the larger model around it"
+        return f"{self.name}: {self.sizes}{under}{around if self.others else ''}"
 
 
-def from_state_dict(state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The published module a state_dict belongs to, in the dtype and on the device of its tensors, in eval mode.
+def from_state_dict(
+    state_dict: Mapping[str, Tensor], *, use_query: bool | None = None
+) -> nn.Module:
+    """The published module a state_dict belongs to, in the dtype and on the device of its tensors.
 
-    The tensors are copied. Wrapping prefixes such as ``module.`` are taken off, and ``coattn.`` is found inside larger
-    models. What no state_dict holds takes its default: the dropout rates as published, ``squeeze=False``, and of two
-    modalities ``use_query=True``.
+    It is in eval mode and has copies of the tensors. Wrappers such as ``module.`` and
+    ``_orig_mod.`` are taken off, and a published module is found under any prefix of a larger
+    model. What no state_dict holds takes its default: the published dropout rates and
+    ``squeeze=False``.
+
+    Args:
+        state_dict: tensors by name.
+        use_query: for the layers of two modalities alone. True uses ``query_linear``, False leaves
+            it out as SPIRo does. Needed at N = 300, where both forms are published; elsewhere None
+            uses it, as all published code does.
 
     Raises:
-        ValueError: it is none of the published modules, or almost one; the message says what was expected and found.
+        ValueError: it is none of the published modules, or almost one, or fits two forms and
+            ``use_query`` is not given; the message tells what was expected and found.
     """
-    return load_recognized(state_dict, recognize(state_dict))
+    return load_recognized(state_dict, recognize(state_dict), use_query)
 
 
-def load_recognized(state_dict: Mapping[str, Tensor], found: Recognized) -> nn.Module:
+def load_recognized(
+    state_dict: Mapping[str, Tensor], found: Recognized, use_query: bool | None = None
+) -> nn.Module:
     """The module ``found`` with copies of its tensors."""
+    if found.asks_query and use_query is None:
+        raise ValueError(
+            f"these weights fit two published forms of {found.name}, which give other results: "
+            "with query_linear in use (use_query=True) or out of use, as in SPIRo "
+            "(use_query=False); pass use_query"
+        )
+    if use_query is not None and not found.takes_query:
+        raise ValueError(f"use_query is for layers of two modalities alone; found {found.name}")
     with torch.device("meta"):
-        model = found.build()
+        model = found.build() if use_query is None else found.build(use_query)
     weights = {}
     for key, expected in model.state_dict().items():
-        value = state_dict[found.prefix + key]
+        name = found.names[key]
+        value = state_dict[name]
         if value.is_floating_point() != expected.is_floating_point():
-            raise ValueError(
-                f"{found.prefix + key} holds {value.dtype}, expected numbers like {expected.dtype}"
-            )
-        weights[key] = value.detach().clone()
+            raise ValueError(f"{name} holds {value.dtype}, expected numbers like {expected.dtype}")
+        weights[key] = value.detach().clone(memory_format=torch.contiguous_format)
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval()
 
@@ -81,17 +104,32 @@ def load_recognized(state_dict: Mapping[str, Tensor], found: Recognized) -> nn.M
 def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
     """What a state_dict is, before anything is built; errors as in :func:`from_state_dict`."""
     shapes = shapes_of(state_dict)
-    for prefix, inner, others in _views(shapes):
-        for known in KNOWN:
-            if all(key in inner for key in known.tells):
-                _refuse_siblings(known, others)
-                sizes, build = checked(known, inner)
-                return Recognized(known.name, sizes, build, prefix, others)
+    clean = _without_wrappers(shapes)
+    clean.pop("n_averaged", None)  # the count of an AveragedModel
+    names = {short: shapes[key] for short, key in clean.items()}
+    for prefix, known in _candidates(names):
+        inner = within(names, prefix)
+        others = tuple(key for short, key in clean.items() if not short.startswith(prefix))
+        _refuse_siblings(known, others)
+        sizes, build = checked(known, inner)
+        keys = {key: clean[prefix + key] for key in inner}
+        forms = known.takes_query(inner), known.asks_query(inner)
+        return Recognized(known.name, sizes, build, _common(keys), others, keys, *forms)
     first = ", ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:4])
-    names = ", ".join(known.name for known in KNOWN)
+    expected = ", ".join(known.name for known in KNOWN)
     raise ValueError(
-        f"none of the published modules; found {len(shapes)} keys: {first}, ...; expected one of: {names}"
+        f"none of the published modules; found {len(shapes)} keys: {first}, ...; "
+        f"expected one of: {expected}"
     )
+
+
+def single_form(
+    name: str, sizes: str, build: Callable[..., nn.Module], weights: Mapping[str, Tensor]
+) -> Recognized:
+    """A module known by other means, whose keys are those of ``weights``; checked against them."""
+    known = Known(name, (), lambda shapes: (sizes, build))
+    checked(known, shapes_of(weights))
+    return Recognized(name, sizes, build, names={key: key for key in weights})
 
 
 def shapes_of(state_dict: Mapping[str, Tensor]) -> Shapes:
@@ -104,32 +142,68 @@ def shapes_of(state_dict: Mapping[str, Tensor]) -> Shapes:
     return {key: tuple(value.shape) for key, value in state_dict.items()}
 
 
-def _views(shapes: Shapes) -> Iterator[tuple[str, Shapes, tuple[str, ...]]]:
-    """(prefix, entries under it, keys left out): all, all without their wrappers, then only those in ``coattn.``."""
-    prefix, inner = "", shapes
+def _without_wrappers(shapes: Shapes) -> dict[str, str]:
+    """The key of every tensor by its key without wrappers, wherever in the key they stand."""
+    clean = {}
+    for key in shapes:
+        short = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+        if short in clean:
+            raise ValueError(f"{key} and {clean[short]} are the same weight in two wrappers")
+        clean[short] = key
+    return clean
+
+
+def _candidates(shapes: Shapes) -> Iterator[tuple[str, Known]]:
+    """(prefix, module) proposed by telling keys: all keys first, then parts of a larger model."""
+    prefix = ""
     while True:
-        yield prefix, inner, ()
-        wrapper = next(
-            (w for w in (*WRAPPERS, PART) if inner and all(key.startswith(w) for key in inner)),
-            None,
-        )
-        if wrapper is None:
+        inner = within(shapes, prefix)
+        for known in KNOWN:
+            if all(key in inner for key in known.tells):
+                yield prefix, known
+        first = {key.partition(".")[0] for key in inner}
+        if len(first) != 1 or not all("." in key for key in inner):
             break
-        prefix, inner = prefix + wrapper, within(inner, wrapper)
-    others = tuple(prefix + key for key in inner if not key.startswith(PART))
-    yield prefix + PART, within(inner, PART), others
+        prefix += f"{first.pop()}."
+    for known in KNOWN:
+        if places := _places(shapes, known):
+            if len(places) > 1:
+                raise ValueError(
+                    f"more than one {known.name}, under {', '.join(map(repr, places))}; pass only "
+                    "the entries under one of them"
+                )
+            yield places[0], known
+
+
+def _places(shapes: Shapes, known: Known) -> list[str]:
+    """The prefixes under which all telling keys of a module that may be a part are found."""
+    if not known.part:
+        return []
+    first, *more = known.tells
+    places = [key.removesuffix(first) for key in shapes if key.endswith(f".{first}")]
+    return [place for place in places if all(place + key in shapes for key in more)]
+
+
+def _common(keys: Mapping[str, str]) -> str:
+    """The prefix of all names in the file; "" where wrappers stand inside the names."""
+    prefixes = {name.removesuffix(key) for key, name in keys.items()}
+    return prefixes.pop() if len(prefixes) == 1 else ""
 
 
 def _refuse_siblings(known: Known, others: tuple[str, ...]) -> None:
-    """A published model with something missing or added must not pass for the co-attention of an unknown one."""
+    """Refuse the co-attention of a published model that has something missing or added.
+
+    It must not be mistaken for the co-attention of an unknown model.
+    """
     if near := [key for key in others if any(f".{sibling}" in f".{key}" for sibling in SIBLINGS)]:
         raise ValueError(
-            f"almost a published model around its {known.name}: found {near[0]} and {len(others) - 1} other keys, but "
-            f"not all of them; for the co-attention alone pass only the entries under {PART!r}"
+            f"almost a published model around its {known.name}: found {near[0]} and "
+            f"{len(others) - 1} other keys, but not all of them; for the co-attention alone pass "
+            "only its entries"
         )
 
 
-def checked(known: Known, shapes: Shapes) -> tuple[str, Callable[[], nn.Module]]:
+def checked(known: Known, shapes: Shapes) -> tuple[str, Callable[..., nn.Module]]:
     """Sizes and builder of ``known``; its module must have exactly these keys and shapes."""
     try:
         sizes, build = known.read(shapes)

@@ -15,6 +15,8 @@ import torch
 
 from jca_fast._version import __version__
 from jca_fast.atomic import replacing
+from jca_fast.compat.bounds import check_config, check_tensors
+from jca_fast.compat.torch_file import read
 
 FORMAT = "jca_fast checkpoint 1"
 
@@ -32,6 +34,11 @@ def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
         "model_config": model.config,
         **state,
     }
+    write(path, content)
+
+
+def write(path: str | Path, content: Any) -> None:
+    """`torch.save` of content to path, whole or not at all."""
     with replacing(path) as temporary:
         try:
             torch.save(content, temporary)
@@ -43,25 +50,25 @@ def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
 def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """The dict of a checkpoint, its tensors on device.
 
-    Only tensors and plain values are read (weights_only=True).
+    The file is read by `jca_fast.compat.torch_file`, which runs nothing in it, verifies its
+    checksums and keeps the limits of `jca_fast.compat.bounds`.
 
-    Raises FileNotFoundError if there is no such file and ValueError if it is damaged, truncated, holds pickled objects
-    or is not a checkpoint of this library. The checksums of the file are verified, so a flipped bit is found.
+    Raises FileNotFoundError if there is no such file and ValueError if it is damaged, truncated,
+    exceeds a limit or is not a checkpoint of this library.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f"checksum of {damaged} does not match")
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged input
-        reason = str(error).split("\n")[0] or type(error).__name__
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not a whole zip file of torch.save")
+        content = read(path)
+        for part in content.values() if isinstance(content, dict) else ():
+            check_tensors(part if isinstance(part, dict) else {})
+    except ValueError as error:
         raise ValueError(
             f"{path}: not a readable checkpoint "
-            f"(damaged or of another program: jca-fast convert --native): {reason}"
+            f"(damaged or of another program: jca-fast convert --native): {error}"
         ) from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT:
@@ -71,7 +78,18 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
     for key in ("model", "model_config"):
         if key not in content:
             raise ValueError(f"{path}: the entry {key!r} is missing")
-    return content
+    return content if torch.device(device).type == "cpu" else _moved(content, device)
+
+
+def _moved(value: Any, device: str | torch.device) -> Any:
+    """`value` with every tensor in its containers on device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_moved(item, device) for item in value)
+    return value
 
 
 def trained_loss(content: dict[str, Any]) -> str:
@@ -83,7 +101,13 @@ def trained_loss(content: dict[str, Any]) -> str:
 def load_weights(
     model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str | Path
 ) -> None:
-    """Copies weights into model; ValueError names source and the first keys or shapes that do not fit."""
+    """Copies weights into model; errors as in `check_weights`."""
+    check_weights(model, weights, source)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: torch.nn.Module, weights: Any, source: str | Path) -> None:
+    """Raises ValueError, naming source and the first problems, unless weights fit model."""
     own = model.state_dict()
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         raise ValueError(f"{source}: the entry 'model' is not a dict of tensors")
@@ -99,7 +123,6 @@ def load_weights(
         raise ValueError(
             f"{source}: the weights do not fit the model: {'; '.join(problems[:3])}{more}"
         )
-    model.load_state_dict(weights)
 
 
 def load_model(
@@ -114,13 +137,18 @@ def load_model(
     path = Path(path).expanduser()
     path = path / "best.pt" if path.is_dir() else path
     content = load(path, device)
+    config, weights = content["model_config"], content["model"]
     try:
-        model = AVELocalizer(**content["model_config"])
+        check_config(config, weights)
+        with torch.device("meta"):  # sizes that do not fit must not take memory
+            shapes = AVELocalizer(**config)
     except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{path}: model_config does not fit this version of AVELocalizer: {error}"
         ) from error
-    load_weights(model, content["model"], path)
+    check_weights(shapes, weights, path)
+    model = AVELocalizer(**config)
+    load_weights(model, weights, path)
     return model.to(device).eval(), content
 
 
