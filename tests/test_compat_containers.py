@@ -351,6 +351,7 @@ def test_types_of_number_outside_the_list_are_refused(tmp_path, name, layout):
         load_checkpoint(tmp_path / "x.pt")
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_a_quantised_tensor_is_refused(tmp_path):
     weights = emotion().state_dict()
     quantised = torch.quantize_per_tensor(torch.randn(5, 8), 0.1, 0, torch.quint8)
