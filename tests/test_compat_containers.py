@@ -422,7 +422,7 @@ def test_a_zip_bomb_is_refused_by_every_command(tmp_path, capsys):
             str(tmp_path / "bomb.pt"),
             "--data",
             str(tmp_path),
-            "--out",
+            "-o",
             str(tmp_path / "o.csv"),
         ],
     ):
