@@ -261,6 +261,32 @@ def test_what_an_instruction_computes(line):
     assert (out == np.array(COMPUTED[line]).astype(np.int32)).all(), out[:2]
 
 
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_16_bit_floats_are_rounded_and_computed_with(kind):
+    """Alone and in pairs: 1.5, and 1 + 2^-12, which is rounded to 1."""
+    body = f"""
+     mov.b32 %r8, 0f3FC00000;
+     mov.b32 %r9, 0f3F800800;
+     cvt.rn.{kind}.f32 %h1, %r8;
+     cvt.rn.{kind}.f32 %h2, %r9;
+     add.{kind} %h3, %h1, %h2;
+     mov.b32 %r10, {{%h1, %h2}};
+     cvt.rn.{kind}x2.f32 %r11, %r9, %r8;
+     add.{kind}x2 %r12, %r10, %r11;
+     mov.b32 {{%h4, %h5}}, %r12;
+     setp.gt.{kind}x2 %p1|%p2, %r10, %r12;
+     @%p1 mov.b16 %h4, 0;
+     cvt.f32.{kind} %r13, %h3;
+     cvt.f32.{kind} %r14, %h4;
+     cvt.f32.{kind} %r15, %h5;
+     add.f32 %r13, %r13, %r14;
+     add.f32 %r13, %r13, %r15;
+     st.global.b32 [%rd2], %r13;
+    """
+    out, _, _ = execute(body, np.zeros(64, np.float32))
+    assert (out == 2.5 + 3 + 2).all()
+
+
 NAN = "0f7FC00000"
 
 

@@ -80,7 +80,7 @@ def run_case(
     from jca_fast.kernels import triton as kernels
 
     options = options or Options()
-    with emulate(chip, options) as device, _poisoned(), _tiles(tiles):
+    with emulate(chip, options) as device, _poisoned(), tiled(tiles):
         results = run_checks([EVERY[name]], tier, "cpu", kernels)
     covered = {
         key: (kernel, len(bits), np.packbits(bits).tobytes().hex())
@@ -109,7 +109,7 @@ def _poisoned() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _tiles(name: str) -> Iterator[None]:
+def tiled(name: str) -> Iterator[None]:
     from jca_fast.kernels.triton import table
 
     if TILES[name] is None:

@@ -77,6 +77,9 @@ class Machine:
         """Groups of asynchronous copies that each lane has committed."""
         self.copies: list[Any] = []
         """Asynchronous copies that have not arrived (``transfers.py``)."""
+        self.tensor_groups = np.zeros(self.n, np.int64)
+        """Groups of wgmma that each lane has committed."""
+        self.sums_in_flight: dict[Any, Any] = {}
         self.tensor_reads: list[Any] = []
         """Shared memory that wgmma reads until its wait (``tensor_cores.py``)."""
         self._spaces()
@@ -267,7 +270,10 @@ class Machine:
         self.cta_barriers = np.zeros(self.n, np.int64)
         self.warp_barriers = np.zeros(self.n, np.int64)
         self.groups.fill(0)
+        self.tensor_groups.fill(0)
         self.copies, self.tensor_reads = [], []
+        for flight in self.sums_in_flight.values():
+            flight.lanes.fill(False)
         self.stamp()
 
     def stamp(self) -> None:

@@ -1,8 +1,8 @@
 """Instructions of the tensor cores: ldmatrix, stmatrix, mma, wgmma and its fences.
 
 Lane 4 g + t of a warp holds row g, or column g, of a fragment ("groupID" and "threadID_in_group" of
-the PTX manual). wgmma writes its result at once, as a fast chip could. Two faults are reported:
-shared memory that changes before its wait, and writes that no proxy fence has made visible to it.
+the PTX manual). wgmma reads shared memory at once, and its result arrives at its wait. Two faults
+are reported: shared memory that changes in between, and writes that no proxy fence made visible.
 """
 
 from __future__ import annotations
@@ -161,12 +161,13 @@ def _write_sums(
 
 @instruction("wgmma")
 def _wgmma(m: Machine, ins: Instruction) -> Run:
-    if ins.parts[1] in ("fence", "commit_group"):
+    if ins.parts[1] == "fence":
         return lambda active: None
+    if ins.parts[1] == "commit_group":
+        return lambda active: np.add(m.tensor_groups, 1, out=m.tensor_groups, where=active.where)
     if ins.parts[1] == "wait_group":
-        # With groups pending nothing is known to be over; only a wait for all is looked at.
-        wait_for_all = int(ins.operands[0].value) == 0
-        return lambda active: _end_of_reads(m) if wait_for_all else None
+        pending = int(ins.operands[0].value)
+        return lambda active: _wait(m, active, pending)
     match = re.fullmatch(
         r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(\d+)\.f32\.(bf16|f16|tf32)\.\3", ins.opcode
     )
@@ -190,16 +191,40 @@ def _mma_async(m: Machine, ins: Instruction, n: int, k: int, kind: str) -> Run:
     places = sum_places(n // 2, warps=4)
     sums = _fragment(m, result.entries, places, (64, n), "f32")
     kept, write = m.gather(keep, "pred"), _write_sums(m, result.entries, places)
+    flight = m.sums_in_flight.setdefault(result, SumsInFlight(m, result.entries))
 
     def run(active: Lanes) -> None:
         groups = active.groups(WARP_GROUP, ins)
         index = _members(groups, WARP_GROUP)
+        flight.end(active.mask)
         before = sums(index, len(groups))
         before[~kept(groups * WARP_GROUP)] = 0
         factors = left(index, len(groups)), right(index, len(groups)).swapaxes(1, 2)
         write(multiply_accumulate(*factors, before, kind, m.options.guard_bits), index)
+        flight.begin(index, m.tensor_groups[index])
 
     return run
+
+
+class SumsInFlight:
+    """The result registers of a wgmma, which hold NaN until a wait or the next wgmma on them."""
+
+    def __init__(self, m: Machine, registers: tuple[Operand, ...]) -> None:
+        self.registers = [m.register(x, "f32") for x in registers]
+        self.values = np.empty((len(registers), m.n), np.float32)
+        self.lanes = np.zeros(m.n, bool)
+        self.groups = np.zeros(m.n, np.int64)
+
+    def begin(self, index: Array, groups: Array) -> None:
+        self.lanes[index], self.groups[index] = True, groups
+        for register, value in zip(self.registers, self.values, strict=True):
+            value[index], register[index] = register[index], np.nan
+
+    def end(self, lanes: Array) -> None:
+        index = np.flatnonzero(self.lanes & lanes)
+        self.lanes[index] = False
+        for register, value in zip(self.registers, self.values, strict=True):
+            register[index] = value[index]
 
 
 def _shared_operand(
@@ -258,7 +283,12 @@ def descriptor_places(descriptors: Array, rows: int, k: int, size: int, transpos
     return place ^ (place >> 7 & units - 1) << 4
 
 
-def _end_of_reads(m: Machine) -> None:
+def _wait(m: Machine, active: Lanes, pending: int) -> None:
+    """Sums arrive, but not those of the last ``pending`` groups; reads are checked at their end."""
+    for flight in m.sums_in_flight.values():
+        flight.end(active.mask & (flight.groups < m.tensor_groups - pending))
+    if pending:
+        return
     for cells, before, ins in m.tensor_reads:
         changed = np.count_nonzero(m.shared.cells[cells] != before)
         if changed:
