@@ -18,7 +18,7 @@ SEGMENTS, VOICE, FACE, SPEAKERS, KNOWN = 8, 24, 32, 60, 40
 
 
 def make_clips(speakers: Tensor, voices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """One clip of each speaker: voice (n, 8, 24), face (n, 8, 32), around the speaker's features."""
+    """One clip of each speaker: voice (n, 8, 24), face (n, 8, 32), around their features."""
     audio = voices[speakers, None] + 1.2 * torch.randn(len(speakers), SEGMENTS, VOICE)
     visual = faces[speakers, None] + 1.2 * torch.randn(len(speakers), SEGMENTS, FACE)
     return audio, visual

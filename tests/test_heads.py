@@ -172,7 +172,7 @@ def test_additive_angular_margin_is_its_definition():
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_additive_angular_margin_at_the_ends(sign):
-    """Exactly with and exactly against a speaker's vector: finite, and worse the farther from it."""
+    """Exactly with and against a speaker's vector: finite, and worse the farther from it."""
     loss = AdditiveAngularMargin(6, 4, margin=0.3)
     embedding = (sign * loss.weight[:1].detach()).requires_grad_()
     value = loss(embedding, torch.tensor([0]))
@@ -182,7 +182,7 @@ def test_additive_angular_margin_at_the_ends(sign):
 
 
 def test_additive_angular_margin_pulls_from_every_angle():
-    """The true speaker's logit falls with the angle all the way to 180 degrees, also where angle + margin is beyond."""
+    """The true speaker's logit falls with the angle up to 180 degrees, also beyond the margin."""
     loss = AdditiveAngularMargin(3, 2, margin=0.5, scale=1.0)
     loss.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     angles = torch.linspace(0.01, math.pi - 0.01, 60)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 from jca_fast import AVELocalizer, JointCoAttention
-from jca_fast.compat import orig_cam, released, rjcma
+from jca_fast.compat import cam, orig_cam, released, rjcma
 from jca_fast.modules import AdditiveReduction, AudioGuidedReduction, ResidualRNN
 
 N = 5
@@ -39,6 +39,7 @@ BUILD = {
     ),
     "published": lambda: (released.DCNLayer(6, 4, 2, 0.0, N), features(6, 4)),
     "three": lambda: (rjcma.DCNLayer(6, 4, 4, 2, 0.0, N), features(6, 4, 4)),
+    "cam": lambda: (cam.CAM(N, 6, 4, 3, dropout=0.0), features(6, 6)),
     "orig_cam": lambda: (
         orig_cam.CAM(N, 8, 6, dropout=0.0).eval(),
         [*features(8), torch.randn(3, N, 49, 512)],
@@ -125,15 +126,18 @@ def test_a_low_rank_wrapper_acts_and_learns(built):
         torch.testing.assert_close(wrapper.up.grad, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_hooks_fire(built):
+HOOKS = ("forward_pre_hook", "forward_hook", "full_backward_pre_hook", "full_backward_hook")
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_fire(built, kind):
+    """Each kind alone."""
     module, inputs = built
-    seen = {kind: set() for kind in ("before", "after", "backward")}
+    seen = set()
     for name, linear in linears(module).items():
-        linear.register_forward_pre_hook(lambda *_, name=name: seen["before"].add(name))
-        linear.register_forward_hook(lambda *_, name=name: seen["after"].add(name))
-        linear.register_full_backward_hook(lambda *_, name=name: seen["backward"].add(name))
-    total(module(*inputs)).backward()
-    assert seen == {kind: set(linears(module)) for kind in seen}
+        getattr(linear, f"register_{kind}")(lambda *_, name=name: seen.add(name))
+    total(module(*[x.requires_grad_() for x in inputs])).backward()
+    assert seen == set(linears(module))
 
 
 def test_a_hook_may_change_the_result(built):
@@ -203,6 +207,51 @@ def test_a_quantised_model_has_no_float_linear(built):
     assert not linears(quantised)
     for got, reference in zip(tensors(quantised(*inputs)), expected, strict=True):
         assert (got - reference).abs().max() < 0.2 * (reference.abs().max() + 1)
+
+
+@pytest.mark.parametrize("name", ["released", "released localizer", "published"])
+def test_peft(name):
+    peft = pytest.importorskip("peft")
+    module, inputs = BUILD[name]()
+    expected = tensors(module(*inputs))
+    config = peft.LoraConfig(target_modules=list(linears(module)), r=2, init_lora_weights=False)
+    wrapped = peft.inject_adapter_in_model(config, module)
+    out = tensors(wrapped(*inputs))
+    assert not torch.equal(out[0], expected[0])
+    total(tuple(out)).backward()
+    learned = {n: p.grad for n, p in wrapped.named_parameters() if "lora_" in n}
+    assert len(learned) == 2 * len(linears(BUILD[name]()[0]))
+    assert all(grad is not None for grad in learned.values())
+
+
+@pytest.fixture
+def one_process():
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["paper", "released", "released localizer", "published"])
+def test_every_linear_a_unit_of_fsdp(one_process, name):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    module, inputs = BUILD[name]()
+    twin = copy.deepcopy(module)
+    mesh = init_device_mesh("cpu", (1,))
+    for linear in linears(module).values():
+        fully_shard(linear, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.01) for m in (module, twin)]
+    for _ in range(2):
+        for m, optimizer in zip((module, twin), optimizers, strict=True):
+            optimizer.zero_grad()
+            total(m(*inputs)).backward()
+            optimizer.step()
+    torch.testing.assert_close(module(*inputs), twin(*inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_a_replaced_linear_of_another_kind():

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity, joint_coattention
 from ..modules.checks import check_positive, check_probability
-from ..modules.linear import Sequential, call_linear
+from ..modules.linear import Sequential, call_linear, over_segments
 from ..modules.paper_layer import Maps
+from ..modules.plain import is_plain_linear
 
 Widths = int | tuple[int, int]
+SYMBOLS = ("affine_", "W_", "W_c", "W_h")
 
 
 class CAM(nn.Module):
@@ -114,34 +116,52 @@ class CAM(nn.Module):
         return self._attended(audio, visual, "av")
 
     def _attended(self, audio: Tensor, visual: Tensor, trained: str) -> tuple[Tensor, Tensor]:
-        """A' and V'; only the co-attention weights of the modalities in ``trained`` get gradients."""
+        """A' and V'; only the co-attention weights of the modalities in ``trained`` get gradients.
+
+        Fused where every Linear may be read instead of called.
+        """
+        inputs = self._encode(audio, visual)
+        linears = [linear for symbol in SYMBOLS for linear in self._linears(symbol)]
+        if not all(is_plain_linear(linear) and linear.bias is None for linear in linears):
+            return self._called(inputs)
         groups = [
             [
-                w if name in trained else w.detach()
-                for name, w in zip("av", self._weights(symbol), strict=True)
+                linear.weight if name in trained else linear.weight.detach()
+                for name, linear in zip("av", self._linears(symbol), strict=True)
             ]
-            for symbol in ("affine_", "W_", "W_c", "W_h")
+            for symbol in SYMBOLS
         ]
         groups[3] = [w.mT for w in groups[3]]  # (k, N)
-        a, v = joint_coattention(self._encode(audio, visual), *groups)
+        a, v = joint_coattention(inputs, *groups)
         return a, v
 
+    def _called(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """A' and V' with every Linear called and C_i stored."""
+        h = self._attention(inputs, self._affinities(inputs))
+        updates = [w_h(h_x).mT for w_h, h_x in zip(self._linears("W_h"), h, strict=True)]
+        return inputs[0] + updates[0], inputs[1] + updates[1]
+
     def maps(self, audio: Tensor, visual: Tensor) -> Maps:
-        """C_i (B, d_i, d) and H_i (B, d_i, k) of audio and visual, as the published code lays them out."""
+        """C_i (B, d_i, d) and H_i (B, d_i, k) of audio and visual, in the published layout."""
         inputs = self._encode(audio, visual)
-        joint = torch.cat(inputs, dim=-1)  # (B, N, d)
-        c = tuple(
-            joint_affinity(x, joint, w)
-            for x, w in zip(inputs, self._weights("affine_"), strict=True)
-        )
+        c = self._affinities(inputs)
+        return {"C": c, "H": self._attention(inputs, c)}
+
+    def _affinities(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """C_i (B, d_i, d)."""
+        joint, n = torch.cat(inputs, dim=-1), self.num_segments  # (B, N, d)
+        keys = [over_segments(affine, joint, n) for affine in self._linears("affine_")]
+        return tuple(joint_affinity(x, key) for x, key in zip(inputs, keys, strict=True))
+
+    def _attention(
+        self, inputs: tuple[Tensor, Tensor], c: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """H_i (B, d_i, k)."""
         parts = zip(inputs, c, self._linears("W_"), self._linears("W_c"), strict=True)
-        return {"C": c, "H": tuple(torch.relu(w_c(c_x) + w_x(x.mT)) for x, c_x, w_x, w_c in parts)}
+        return tuple(torch.relu(w_c(c_x) + w_x(x.mT)) for x, c_x, w_x, w_c in parts)
 
     def _linears(self, symbol: str) -> list[nn.Linear]:
         return [getattr(self, symbol + name) for name in "av"]
-
-    def _weights(self, symbol: str) -> list[Tensor]:
-        return [linear.weight for linear in self._linears(symbol)]
 
     def _encode(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
         for name, x, width in zip(("audio", "visual"), (audio, visual), self.in_dims, strict=True):
