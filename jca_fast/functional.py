@@ -3,6 +3,7 @@
 from .ops.backends import explain
 from .ops.joint_affinity import joint_affinity
 from .ops.joint_coattention import joint_coattention
+from .ops.released_attention import released_attention as _released_attention  # noqa: F401
 from .ops.tanh_attention import tanh_attention
 from .ops.visual_reduction import visual_reduction
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import joint_affinity
+from ..ops.checks import inverse_root
 from ..ops.released_attention import released_attention
 from .checks import check_like, labels
 from .joint_feature import JointFeature
@@ -36,7 +37,7 @@ def attend_to_joint(
     if dropout is not None and rate is None:
         c = dropout(joint_affinity(key, query, backend=backend))  # (B, d_x, d)
         return torch.relu(torch.tanh(value @ c))
-    scale = query.shape[-1] ** -0.5
+    scale = inverse_root(query.shape[-1])
     return released_attention(query, key, value, scale, dropout_p=rate or 0.0, backend=backend)
 
 

@@ -1,12 +1,65 @@
-"""What the autograd Functions of all ops share."""
+"""How an op is called: recorded for its derivatives, as its plain formula, or bare.
+
+A *recorder* runs an op through its autograd Function. It sits at the key Autograd of PyTorch's
+dispatcher, so ``torch.ops.jca_fast.<op>.<backend>`` is differentiable wherever it is called: in
+eager mode, inside a functorch transform, in a compiled, exported or traced program. Public
+functions reach the same recorder without the dispatcher, which halves the overhead of a call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+
+from . import reference
+from .backends import BACKENDS
+from .library import LIBRARY, SCHEMAS, overload
+
+_OVERLOADS: dict[tuple[str, str], Callable[..., Any]] = {}
+"""The registered overload of each (op, backend): looking it up in torch.ops takes a microsecond."""
+
+
+def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
+    """Give every backend of ``op`` its derivatives; returns ``call(backend, *args)``.
+
+    ``recorder(backend, *args)`` runs the op, on the arguments of its schema, through a Function.
+    In forward mode and while ``torch.jit.trace`` runs, the op is its plain PyTorch formula, which
+    has derivatives of any kind and needs no package when a trace is loaded.
+    """
+    formula = getattr(reference, op)
+
+    def record_or_run(backend: str, *args: Any) -> Any:
+        if forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None:
+            return formula(*args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return recorder(backend, *args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _OVERLOADS[op, backend](*args)
+
+    def call(backend: str, *args: Any) -> Any:
+        # Compilers and transforms see one operator; each level of a transform finds the recorder.
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return _OVERLOADS[op, backend](*args)
+        return record_or_run(backend, *args)
+
+    for row in BACKENDS:
+        _OVERLOADS[op, row.name] = overload(op, row.name)
+        LIBRARY.impl(f"{op}.{row.name}", partial(record_or_run, row.name), "Autograd")
+        if "Tensor[]" in SCHEMAS[op]:  # PyTorch's loop over batched gradients takes no lists
+            LIBRARY.impl(f"{op}.{row.name}", formula, "Batched")
+    return call
+
+
+def run(op: str, backend: str, *args: Any) -> Any:
+    """Run an op without recording it."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return _OVERLOADS[op, backend](*args)
 
 
 def needs_grad(*tensors: Tensor) -> bool:
@@ -15,18 +68,19 @@ def needs_grad(*tensors: Tensor) -> bool:
 
 
 def record(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply(*args)`` without its look at the signature of ``forward``, which costs 15 microseconds a call.
+    """``function.apply(*args)`` at the present level of a functorch transform, if one is active.
 
-    Under a compiler or a functorch transform it is ``apply`` itself.
+    It leaves out the checks of ``apply``, which cost 15 microseconds.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return function.apply(*args)
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        with enable_single_level_autograd_function():
+            return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
 
 
 def vjp_of(
     formula: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], grads: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """The vector-Jacobian product of a plain-PyTorch formula, itself differentiable to any order."""
+    """The vector-Jacobian product of a plain formula, itself differentiable to any order."""
     vjp = torch.func.vjp(lambda *args: tuple(formula(*args)), *inputs)[1]
     return vjp(tuple(grads))

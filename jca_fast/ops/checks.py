@@ -38,7 +38,7 @@ def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
     """All tensors must share the first one's device and dtype."""
     first = tensors[0]
     device, dtype = first.device, first.dtype
-    for name, tensor in zip(names, tensors, strict=True):
+    for name, tensor in zip(names[1:], tensors[1:], strict=True):
         if tensor.device != device:
             raise ValueError(
                 f"{name} must be on {first.device} like {names[0]}, got {tensor.device}"
@@ -49,10 +49,15 @@ def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
 
 def check_sizes_positive(name: str, value: Tensor) -> None:
     """Every dimension but the batch must be at least 1."""
-    if 0 in value.shape[1:]:
+    if 0 in value.shape and 0 in value.shape[1:]:
         raise ValueError(
             f"{name} must have at least 1 element in every dimension but the batch, got {tuple(value.shape)}"
         )
+
+
+def inverse_root(size: int | Tensor) -> float:
+    """1/sqrt(size). While ``torch.jit.trace`` runs, sizes are tensors, whose root is a float32."""
+    return (int(size) if isinstance(size, Tensor) else size) ** -0.5
 
 
 def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -5,14 +5,22 @@ C = tanh(scale * q kᵀ)       q = Xᵀ (B, d_x, N)   k = (W_j J)ᵀ (B, d, N)  
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, record, vjp_of
+from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
-from .checks import autocast, check_alike, check_size, check_sizes_positive, check_tensor
-from .library import overload
+from .checks import (
+    autocast,
+    check_alike,
+    check_size,
+    check_sizes_positive,
+    check_tensor,
+    inverse_root,
+)
 
 
 def joint_affinity(
@@ -56,49 +64,38 @@ def joint_affinity(
         x, joint = autocast((x, joint))
         check_alike(("x", "joint"), (x, joint))
     q, k = x.mT, joint.mT  # (B, d_x, N), (B, d, N)
-    scale = k.shape[1] ** -0.5 if scale is None else float(scale)
+    scale = inverse_root(k.shape[1]) if scale is None else float(scale)
     backend = choose("joint_affinity", backend, (q, k))
-    if needs_grad(q, k):
-        return record(JointAffinity, q, k, scale, backend)
-    return overload("joint_affinity", backend)(q, k, scale)
+    return _call(backend, q, k, scale)
 
 
 class JointAffinity(torch.autograd.Function):
-    """(q, k, scale, backend) -> C."""
-
-    generate_vmap_rule = True
+    """(backend, q, k, scale) -> C."""
 
     @staticmethod
-    def forward(q, k, scale, backend):
-        return overload("joint_affinity", backend)(q, k, scale)
+    def forward(backend, *args):
+        return run("joint_affinity", backend, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        q, k, ctx.scale, ctx.backend = inputs
+        ctx.backend, q, k, ctx.scale = inputs
         ctx.save_for_backward(q, k, output)
 
     @staticmethod
     def backward(ctx, grad_c):
-        args = (grad_c, *ctx.saved_tensors, ctx.scale)
-        if torch.is_grad_enabled():
-            grads = record(JointAffinityBackward, *args, ctx.backend)
-        else:
-            grads = overload("joint_affinity_backward", ctx.backend)(*args)
-        return *grads, None, None
+        return None, *_call_backward(ctx.backend, grad_c, *ctx.saved_tensors, ctx.scale), None
 
 
 class JointAffinityBackward(torch.autograd.Function):
-    """(grad_c, q, k, c, scale, backend) -> dq, dk; its own derivative runs on the reference."""
-
-    generate_vmap_rule = True
+    """(backend, grad_c, q, k, c, scale) -> dq, dk; its own derivative is the reference's."""
 
     @staticmethod
-    def forward(grad_c, q, k, c, scale, backend):
-        return overload("joint_affinity_backward", backend)(grad_c, q, k, c, scale)
+    def forward(backend, *args):
+        return run("joint_affinity_backward", backend, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        grad_c, q, k, _, ctx.scale, _ = inputs
+        _, grad_c, q, k, _c, ctx.scale = inputs
         ctx.save_for_backward(grad_c, q, k)
 
     @staticmethod
@@ -109,4 +106,9 @@ class JointAffinityBackward(torch.autograd.Function):
             )  # a function of q and k here, not a constant
             return reference.joint_affinity_backward(grad_c, q, k, c, ctx.scale)
 
-        return *vjp_of(formula, ctx.saved_tensors, grads), None, None, None
+        grad_c, grad_q, grad_k = vjp_of(formula, ctx.saved_tensors, grads)
+        return None, grad_c, grad_q, grad_k, None, None
+
+
+_call = differentiable("joint_affinity", partial(record, JointAffinity))
+_call_backward = differentiable("joint_affinity_backward", partial(record, JointAffinityBackward))

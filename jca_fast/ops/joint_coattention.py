@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, record, vjp_of
+from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
 from .checks import (
     autocast,
@@ -28,8 +29,8 @@ from .checks import (
     check_sizes_positive,
     check_tensor,
     dropout_seed,
+    inverse_root,
 )
-from .library import overload
 from .tanh_attention import tanh_attention
 
 
@@ -81,7 +82,7 @@ def joint_coattention(
     sizes = [len(group) for group in groups.values()]
     n = sizes[0]
     if scales is None:
-        scales = [w.shape[1] ** -0.5 for w in w_c]
+        scales = [inverse_root(w.shape[1]) for w in w_c]
     elif len(scales) != n:
         raise ValueError(
             f"scales must hold one factor for each of the {n} modalities, got {len(scales)}"
@@ -92,14 +93,8 @@ def joint_coattention(
     if any(x.dtype != cast.dtype for x, cast in zip(inputs, tensors, strict=False)):
         operands = (inputs, *_split(tensors, sizes)[1:])
         return _by_parts(operands, scales, float(dropout_p), seed, backend)
-    if needs_grad(*tensors):
-        return record(JointCoAttention, sizes, scales, float(dropout_p), seed, backend, *tensors)[
-            :n
-        ]
     grouped = _split(tensors, sizes)
-    return tuple(
-        overload("joint_coattention", backend)(*grouped, scales, float(dropout_p), seed, False)
-    )
+    return tuple(_call(backend, *grouped, scales, float(dropout_p), seed, False))
 
 
 def _by_parts(
@@ -177,15 +172,10 @@ def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]
 class JointCoAttention(torch.autograd.Function):
     """(sizes, scales, dropout_p, seed, backend, *tensors) -> X' and H of each modality; autograd wants a flat list."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(sizes, scales, dropout_p, seed, backend, *tensors):
-        return tuple(
-            overload("joint_coattention", backend)(
-                *_split(tensors, sizes), scales, dropout_p, seed, True
-            )
-        )
+        groups = _split(tensors, sizes)
+        return tuple(run("joint_coattention", backend, *groups, scales, dropout_p, seed, True))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -197,33 +187,19 @@ class JointCoAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         seed, *tensors = ctx.saved_tensors
-        args = (
-            ctx.sizes,
-            ctx.scales,
-            ctx.dropout_p,
-            seed,
-            ctx.backend,
-            *grads[: ctx.sizes[0]],
-            *tensors,
-        )
-        if torch.is_grad_enabled():
-            grads = record(JointCoAttentionBackward, *args)
-        else:
-            grads = JointCoAttentionBackward.forward(*args)
-        return None, None, None, None, None, *grads
+        n = ctx.sizes[0]
+        groups = _split((*grads[:n], *tensors), (n, n, *ctx.sizes))
+        options = (ctx.scales, ctx.dropout_p, seed)
+        return None, None, None, None, None, *_call_backward(ctx.backend, *groups, *options)
 
 
 class JointCoAttentionBackward(torch.autograd.Function):
     """(sizes, scales, dropout_p, seed, backend, *grad_outs, *maps, *tensors) -> the gradient of every tensor."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(sizes, scales, dropout_p, seed, backend, *tensors):
         groups = _split(tensors, (sizes[0], sizes[0], *sizes))
-        return tuple(
-            overload("joint_coattention_backward", backend)(*groups, scales, dropout_p, seed)
-        )
+        return tuple(run("joint_coattention_backward", backend, *groups, scales, dropout_p, seed))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -249,3 +225,24 @@ class JointCoAttentionBackward(torch.autograd.Function):
 
         vjp = vjp_of(formula, tensors, grads)
         return None, None, None, None, None, *vjp[:n], *(None for _ in range(n)), *vjp[n:]
+
+
+def _record(backend: str, *args: Any) -> list[Tensor]:
+    """joint_coattention on the arguments of its schema."""
+    *groups, scales, dropout_p, seed, keep_maps = args
+    sizes = [len(group) for group in groups]
+    tensors = chain.from_iterable(groups)
+    results = record(JointCoAttention, sizes, scales, dropout_p, seed, backend, *tensors)
+    return list(results if keep_maps else results[: sizes[0]])
+
+
+def _record_backward(backend: str, *args: Any) -> list[Tensor]:
+    """joint_coattention_backward on the arguments of its schema."""
+    grad_outs, maps, *groups, scales, dropout_p, seed = args
+    sizes = [len(group) for group in groups]
+    tensors = chain(grad_outs, maps, *groups)
+    return list(record(JointCoAttentionBackward, sizes, scales, dropout_p, seed, backend, *tensors))
+
+
+_call = differentiable("joint_coattention", _record)
+_call_backward = differentiable("joint_coattention_backward", _record_backward)

@@ -9,11 +9,13 @@ written. Where T > 0 the slope of the activation is 1 - T², elsewhere 0, so tha
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, record, vjp_of
+from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
 from .checks import (
     autocast,
@@ -23,7 +25,6 @@ from .checks import (
     check_tensor,
     dropout_seed,
 )
-from .library import overload
 
 
 def released_attention(
@@ -69,53 +70,40 @@ def released_attention(
     check_sizes_positive("key", key)
     seed = dropout_seed(dropout_p, seed, generator, query.device)
     backend = choose("released_attention", backend, (query, key, value))
-    if needs_grad(query, key, value):
-        return record(
-            ReleasedAttention, query, key, value, float(scale), float(dropout_p), seed, backend
-        )
-    return overload("released_attention", backend)(
-        query, key, value, float(scale), float(dropout_p), seed
-    )
+    return _call(backend, query, key, value, float(scale), float(dropout_p), seed)
 
 
 class ReleasedAttention(torch.autograd.Function):
-    """(query, key, value, scale, dropout_p, seed, backend) -> T."""
-
-    generate_vmap_rule = True
+    """(backend, query, key, value, scale, dropout_p, seed) -> T."""
 
     @staticmethod
-    def forward(query, key, value, scale, dropout_p, seed, backend):
-        return overload("released_attention", backend)(query, key, value, scale, dropout_p, seed)
+    def forward(backend, *args):
+        return run("released_attention", backend, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        query, key, value, ctx.scale, ctx.dropout_p, seed, ctx.backend = inputs
+        ctx.backend, query, key, value, ctx.scale, ctx.dropout_p, seed = inputs
         ctx.save_for_backward(output, query, key, value, seed)
 
     @staticmethod
     def backward(ctx, grad_out):
         *tensors, seed = ctx.saved_tensors
-        args = (grad_out, *tensors, ctx.scale, ctx.dropout_p, seed)
-        if torch.is_grad_enabled():
-            grads = record(ReleasedAttentionBackward, *args, ctx.backend)
-        else:
-            grads = overload("released_attention_backward", ctx.backend)(*args)
-        return *grads, None, None, None, None
+        options = (ctx.scale, ctx.dropout_p, seed)
+        return None, *_call_backward(ctx.backend, grad_out, *tensors, *options), None, None, None
 
 
 class ReleasedAttentionBackward(torch.autograd.Function):
-    """(grad_out, T, query, key, value, scale, dropout_p, seed, backend) -> the gradients of query, key and value."""
-
-    generate_vmap_rule = True
+    """(backend, grad_out, T, query, key, value, scale, dropout_p, seed) -> the gradients of
+    query, key and value.
+    """
 
     @staticmethod
-    def forward(grad_out, out, query, key, value, scale, dropout_p, seed, backend):
-        op = overload("released_attention_backward", backend)
-        return op(grad_out, out, query, key, value, scale, dropout_p, seed)
+    def forward(backend, *args):
+        return run("released_attention_backward", backend, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        grad_out, _out, query, key, value, ctx.scale, ctx.dropout_p, seed, _ = inputs
+        _, grad_out, _out, query, key, value, ctx.scale, ctx.dropout_p, seed = inputs
         ctx.save_for_backward(grad_out, query, key, value, seed)
 
     @staticmethod
@@ -130,4 +118,10 @@ class ReleasedAttentionBackward(torch.autograd.Function):
             return reference.released_attention_backward(grad_out, out, query, key, value, *options)
 
         grad_out, *rest = vjp_of(formula, tensors, grads)
-        return grad_out, None, *rest, None, None, None, None
+        return None, grad_out, None, *rest, None, None, None
+
+
+_call = differentiable("released_attention", partial(record, ReleasedAttention))
+_call_backward = differentiable(
+    "released_attention_backward", partial(record, ReleasedAttentionBackward)
+)

@@ -11,11 +11,13 @@ Dropout acts on P (:mod:`jca_fast.ops.dropout`). Only q, k and v are saved; the 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, record, vjp_of
+from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
 from .checks import (
     autocast,
@@ -25,7 +27,6 @@ from .checks import (
     check_tensor,
     dropout_seed,
 )
-from .library import overload
 
 
 def tanh_attention(
@@ -78,50 +79,41 @@ def tanh_attention(
         check_sizes_positive(name, value)
     seed = dropout_seed(dropout_p, seed, generator, q.device)
     backend = choose("tanh_attention", backend, (q, k, v))
-    if needs_grad(q, k, v):
-        return record(TanhAttention, q, k, v, float(scale), float(dropout_p), seed, backend)
-    return overload("tanh_attention", backend)(q, k, v, float(scale), float(dropout_p), seed)
+    return _call(backend, q, k, v, float(scale), float(dropout_p), seed)
 
 
 class TanhAttention(torch.autograd.Function):
-    """(q, k, v, scale, dropout_p, seed, backend) -> out."""
-
-    generate_vmap_rule = True
+    """(backend, q, k, v, scale, dropout_p, seed) -> out."""
 
     @staticmethod
-    def forward(q, k, v, scale, dropout_p, seed, backend):
-        return overload("tanh_attention", backend)(q, k, v, scale, dropout_p, seed)
+    def forward(backend, *args):
+        return run("tanh_attention", backend, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        q, k, v, ctx.scale, ctx.dropout_p, seed, ctx.backend = inputs
+        ctx.backend, q, k, v, ctx.scale, ctx.dropout_p, seed = inputs
         ctx.save_for_backward(q, k, v, seed)
 
     @staticmethod
     def backward(ctx, grad_out):
         q, k, v, seed = ctx.saved_tensors
-        args = (grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed)
-        if torch.is_grad_enabled():
-            grads = record(TanhAttentionBackward, *args, ctx.backend)
-        else:
-            grads = overload("tanh_attention_backward", ctx.backend)(*args)
-        return *grads, None, None, None, None
+        options = (ctx.scale, ctx.dropout_p, seed)
+        return None, *_call_backward(ctx.backend, grad_out, q, k, v, *options), None, None, None
 
 
 class TanhAttentionBackward(torch.autograd.Function):
-    """(grad_out, q, k, v, scale, dropout_p, seed, backend) -> dq, dk, dv; its own derivative runs on the reference."""
+    """(backend, grad_out, q, k, v, scale, dropout_p, seed) -> dq, dk, dv.
 
-    generate_vmap_rule = True
+    Its own derivative is that of the reference.
+    """
 
     @staticmethod
-    def forward(grad_out, q, k, v, scale, dropout_p, seed, backend):
-        return overload("tanh_attention_backward", backend)(
-            grad_out, q, k, v, scale, dropout_p, seed
-        )
+    def forward(backend, *args):
+        return run("tanh_attention_backward", backend, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed, _ = inputs
+        _, grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed = inputs
         ctx.save_for_backward(grad_out, q, k, v, seed)
 
     @staticmethod
@@ -133,4 +125,8 @@ class TanhAttentionBackward(torch.autograd.Function):
                 grad_out, q, k, v, ctx.scale, ctx.dropout_p, seed
             )
 
-        return *vjp_of(formula, tensors, grads), None, None, None, None
+        return None, *vjp_of(formula, tensors, grads), None, None, None
+
+
+_call = differentiable("tanh_attention", partial(record, TanhAttention))
+_call_backward = differentiable("tanh_attention_backward", partial(record, TanhAttentionBackward))

@@ -8,14 +8,15 @@ The op is bound by memory: K is read once forward and once backward, and dK is w
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import needs_grad, record, vjp_of
+from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
-from .checks import autocast, check_alike, check_size, check_tensor
-from .library import overload
+from .checks import autocast, check_alike, check_size, check_tensor, inverse_root
 
 
 def visual_reduction(
@@ -57,55 +58,48 @@ def visual_reduction(
         )
     query, regions = autocast((query, regions))
     check_alike(("query", "regions"), (query, regions))
-    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = inverse_root(query.shape[-1]) if scale is None else float(scale)
     lead, (count, width) = query.shape[:-1], regions.shape[-2:]
     q, r = query.reshape(-1, width), regions.reshape(-1, count, width)  # (S, D), (S, R, D)
     backend = choose("visual_reduction", backend, (q, r))
-    if needs_grad(q, r):
-        out, weights = record(VisualReduction, q, r, scale, backend)
-    else:
-        out, weights = overload("visual_reduction", backend)(q, r, scale)
+    out, weights = _call(backend, q, r, scale)
     out = out.reshape(*lead, width)
     return (out, weights.reshape(*lead, count)) if return_weights else out
 
 
 class VisualReduction(torch.autograd.Function):
-    """(query, regions, scale, backend) -> out, weights."""
-
-    generate_vmap_rule = True
+    """(backend, query, regions, scale) -> out, weights."""
 
     @staticmethod
-    def forward(query, regions, scale, backend):
-        return overload("visual_reduction", backend)(query, regions, scale)
+    def forward(backend, *args):
+        return run("visual_reduction", backend, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        query, regions, ctx.scale, ctx.backend = inputs
+        ctx.backend, query, regions, ctx.scale = inputs
         ctx.save_for_backward(query, regions, output[1])
 
     @staticmethod
     def backward(ctx, grad_out, grad_weights):
-        args = (grad_out, grad_weights, *ctx.saved_tensors, ctx.scale, ctx.needs_input_grad[1])
-        if torch.is_grad_enabled():
-            grad_query, grad_regions = record(VisualReductionBackward, *args, ctx.backend)
-        else:
-            grad_query, grad_regions = overload("visual_reduction_backward", ctx.backend)(*args)
-        return grad_query, grad_regions if ctx.needs_input_grad[1] else None, None, None
+        wanted = ctx.needs_input_grad[2]
+        args = (grad_out, grad_weights, *ctx.saved_tensors, ctx.scale, wanted)
+        grad_query, grad_regions = _call_backward(ctx.backend, *args)
+        return None, grad_query, grad_regions if wanted else None, None
 
 
 class VisualReductionBackward(torch.autograd.Function):
-    """(grad_out, grad_weights, query, regions, weights, scale, need_regions, backend) -> dq, dK (empty if unwanted)."""
+    """(backend, grad_out, grad_weights, query, regions, weights, scale, need_regions) -> dq, dK.
 
-    generate_vmap_rule = True
+    dK is empty where it is not needed.
+    """
 
     @staticmethod
-    def forward(grad_out, grad_weights, query, regions, weights, scale, need_regions, backend):
-        args = (grad_out, grad_weights, query, regions, weights, scale, need_regions)
-        return overload("visual_reduction_backward", backend)(*args)
+    def forward(backend, *args):
+        return run("visual_reduction_backward", backend, *args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, _weights, ctx.scale, ctx.need_regions, _ = inputs
+        _, *tensors, _weights, ctx.scale, ctx.need_regions = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -117,4 +111,10 @@ class VisualReductionBackward(torch.autograd.Function):
             args = (grad_out, grad_weights, query, regions, weights, ctx.scale, ctx.need_regions)
             return reference.visual_reduction_backward(*args)
 
-        return *vjp_of(formula, ctx.saved_tensors, grads), None, None, None, None
+        return None, *vjp_of(formula, ctx.saved_tensors, grads), None, None, None
+
+
+_call = differentiable("visual_reduction", partial(record, VisualReduction))
+_call_backward = differentiable(
+    "visual_reduction_backward", partial(record, VisualReductionBackward)
+)
