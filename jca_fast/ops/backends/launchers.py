@@ -60,9 +60,7 @@ def _problem(module: str, op: str) -> str:
 @functools.cache
 def _warn_of_missing_kernels() -> None:
     """Say once that this is a source folder, which hides the kernels of an installed package."""
-    import jca_fast
-
-    folder = Path(jca_fast.__file__).parents[1]
+    folder = Path(__file__).parents[3]
     warnings.warn(
         f"jca_fast was imported from the source folder {folder}, which hides the kernels of the "
         "installed package, so that every op runs on plain PyTorch. Start Python in another "
