@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,7 +46,7 @@ def given(heading: str) -> dict[str, Any]:
         "RJCAforSpeakerVerification": {"audio": (8, 192), "visual": (8, 512)},
         "RJCMA": {"video": (300, 256), "audio": (300, 128), "text": (300, 128)},
         "ABAW8": {"video": (300, 256), "audio": (300, 128)},
-        "Dynamic-CrossAttention": {"video": (16, 512), "audio": (16, 512)},
+        "Dynamic-CrossAttention": {"audio": (16, 512), "regions": (16, 25088)},
         "PKDOT": {"first": (1, 512), "second": (1, 512)},
         "SPIRo": {"video": (300, 256), "audio": (300, 128)},
         "RJCMA_global_attention": {"audio": (16, 128), "visual": (16, 128)},
@@ -73,9 +74,9 @@ RESULTS: dict[str, list[dict[str, tuple[int, ...]]]] = {
     "RecurrentJointAttentionwithLSTMs": [{"valence": (2, 16), "arousal": (2, 16)}],
     "RJCAforSpeakerVerification": [{"features": (2, 8, 704), "embedding": (2, 512)}],
     "RJCMA": [{"video": (2, 300, 256), "audio": (2, 300, 128), "text": (2, 300, 128)}],
-    "ABAW8": [{}],
-    "Dynamic-CrossAttention": [{"video": (2, 16, 512), "audio": (2, 16, 512)}],
-    "PKDOT": [{"first": (2, 1, 512), "second": (2, 1, 512)}],
+    "ABAW8": [{"fused": (2, 300, 384)}],
+    "Dynamic-CrossAttention": [{"valence": (2, 16), "arousal": (2, 16)}],
+    "PKDOT": [{"logits": (2, 1, 2), "first": (2, 1, 512), "second": (2, 1, 512)}],
     "SPIRo": [{"video": (2, 300, 256), "audio": (2, 300, 128)}],
     "RJCMA_global_attention": [{"audio": (2, 16, 128), "visual": (2, 16, 128)}],
     "Code without a name here, by its shapes": [{}],
@@ -88,7 +89,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     """The working directory, with the files that the page names."""
     monkeypatch.chdir(tmp_path)
     torch.save(released.DCNWithRCNN(OPTIONS), "test.pt")
-    torch.save({"net": cam.CAM(8).state_dict(), "best_Val_accV": 0.5}, "cam_model.pt")
+    net = cam.CAM(8).state_dict()
+    torch.save({"net": net, "best_Val_accV": np.float64(0.5)}, "cam_model.pt")  # as published
     return tmp_path
 
 
@@ -138,8 +140,51 @@ def test_checkpoints_become_the_models_the_page_says(folder):
 
 def test_every_iteration_is_there():
     names = run("ABAW8", section("ABAW8")[0])
-    shapes = [tuple(x.shape[1:]) for pair in names["iterations"] for x in pair]
-    assert shapes == [(300, 256), (300, 128)] * 3
+    for feature, width in (("videos", 256), ("audios", 128)):
+        assert [tuple(x.shape[1:]) for x in names[feature]] == [(300, width)] * 2
+
+
+ROW = re.compile(r"^\| ([^|]+) \| `(from [^`]+)` \| `([^`]+)` \| `([^`]+)` \|", re.MULTILINE)
+KEYS = {
+    "recursive_joint_co_attention DCNWithRCNN": 126,
+    "jointcrossattentional_av_fusion CAM": 16,
+    "joint_cross_attention_for_audio_visual_fusion CAM": 50,
+    "joint_cross_attention_for_audio_visual_fusion PaperCAM as CAM": 20,
+    "joint_cross_attention_for_audio_visual_fusion Jcam_512 as CAM": 12,
+    "recurrentjointattentionwithlstms CAM": 88,
+    "rjcaforspeakerverification CAM": 117,
+    "rjcma DCNLayer": 40,
+    "abaw8 GRJCA_cam": 61,
+    "abaw8 HGRJCA_cam": 73,
+    "dynamic_crossattention CAM": 106,
+    "pkdot CAM": 98,
+    "spiro DCNLayer": 28,
+}
+"""The line of each row behind ``jca_fast.compat.``, and the keys that the published class has."""
+
+
+def rows() -> dict[str, tuple[str, str, str]]:
+    """(their line, our line, their call) of every row of the table at the top of the page."""
+    found = {}
+    for _, theirs, ours, call in ROW.findall(PAGE.read_text()):
+        name = ours.removeprefix("from jca_fast.compat.").replace(" import ", " ")
+        found[name] = (theirs, ours, call)
+    return found
+
+
+def test_every_row_of_the_table_is_tested():
+    assert set(rows()) == set(KEYS)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_row_of_the_table_takes_the_call_of_its_repository(name):
+    theirs, ours, call = rows()[name]
+    assert theirs.split(" import ")[1] == ours.split(" import ")[1].split(" as ")[-1]
+    names: dict[str, Any] = {"opt": Namespace()}  # the published options
+    exec(ours, names)
+    with torch.device("meta"):
+        model = eval(call, names)
+    assert len(model.state_dict()) == KEYS[name]
 
 
 def test_the_variant_with_shared_weights_is_rewritten_right():
