@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +80,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 @contextlib.contextmanager
 def _temporary(folder: int) -> Iterator[tuple[int, str, Path | None]]:
     """A new file: its descriptor, its name in `folder`, and its path while it has no name yet."""
-    name = f".{secrets.token_hex(16)}.tmp"
+    name = f".{os.urandom(16).hex()}.tmp"
     descriptor = _anonymous(folder)
     written = None if descriptor is None else Path(f"/proc/self/fd/{descriptor}")
     if descriptor is None:

@@ -1,4 +1,5 @@
-"""The command line: ``jca-fast <command>``, each command in its own module with ``add_arguments`` and ``run``."""
+"""The command line: ``jca-fast <command>``, each command in its own module with ``add_arguments``
+and ``run``."""
 
 from __future__ import annotations
 

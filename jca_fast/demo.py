@@ -1,9 +1,10 @@
 """`jca-fast demo`: plants a small data set, trains on it, scores it and draws pictures.
 
-The planted set needs both ears and eyes (see `jca_fast.data.planted`), so the joint model must beat both of the models
-that have one modality only. The settings are for a demonstration within a minute or two on two cores, not those of the
-paper: narrow features, two fusion layers, cross-entropy, and features as they are (`normalize=False`), on which the
-attention over regions sharpens within a few epochs.
+The planted set needs both ears and eyes (see `jca_fast.data.planted`), so the joint model must beat
+both of the models that have one modality only. The settings are for a demonstration within a minute
+or two on two cores, not those of the paper: narrow features, two fusion layers, cross-entropy, and
+features as they are (`normalize=False`), on which the attention over regions sharpens within a few
+epochs.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch: on two busy cores the demo took 38 s with one and 361 s with two, for arrays this small."""
+    """One thread for torch: on two busy cores the demo took 38 s with one and 361 s with two, for
+    arrays this small."""
     import torch
 
     before = torch.get_num_threads()
@@ -131,7 +133,8 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def step(name: str, what: str) -> Iterator[None]:
-    """One line on a step and the seconds it took; on a terminal it stands there from the beginning, above the bar."""
+    """One line on a step and the seconds it took; on a terminal it stands there from the beginning,
+    above the bar."""
     line, back = f"  {name:<12} {what:<56}", ""
     if sys.stdout.isatty():
         print(line, flush=True)
@@ -149,7 +152,8 @@ def plant(root: Path, clips: int, seed: int) -> None:
 
 
 def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, Any]:
-    """Trains and scores one model; what the training says goes into train.log. Returns `evaluate_checkpoint`'s dict."""
+    """Trains and scores one model; what the training says goes into train.log. Returns
+    `evaluate_checkpoint`'s dict."""
     from jca_fast.training.config import Config
     from jca_fast.training.inference import evaluate_checkpoint
     from jca_fast.training.trainer import run_training

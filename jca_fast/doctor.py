@@ -76,8 +76,11 @@ def _attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _devices() -> dict[str, Any]:
     import torch
 
+    asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+    waiting = "waiting threads sleep" if asleep else "waiting threads spin"
     devices: dict[str, Any] = {
-        "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{waiting} (OMP_WAIT_POLICY)"
     }
     for i in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(i)

@@ -83,9 +83,9 @@ def test_planted_links_are_not_written_through(tmp_path, kind):
 
 def test_existing_temporary_name_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "_anonymous", lambda folder: None)
-    monkeypatch.setattr(atomic.secrets, "token_hex", lambda size: "guessed")
+    monkeypatch.setattr(os, "urandom", lambda size: b"guessed")
     (tmp_path / "victim").write_text("mine")
-    (tmp_path / ".guessed.tmp").symlink_to(tmp_path / "victim")
+    (tmp_path / f".{b'guessed'.hex()}.tmp").symlink_to(tmp_path / "victim")
     with pytest.raises(FileExistsError, match=r"a\.txt: cannot be written: File exists"):
         atomic.write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "victim").read_text() == "mine"

@@ -1,4 +1,5 @@
-"""`check`: each kind of damage is an error of its own, peculiarities are notes, and a sound set has no errors."""
+"""`check`: each kind of damage is an error of its own, peculiarities are notes, and a sound set has
+no errors."""
 
 from __future__ import annotations
 

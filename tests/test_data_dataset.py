@@ -1,4 +1,5 @@
-"""AVEDataset: what an item is, that it is read lazily and in any process, and what it says about bad files."""
+"""AVEDataset: what an item is, that it is read lazily and in any process, and what it says about
+bad files."""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def test_real_labels_and_splits(shared, tmp_path):
 
 
 def virtual_features(root, clips, shape=(10, 7, 7, 512)):
-    """Features of the published shape that take no room on the disk: nothing is ever written to them."""
+    """Features of the published shape that take no room on the disk: nothing is ever written to
+    them."""
     for stem, clip in (("audio_feature", (shape[0], 128)), ("visual_feature", shape)):
         with h5py.File(root / f"{stem}.h5", "w") as file:
             file.create_dataset("avadataset", shape=(clips, *clip), dtype="float64")
@@ -293,7 +295,10 @@ def test_npy_that_shrinks_later(root, planted):
 
 
 def test_import_is_lean():
-    code = "import sys, jca_fast.data, jca_fast.data.cli; print(sorted({'h5py', 'tqdm'} & set(sys.modules)))"
+    code = (
+        "import sys, jca_fast.data, jca_fast.data.cli;"
+        "print(sorted({'h5py', 'tqdm'} & set(sys.modules)))"
+    )
     path = os.pathsep.join([str(Path.cwd()), *sys.path])
     result = subprocess.run(
         [sys.executable, "-c", code],

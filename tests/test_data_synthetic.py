@@ -1,4 +1,5 @@
-"""Planted AVE: deterministic, in the published layout, respectful of annotations, and of the promised statistics."""
+"""Planted AVE: deterministic, in the published layout, respectful of annotations, and of the
+promised statistics."""
 
 from __future__ import annotations
 
@@ -155,7 +156,8 @@ def cosine(features, prototype):
 
 
 def test_features_show_what_was_planted(clips):
-    """After normalisation over channels, an object's regions are nearer to its class than all others are."""
+    """After normalisation over channels, an object's regions are nearer to its class than all
+    others are."""
     world, drawn, _ = clips
     inside, outside, heard, silent = [], [], [], []
     for i, clip in enumerate(drawn):
@@ -287,7 +289,10 @@ def test_disk_space_is_checked_first(tmp_path, monkeypatch):
 
 def test_killed_run_leaves_no_files_and_can_be_repeated(tmp_path):
     root = tmp_path / "set"
-    code = f"from jca_fast.data import synthesize; synthesize({str(root)!r}, num_clips=1000, dtype='float32')"
+    code = (
+        "from jca_fast.data import synthesize;"
+        f"synthesize({str(root)!r}, num_clips=1000, dtype='float32')"
+    )
     path = os.pathsep.join([str(Path.cwd()), *sys.path])
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
     growing, deadline = root / ".synth.partial" / "visual_feature.h5", time.monotonic() + 60
@@ -303,8 +308,8 @@ def test_killed_run_leaves_no_files_and_can_be_repeated(tmp_path):
 
 
 def test_command_takes_every_option(tmp_path, capsys):
-    options = "--num-noisy 2 --seed 3 --dtype float32 --segments 4 --grid 2 3 --audio-dim 5 --visual-dim 6"
-    more = "--noise 0.5 --distractors 1 --offscreen 0.2"
+    options = "--num-noisy 2 --seed 3 --dtype float32 --segments 4 --grid 2 3 --audio-dim 5"
+    more = "--visual-dim 6 --noise 0.5 --distractors 1 --offscreen 0.2"
     args = ["data", "synth", str(tmp_path / "a"), "--num-clips", "9", "--full-length", "0.1"]
     assert main([*args, *options.split(), *more.split()]) == 0
     printed = capsys.readouterr()

@@ -1,4 +1,5 @@
-"""The demo from end to end on few clips: what it prints and writes, what it refuses, that its seed fixes it."""
+"""The demo from end to end on few clips: what it prints and writes, what it refuses, that its seed
+fixes it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ def parse(*flags: str) -> Config:
 def toml(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text(
-        'data = "d"\nlr = 1\nbatch-size = 16\ncompile = true\n[model]\nform = "released"\nnum_layers = 2\n'
+        'data = "d"\nlr = 1\nbatch-size = 16\ncompile = true\n'
+        '[model]\nform = "released"\nnum_layers = 2\n'
     )
     return str(path)
 

@@ -1,4 +1,5 @@
-"""Several processes: the same loss curve as one process for the same global batch, every clip evaluated once."""
+"""Several processes: the same loss curve as one process for the same global batch, every clip
+evaluated once."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ def data(tmp_path_factory):
 def two_processes(data, tmp_path_factory):
     """A run of two processes, resumed after two epochs, and what its first part printed.
 
-    Batches of 11, so that the last holds one clip and one process has none; with seed 3 segments of that clip are
-    predicted right, so that counting them twice would show. No dropout.
+    Batches of 11, so that the last holds one clip and one process has none; with seed 3 segments of
+    that clip are predicted right, so that counting them twice would show. No dropout.
     """
     out = tmp_path_factory.mktemp("two")
     model = [f"{name}={value}" for name, value in MODEL.items()]

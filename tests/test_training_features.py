@@ -338,7 +338,7 @@ def test_log_files_hold_no_bars(data, tmp_path):
     text = (tmp_path / "log").read_text()
     assert "\r" not in text
     assert "epoch 2/2" in text
-    assert "1 threads each" in text
+    assert "1 thread each" in text
 
 
 def test_settings_of_a_run_are_read_back(run, data, tmp_path):
@@ -348,3 +348,52 @@ def test_settings_of_a_run_are_read_back(run, data, tmp_path):
     flags = ["--config", str(out / "config.json"), "--out", str(tmp_path), "--epochs", "1"]
     assert main(["train", *flags, "--no-progress"]) == 0
     assert json.loads((tmp_path / "config.json").read_text())["model"] == config["model"]
+
+
+def test_visualize_writes_other_formats_without_titles_and_reads_npz(data, run, tmp_path, capsys):
+    out, _ = run
+    flags = ["--clips", "1", "--format", "pdf,svg", "--no-titles", "-o", str(tmp_path / "a")]
+    assert main(["visualize", str(out), "--data", str(data), *flags]) == 0
+    written = sorted(path for path in (tmp_path / "a").iterdir())
+    assert {path.suffix for path in written} == {".pdf", ".svg"}
+    assert all(path.read_bytes()[:4] in (b"%PDF", b"<?xm") for path in written)
+    clip = AVEDataset(data, "test")[0]
+    npz = tmp_path / "mine.npz"
+    np.savez(npz, audio=clip[0][None], visual=clip[1][None], clips=["mine"])
+    assert main(["visualize", str(out), "--data", str(npz), *flags[:2], "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "0_timeline.png").exists()
+    capsys.readouterr()
+    bad = ["--format", "gif", "-o", str(tmp_path / "b")]
+    assert main(["visualize", str(out), "--data", str(data), *bad]) == 2
+    assert "--format: expected png, pdf, svg, got ['gif']" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_legends_name_the_marks_that_are_there():
+    from jca_fast.visualize.attention import draw_attention
+    from jca_fast.visualize.clips import ClipView
+    from jca_fast.visualize.timeline import draw_timeline
+
+    position = np.zeros((4, 2, 2), bool)
+    facts = {"row": 0, "video_id": "", "classes": ["a", "Background"]}
+    right = np.zeros(4, np.int64)
+    view = ClipView(
+        **facts,
+        target=right,
+        predicted=right,
+        audio_norm=np.ones(4),
+        attention=np.full((4, 2, 2), 0.25),
+        position=position,
+        audible=np.ones(4, bool),
+    )
+
+    def legend(figure):
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    assert legend(draw_timeline(view)) == ["✓ right", "most attended"]
+    assert legend(draw_attention(view)) == ["most attended region"]
+    position[1, 0, 0] = True
+    assert legend(draw_timeline(view)) == ["✓ right", "planted, heard", "most attended"]
+    view.audible[1] = False
+    assert legend(draw_attention(view)) == ["most attended region", "seen but silent"]
+    assert draw_timeline(view, titles=False).texts[0].get_text().startswith("audio feature length")

@@ -1,8 +1,9 @@
-"""A run killed with SIGKILL at any moment and started again ends with the bits of a run that was not.
+"""A run killed with SIGKILL at any moment and started again ends with the bits of a run that was
+not.
 
-The processes are real ones. To hit the moments that matter, a child counts the calls of one function (renaming a
-finished file, flushing one to the disk, a step of the optimiser) and kills itself at a given one; further runs are
-killed from outside at random times.
+The processes are real ones. To hit the moments that matter, a child counts the calls of one
+function (renaming a finished file, flushing one to the disk, a step of the optimiser) and kills
+itself at a given one; further runs are killed from outside at random times.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ PRELOAD = [
 
 
 def child(arguments, target=None, at=0, when="before"):
-    """Trains; if target ("<module>.<function>") is given, this process dies before or after its at-th call."""
+    """Trains; if target ("<module>.<function>") is given, this process dies before or after its
+    at-th call."""
     sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if target:
         die_at_call(target, at, when)
@@ -79,7 +81,8 @@ def run(processes):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, run):
-    """Arguments of a run that also saves inside its epochs, and the folder of one that nobody disturbed."""
+    """Arguments of a run that also saves inside its epochs, and the folder of one that nobody
+    disturbed."""
     folder = tmp_path_factory.mktemp("resume")
     data = make_data(folder / "data")
     arguments = settings(data, folder / "reference", checkpoint_every=2)
@@ -87,7 +90,8 @@ def uninterrupted(tmp_path_factory, run):
     return arguments, folder / "reference"
 
 
-# A first epoch renames config.json, last.pt (step 2), last.pt (step 4), best.pt, last.pt, metrics.csv, metrics.json.
+# A first epoch renames config.json, last.pt (step 2), last.pt (step 4), best.pt, last.pt,
+# metrics.csv, metrics.json.
 @pytest.mark.parametrize(
     ("target", "at", "when"),
     [

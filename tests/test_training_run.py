@@ -1,4 +1,5 @@
-"""A training run: what is learned, selected, logged and written; evaluate and predict on its checkpoint."""
+"""A training run: what is learned, selected, logged and written; evaluate and predict on its
+checkpoint."""
 
 from __future__ import annotations
 
@@ -175,7 +176,8 @@ def test_bfloat16_autocast_trains(data, tmp_path, form):
 
 
 def test_compiled_training_gives_the_same_curve(data, tmp_path):
-    """On the smallest model there is, in batches of one size: compiling is slow. tests/test_contract.py has the ops."""
+    """On the smallest model there is, in batches of one size: compiling is slow.
+    tests/test_contract.py has the ops."""
     model = {
         "form": "released",
         "modalities": "audio",

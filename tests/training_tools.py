@@ -1,4 +1,5 @@
-"""What the training tests share: a tiny planted set, a tiny model, runs in processes of their own."""
+"""What the training tests share: a tiny planted set, a tiny model, runs in processes of their
+own."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def make_data(root: Path) -> Path:
 
 
 def settings(data: Path, out: Path, **more: Any) -> dict[str, Any]:
-    """Arguments of Config for a short run with dropout, a moving learning rate and an uneven last batch."""
+    """Arguments of Config for a short run with dropout, a moving learning rate and an uneven last
+    batch."""
     common = {
         "epochs": 3,
         "batch_size": 8,
@@ -74,7 +76,8 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
 
 
 def assert_same_run(out: Path, reference: Path) -> None:
-    """Both runs ended with the same bits in last.pt and best.pt and the same rows in metrics.csv."""
+    """Both runs ended with the same bits in last.pt and best.pt and the same rows in
+    metrics.csv."""
     for name in ("last.pt", "best.pt"):
         found, wanted = weights(out / name), weights(reference / name)
         differing = [key for key in wanted if not torch.equal(found[key], wanted[key])]

@@ -3,11 +3,13 @@ labels."""
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from . import files
 from .annotations import Event
@@ -47,8 +49,28 @@ class UnlabelledClips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return f"{index}:{self._names[index]}" if self._names else str(index)
 
 
+class NpzClips(UnlabelledClips):
+    """All clips of an .npz file as `jca-fast predict` reads it."""
+
+    folders = ()
+
+    def __init__(self, path: str | Path) -> None:
+        self.clips, self._names = read_npz(str(path))
+        self.root, self.indices = Path(path), torch.arange(len(self.clips))
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        audio, visual = self.clips[index]
+        return audio, visual
+
+    def clip_name(self, index: int) -> str:
+        """The name in the array `clips`, else the row."""
+        return self._names[index]
+
+
 def open_clips(root: str | Path, split: str) -> AVEDataset | UnlabelledClips:
-    """A split of a labelled set, or all clips of an extracted set that has no labels at all."""
+    """A split of a labelled set, or all clips of an .npz or an extracted set without labels."""
+    if Path(root).suffix == ".npz":
+        return NpzClips(root)
     folder = Path(root).expanduser()
     unlabelled = (folder / CLIPS).is_file() and not files.exists(folder, "labels")
     return UnlabelledClips(folder) if unlabelled else AVEDataset(root, split)
@@ -81,3 +103,38 @@ def _read(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
             return file[name][:]
     except (OSError, KeyError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); extract the set anew") from None
+
+
+def read_npz(path: str) -> tuple[TensorDataset, list[str]]:
+    """The clips of an .npz file; FileNotFoundError or ValueError names the file and the fault."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    damage = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (*damage, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path}: not a whole .npz file of plain arrays ({error})") from error
+    except MemoryError:
+        raise ValueError(f"{path}: its arrays do not fit in memory") from None
+    for name, axes, needed in (
+        ("audio", (3,), "(n, N, d_a)"),
+        ("visual", (4, 5), "(n, N, 7, 7, d_v) or (n, N, R, d_v)"),
+    ):
+        if name not in arrays:
+            raise ValueError(f"{path}: found arrays {sorted(arrays)}; needed: {name} {needed}")
+        values = arrays[name]
+        if values.ndim not in axes or values.dtype.kind not in "fiu":
+            found = f"{name} of shape {values.shape}, {values.dtype}"
+            raise ValueError(f"{path}: found {found}; needed: {name} {needed} numbers")
+    audio, visual = (
+        torch.from_numpy(arrays[name].astype(np.float32)) for name in ("audio", "visual")
+    )
+    clips = [str(name) for name in np.atleast_1d(arrays.get("clips", np.arange(len(audio))))]
+    if not len(audio) == len(visual) == len(clips) > 0:
+        raise ValueError(
+            f"{path}: audio, visual and clips must have one length above 0, got "
+            f"{len(audio)}, {len(visual)} and {len(clips)}"
+        )
+    return TensorDataset(audio, visual), clips

@@ -183,7 +183,8 @@ def find_companion(name: str, *folders: Path) -> Path | None:
 
 
 def read_planted(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """position (n, N, R), audible (n, N) and visible (n, N) of planted.h5; ValueError if damaged."""
+    """position (n, N, R), audible (n, N) and visible (n, N) of planted.h5; ValueError if
+    damaged."""
     import h5py
 
     try:

@@ -23,7 +23,8 @@ def write_splits(
     num_segments: int = 10,
     overwrite: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Write train_order.h5, val_order.h5 and test_order.h5 into the folder `root`; the rows of each.
+    """Write train_order.h5, val_order.h5 and test_order.h5 into the folder `root`; the rows of
+    each.
 
     `lists` is a folder with trainSet.txt, valSet.txt and testSet.txt, whose lines are rows of
     `root/Annotations.txt`. `ratios` are three shares, of which the last takes the rest: the videos

@@ -1,4 +1,5 @@
-"""Training, evaluation and prediction. Names are loaded on first use, so importing this package needs no torch."""
+"""Training, evaluation and prediction. Names are loaded on first use, so importing this package
+needs no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Checkpoints: written whole or not at all, read without running code from the file.
 
-A checkpoint is one dict of tensors and plain values. Every file has `format`, `versions`, `model` (state_dict) and
-`model_config` (the constructor arguments of AVELocalizer); the training state of a run (`last.pt`) adds more keys.
+A checkpoint is one dict of tensors and plain values. Every file has `format`, `versions`, `model`
+(state_dict) and `model_config` (the constructor arguments of AVELocalizer); the training state of a
+run (`last.pt`) adds more keys.
 """
 
 from __future__ import annotations

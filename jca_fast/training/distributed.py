@@ -47,7 +47,8 @@ class Group:
 def process_group(device: str = "auto") -> Iterator[Group]:
     """The group that torchrun has set up in the environment, or a group of one.
 
-    Uses NCCL on GPUs and gloo on CPUs. Raises ValueError for a device that this machine does not have.
+    Uses NCCL on GPUs and gloo on CPUs. Raises ValueError for a device that this machine does not
+    have.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)) if world > 1 else None)
@@ -64,7 +65,8 @@ def process_group(device: str = "auto") -> Iterator[Group]:
 
 
 def pick_device(device: str = "auto", local_rank: int | None = None) -> torch.device:
-    """The torch device of a name; auto is the GPU if there is one. local_rank picks the GPU of this process."""
+    """The torch device of a name; auto is the GPU if there is one. local_rank picks the GPU of this
+    process."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -76,7 +78,8 @@ def pick_device(device: str = "auto", local_rank: int | None = None) -> torch.de
     if index >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ValueError(
-            f"device: {device!r} asked for (GPU {index} in this process), but there are {found} GPUs"
+            f"device: {device!r} asked for (GPU {index} in this process), "
+            f"but there are {found} GPUs"
         )
     return torch.device("cuda", index)
 
@@ -111,7 +114,8 @@ class GlobalBatches(Sampler[list[int]]):
             yield batch[self.rank :: self.world] or batch[:1]
 
     def generator(self) -> torch.Generator:
-        """A fresh random generator for this epoch; nearby seeds and epochs give unrelated streams."""
+        """A fresh random generator for this epoch; nearby seeds and epochs give unrelated
+        streams."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
 
     def count(self) -> int:

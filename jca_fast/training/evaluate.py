@@ -92,7 +92,8 @@ def table(result: dict[str, Any]) -> str:
         rows.append(("pointing game", game["accuracy"], chance))
     lines = [
         f"{result['checkpoint']} on {result['split']} of {result['data']}: "
-        f"{result['num_clips']} clips, {result['num_segments']} segments, loss {number(result['loss'])}"
+        f"{result['num_clips']} clips, {result['num_segments']} segments, "
+        f"loss {number(result['loss'])}"
     ]
     lines += [f"  {name:<26}{percent(value):>8}  {note}".rstrip() for name, value, note in rows]
     if result["not_finite"]:

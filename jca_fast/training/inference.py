@@ -131,10 +131,11 @@ def predict(
 def play_pointing_game(
     model: nn.Module, dataset: AVEDataset, planted: Path, group: Group, *, batch_size: int = 8
 ) -> metrics.PointingGame | None:
-    """Pointing game over a split of a planted set, on the segments where the object is both heard and seen.
+    """Pointing game over a split of a planted set, on the segments where the object is both heard
+    and seen.
 
-    planted: the file planted.h5. None for a model without attention over regions. The batches are small because the
-    maps of all fusion layers are made along with the visual attention.
+    planted: the file planted.h5. None for a model without attention over regions. The batches are
+    small because the maps of all fusion layers are made along with the visual attention.
     """
     position, audible, visible = (torch.from_numpy(table) for table in read_planted(planted))
     score = metrics.PointingGame()

@@ -91,7 +91,8 @@ class RunLog:
 
 
 class Progress:
-    """One bar for the whole run with an estimate of the end; off a terminal, a line now and then."""
+    """One bar for the whole run with an estimate of the end; off a terminal, a line now and
+    then."""
 
     def __init__(self, total: int, done: int, show: bool | None) -> None:
         """total and done count batches; show: True, False, or None for "on a terminal"."""
@@ -155,6 +156,7 @@ def start_lines(
     """The lines at the start of a run: data, model, loss, device, backends, baseline, hints."""
     segments, classes = val_set.labels.shape[1:]
     sizes = f"{len(train_set)} training and {len(val_set)} validation clips"
+    threads = torch.get_num_threads()
     count = sum(parameter.numel() for parameter in objective.model.parameters())
     processes = f"{group.world} process{'es' * (group.world > 1)}"
     labels = ", labels by clip" if train_set.weak else ""
@@ -162,9 +164,9 @@ def start_lines(
         f"data     {config.data}: {sizes}, {segments} segments, {classes} classes{labels}",
         f"model    {count / 1e6:.2f} million parameters, {describe(objective.model)}",
         f"loss     {objective.loss}, {config.precision}",
-        f"device   {group.device}, {processes}, {torch.get_num_threads()} threads each",
+        f"device   {group.device}, {processes}, {threads} thread{'s' * (threads > 1)} each",
         f"backend  {'; '.join(backends) or 'none: this model calls no op of the library'}",
-        f"baseline {100 * baseline:.1f} % of the validation segments are of the most frequent class",
+        f"baseline {100 * baseline:.1f} % of the validation segments have the most frequent class",
     ]
     if "float64" in train_set.storage:
         advice = f"`jca-fast data prepare {config.data}` makes a cache that reads faster"
@@ -189,7 +191,8 @@ def on_baseline(accuracy: float | None, baseline: float) -> bool:
 
 
 def summarize_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation over seeds of the scores of the summaries of several runs."""
+    """Mean and sample standard deviation over seeds of the scores of the summaries of several
+    runs."""
     runs = [
         {
             "seed": result["config"]["seed"],
@@ -218,7 +221,8 @@ def describe(model: torch.nn.Module) -> str:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Largest resident memory of this process so far in MiB, and on a GPU the largest memory of its tensors."""
+    """Largest resident memory of this process so far in MiB, and on a GPU the largest memory of its
+    tensors."""
     peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
     if device.type == "cuda":
         peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
@@ -238,12 +242,14 @@ def final_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _open_board(folder: Path) -> Any:
-    """A TensorBoard writer on an empty folder, or None and one line if TensorBoard is not installed."""
+    """A TensorBoard writer on an empty folder, or None and one line if TensorBoard is not
+    installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         print(
-            "TensorBoard is not installed, so no TensorBoard log is written: pip install tensorboard"
+            "TensorBoard is not installed, so no TensorBoard log is written: "
+            "pip install tensorboard"
         )
         return None
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ def find_lr(config: Config) -> float:
     """Prints the smoothed loss at learning rates from 1e-6 to 1, and returns a suggestion.
 
     Each of 100 steps of Adam has a larger learning rate than the one before; the run ends when the
-    loss has grown to twice its smallest value. The suggestion is a tenth of the rate of the smallest
-    loss, a common rule after Smith (WACV 2017). Nothing is written.
+    loss has grown to twice its smallest value. The suggestion is a tenth of the rate of the
+    smallest loss, a common rule after Smith (WACV 2017). Nothing is written.
     """
     from jca_fast.training.trainer import start_model, training_set
 

@@ -1,8 +1,9 @@
 """Metrics of audio-visual event localization, all plain functions of predicted and true classes.
 
-Accuracy comes in two kinds. The exact one divides all right segments by all segments. The published training code
-instead averages the means of batches, so the clips of a short last batch weigh more; that number is kept for
-comparison with published results only. Counts (`confusion_matrix`, `PointingGame`) add up over processes.
+Accuracy comes in two kinds. The exact one divides all right segments by all segments. The published
+training code instead averages the means of batches, so the clips of a short last batch weigh more;
+that number is kept for comparison with published results only. Counts (`confusion_matrix`,
+`PointingGame`) add up over processes.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ UNDEFINED = -1
 def segment_accuracy(predicted: Tensor, target: Tensor) -> float:
     """Exact accuracy: right segments / all segments.
 
-    predicted, target: classes (n, N), any integer dtype. Raises ValueError if the shapes differ or there is no segment.
+    predicted, target: classes (n, N), any integer dtype. Raises ValueError if the shapes differ or
+    there is no segment.
     """
     _check(predicted, target)
     return float((predicted == target).double().mean())
 
 
 def batch_mean_accuracy(predicted: Tensor, target: Tensor, batch_size: int = 64) -> float:
-    """Mean over batches of the mean accuracy of a batch, the batches cut in the given order of clips.
+    """Mean over batches of the mean accuracy of a batch, the batches cut in the given order of
+    clips.
 
-    This is the accuracy of the published evaluation code (batches of 64); with 402 clips the last 18 weigh 1/7.
-    predicted, target: classes (n, N). Raises ValueError if the shapes differ, nothing is given or batch_size < 1.
+    This is the accuracy of the published evaluation code (batches of 64); with 402 clips the last
+    18 weigh 1/7. predicted, target: classes (n, N). Raises ValueError if the shapes differ, nothing
+    is given or batch_size < 1.
     """
     _check(predicted, target)
     if batch_size < 1:
@@ -42,21 +46,23 @@ def batch_mean_accuracy(predicted: Tensor, target: Tensor, batch_size: int = 64)
 def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Counts (num_classes, num_classes), int64: row = true class, column = predicted class.
 
-    predicted, target: classes of any equal shape. Matrices of parts of a set add up to that of the whole.
-    Raises ValueError if the shapes differ or a class lies outside 0 .. num_classes - 1.
+    predicted, target: classes of any equal shape. Matrices of parts of a set add up to that of the
+    whole. Raises ValueError if the shapes differ or a class lies outside 0 .. num_classes - 1.
     """
     _check(predicted, target, allow_empty=True)
     for name, classes in (("predicted", predicted), ("target", target)):
         if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
             raise ValueError(
-                f"{name} must hold classes 0 .. {num_classes - 1}, got {int(classes.min())} .. {int(classes.max())}"
+                f"{name} must hold classes 0 .. {num_classes - 1}, "
+                f"got {int(classes.min())} .. {int(classes.max())}"
             )
     cells = target.flatten().long() * num_classes + predicted.flatten().long()  # (n * N,)
     return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class_accuracy(confusion: Tensor) -> list[float | None]:
-    """Share of the segments of each true class that were predicted right; None for a class without segments.
+    """Share of the segments of each true class that were predicted right; None for a class without
+    segments.
 
     confusion: counts (C, C) of `confusion_matrix`.
     """
@@ -65,9 +71,11 @@ def per_class_accuracy(confusion: Tensor) -> list[float | None]:
 
 
 def majority_baseline(target: Tensor, reference: Tensor | None = None) -> float:
-    """Accuracy on target of always predicting the most frequent class of reference (default: of target itself).
+    """Accuracy on target of always predicting the most frequent class of reference (default: of
+    target itself).
 
-    target (n, N), reference (m, N): classes; pass the training labels as reference for a baseline that saw no answer.
+    target (n, N), reference (m, N): classes; pass the training labels as reference for a baseline
+    that saw no answer.
     """
     majority = torch.bincount(
         (target if reference is None else reference).flatten().long()
@@ -80,9 +88,9 @@ def event_f1(
 ) -> float | None:
     """F1 of whole events; None where neither side has an event.
 
-    An event is a longest run of segments of one class other than background. A predicted event is right if a true
-    event of the same class, not yet taken, overlaps it with intersection / union of at least min_iou.
-    predicted, target: classes (n, N).
+    An event is a longest run of segments of one class other than background. A predicted event is
+    right if a true event of the same class, not yet taken, overlaps it with intersection / union of
+    at least min_iou. predicted, target: classes (n, N).
     """
     _check(predicted, target)
     found = right = wanted = 0
@@ -105,9 +113,9 @@ def summarize(
 ) -> dict[str, Any]:
     """All segment metrics of one split as plain numbers, ready for JSON.
 
-    predicted, target: classes (n, N) in the order of the split. background: index of the background class, by default
-    the last one. Keys: accuracy, batch_mean_accuracy, event_f1, background_share, per_class_accuracy, confusion (rows =
-    true class), num_clips, num_segments.
+    predicted, target: classes (n, N) in the order of the split. background: index of the background
+    class, by default the last one. Keys: accuracy, batch_mean_accuracy, event_f1, background_share,
+    per_class_accuracy, confusion (rows = true class), num_clips, num_segments.
     """
     background = num_classes - 1 if background is None else background
     defined = predicted != UNDEFINED
@@ -128,10 +136,10 @@ def calibration(confidence: Tensor, right: Tensor, num_bins: int = 15) -> dict[s
     """Expected calibration error, and the reliability of the confidence in bins of equal width.
 
     ECE = sum over bins of (segments in bin / all segments) * |accuracy - mean confidence|, after
-    Guo et al. (ICML 2017). confidence: probability of the predicted class, any shape; right: whether
-    that class is the true one, the same shape. Segments whose confidence is not finite are left
-    out. Keys: ece (None without a segment), reliability: a list of {low, high, segments, confidence,
-    accuracy} of the bins that have a segment.
+    Guo et al. (ICML 2017). confidence: probability of the predicted class, any shape; right:
+    whether that class is the true one, the same shape. Segments whose confidence is not finite are
+    left out. Keys: ece (None without a segment), reliability: a list of {low, high, segments,
+    confidence, accuracy} of the bins that have a segment.
     """
     finite = confidence.isfinite()
     confidence, right = confidence[finite].double().flatten(), right[finite].double().flatten()
@@ -158,8 +166,9 @@ def calibration(confidence: Tensor, right: Tensor, num_bins: int = 15) -> dict[s
 class PointingGame:
     """Score of the pointing game: does the most attended region lie on the sounding object?
 
-    hits and segments are counts; area is the sum over those segments of the object's share of the regions, so that
-    area / segments is what a random region would score. Scores of parts of a set add up.
+    hits and segments are counts; area is the sum over those segments of the object's share of the
+    regions, so that area / segments is what a random region would score. Scores of parts of a set
+    add up.
     """
 
     hits: int = 0
@@ -185,11 +194,13 @@ class PointingGame:
 def pointing_game(
     attention: Tensor, position: Tensor, counts: Tensor | None = None
 ) -> PointingGame:
-    """Pointing game of one batch: a hit is a segment whose most attended region is one of the object's.
+    """Pointing game of one batch: a hit is a segment whose most attended region is one of the
+    object's.
 
-    attention (B, N, R): weights of the regions, any floating dtype; of equal largest weights the first is taken.
-    position (B, N, R): non-zero where the object is. counts (B, N): non-zero for the segments to count (object visible
-    and audible); default all. Segments without an object are never counted. Raises ValueError on shapes that differ.
+    attention (B, N, R): weights of the regions, any floating dtype; of equal largest weights the
+    first is taken. position (B, N, R): non-zero where the object is. counts (B, N): non-zero for
+    the segments to count (object visible and audible); default all. Segments without an object are
+    never counted. Raises ValueError on shapes that differ.
     """
     if attention.shape != position.shape:
         shapes = f"{tuple(attention.shape)} and {tuple(position.shape)}"
@@ -210,7 +221,8 @@ def pointing_game(
 def _check(predicted: Tensor, target: Tensor, allow_empty: bool = False) -> None:
     if predicted.shape != target.shape:
         raise ValueError(
-            f"predicted and target must have one shape, got {tuple(predicted.shape)} and {tuple(target.shape)}"
+            "predicted and target must have one shape, "
+            f"got {tuple(predicted.shape)} and {tuple(target.shape)}"
         )
     if not allow_empty and not target.numel():
         raise ValueError(f"target must hold at least one segment, got shape {tuple(target.shape)}")

@@ -104,7 +104,8 @@ class Objective(nn.Module):
 
 
 def inherited(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a model that one for other data takes over: all but the sizes of the data."""
+    """The arguments of a model that one for other data takes over: all but the sizes of the
+    data."""
     sizes = ("num_segments", "num_classes", "audio_features", "region_features", "num_regions")
     return {name: value for name, value in config.items() if name not in sizes}
 

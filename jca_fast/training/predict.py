@@ -138,7 +138,7 @@ def read_clips(
     no clip is padded.
     """
     from jca_fast.data.annotations import class_names
-    from jca_fast.data.clips import clip_lengths, open_clips
+    from jca_fast.data.clips import clip_lengths, open_clips, read_npz
     from jca_fast.data.record import read_record, require_same_features
 
     count, names = content["model_config"]["num_classes"], content.get("classes")
@@ -151,45 +151,3 @@ def read_clips(
     clips = [dataset.clip_name(index) for index in range(len(dataset))]
     names = names or class_names(count, dataset.events)
     return dataset, clips, names, clip_lengths(dataset)
-
-
-def read_npz(path: str) -> tuple[Any, list[str]]:
-    """The clips of an .npz file; FileNotFoundError or ValueError names the file and the fault."""
-    import zipfile
-    import zlib
-
-    import numpy as np
-    import torch
-    from torch.utils.data import TensorDataset
-
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    damage = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (*damage, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a whole .npz file of plain arrays ({error})") from error
-    except MemoryError:
-        raise ValueError(f"{path}: its arrays do not fit in memory") from None
-    for name, axes, needed in (
-        ("audio", (3,), "(n, N, d_a)"),
-        ("visual", (4, 5), "(n, N, 7, 7, d_v) or (n, N, R, d_v)"),
-    ):
-        if name not in arrays:
-            raise ValueError(f"{path}: found arrays {sorted(arrays)}; needed: {name} {needed}")
-        values = arrays[name]
-        if values.ndim not in axes or values.dtype.kind not in "fiu":
-            found = f"{name} of shape {values.shape}, {values.dtype}"
-            raise ValueError(f"{path}: found {found}; needed: {name} {needed} numbers")
-    audio, visual = (
-        torch.from_numpy(arrays[name].astype(np.float32)) for name in ("audio", "visual")
-    )
-    clips = [str(name) for name in np.atleast_1d(arrays.get("clips", np.arange(len(audio))))]
-    if not len(audio) == len(visual) == len(clips) > 0:
-        raise ValueError(
-            f"{path}: audio, visual and clips must have one length above 0, got "
-            f"{len(audio)}, {len(visual)} and {len(clips)}"
-        )
-    return TensorDataset(audio, visual), clips

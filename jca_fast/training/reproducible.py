@@ -16,7 +16,8 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The random generators of Python, NumPy and torch (CPU, all GPUs), as plain values and tensors."""
+    """The random generators of Python, NumPy and torch (CPU, all GPUs), as plain values and
+    tensors."""
     name, words, position, has_gauss, gauss = cast(
         tuple[Any, ...], np.random.get_state(legacy=True)
     )
@@ -56,7 +57,8 @@ def fingerprint(dataset: Any) -> str:
 def check_same_run(
     path: Path, state: dict[str, Any], config: Any, model: dict[str, Any], data: str
 ) -> None:
-    """Raises ValueError if path holds a run with other settings, model or data, naming what differs."""
+    """Raises ValueError if path holds a run with other settings, model or data, naming what
+    differs."""
     fixed = [
         field.name
         for field in dataclasses.fields(config)

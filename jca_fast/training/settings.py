@@ -85,7 +85,8 @@ def read_settings(path: str, known: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_pairs(pairs: list[str], flag: str) -> dict[str, Any]:
-    """{key: value} of texts KEY=VALUE; values are numbers, true, false, none, tuples or else text."""
+    """{key: value} of texts KEY=VALUE; values are numbers, true, false, none, tuples or else
+    text."""
     table = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -96,7 +97,8 @@ def parse_pairs(pairs: list[str], flag: str) -> dict[str, Any]:
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raises ValueError naming the first key of given that is not known, and the nearest known one."""
+    """Raises ValueError naming the first key of given that is not known, and the nearest known
+    one."""
     known = sorted(known)
     for key in given:
         if key not in known:

@@ -132,7 +132,8 @@ class Trainer:
     # ---- the loop
 
     def fit(self) -> dict[str, Any]:
-        """Trains to the last epoch or the early stop, scores best.pt on the test split, returns metrics.json."""
+        """Trains to the last epoch or the early stop, scores best.pt on the test split, returns
+        metrics.json."""
         per_epoch = self.batches.count()
         self.progress = Progress(
             self.config.epochs * per_epoch,
@@ -225,7 +226,7 @@ class Trainer:
         self.stale = 0 if better else self.stale + bool(validation)
         self.batch, self.seconds = 0, 0.0
         self.sums.zero_()
-        # best.pt before last.pt: if killed between the two, the epoch is repeated, with the same bits.
+        # best.pt before last.pt: if killed between them, the epoch is repeated with the same bits.
         if better and self.group.main:
             checkpoint.save(
                 self.out / "best.pt",
@@ -264,7 +265,8 @@ class Trainer:
     # ---- saving and resuming
 
     def save_last(self) -> None:
-        """Writes the whole state of the run to last.pt (all processes call this, process 0 writes)."""
+        """Writes the whole state of the run to last.pt (all processes call this, process 0
+        writes)."""
         ranks = self.group.gather({"random": random_state(), "sums": self.sums.cpu()})
         if self.group.main:
             checkpoint.save(

@@ -1,10 +1,11 @@
-"""`jca-fast visualize`: what a trained localizer attends to and predicts, as PNG (the kinds of Figs. 3 and 4).
+"""`jca-fast visualize`: pictures of attention and predictions (the kinds of Figs. 3 and 4).
 
 For every clip drawn:
 
-* `<clip>_attention.png`: the audio-guided attention of each segment, over the frames when given (like Fig. 3);
-* `<clip>_timeline.png`: predicted and true labels over the segments (like Fig. 4);
-* `<clip>_maps.png`: the affinities C and the attention maps H of every fusion layer, and their saturation.
+* `<clip>_attention.png`: the audio-guided attention of each segment, over the frames when given
+(like Fig. 3); * `<clip>_timeline.png`: predicted and true labels over the segments (like Fig. 4); *
+`<clip>_maps.png`: the affinities C and the attention maps H of every fusion layer, and their
+saturation.
 
 `<clip>` is `<row>_<video id>`, or `<row>` without Annotations.txt.
 """
@@ -20,7 +21,7 @@ Frames: one folder for each clip, named by its video id (by its row without
 Annotations.txt), holding one image for each segment, counted from 0:
 FRAMES/<video id>/<segment>.jpg, .jpeg or .png; leading zeros do no harm.
 
-Clips: a number takes so many from the split, in its order: first those whose
+Clips: a number takes this number from the split, in its order: first those whose
 event begins or ends inside the clip, one of each class. The predictions play
 no part in the choice. Otherwise a comma-separated list of video ids, of rows
 written as "412:", or of names as `jca-fast predict` writes them,
@@ -36,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)"
     )
     parser.add_argument(
-        "--data", required=True, metavar="DIR", help="folder with the data, published or prepared"
+        "--data",
+        required=True,
+        metavar="DIR|FILE.npz",
+        help="folder with the data, published or prepared, or an .npz as for predict",
     )
     parser.add_argument(
         "--split", default="test", choices=("train", "val", "test"), help="default: test"
@@ -50,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dpi", type=int, default=150, help="pixels per inch, 50 to 600 (default: 150)"
     )
+    parser.add_argument(
+        "--format",
+        default="png",
+        metavar="LIST",
+        help="of png, pdf, svg, with commas (default: png)",
+    )
+    parser.add_argument("--no-titles", action="store_true", help="leave the titles out")
     parser.add_argument(
         "-o", "--out", required=True, metavar="DIR", help="folder for the pictures; made if missing"
     )
@@ -67,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         clips=args.clips,
         frames=args.frames,
         dpi=args.dpi,
+        formats=args.format.split(","),
+        titles=not args.no_titles,
         say=print,
     )
     print(f"{len(paths)} pictures in {args.out}")

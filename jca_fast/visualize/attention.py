@@ -1,4 +1,5 @@
-"""The audio-guided attention of every segment of a clip, over its frames when there are some: the kind of Fig. 3."""
+"""The audio-guided attention of every segment of a clip, over its frames when there are some: the
+kind of Fig. 3."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ PANEL = 1.7
 """Width of a panel in inches."""
 
 
-def draw_attention(view: ClipView) -> Figure:
-    """One panel for each segment, N of them, five in a row (ten of more than 20); with frames the bare frame above.
+def draw_attention(view: ClipView, titles: bool = True) -> Figure:
+    """One panel for each segment, N of them, five in a row (ten of more than 20); with frames the
+    bare frame above.
 
-    The colour scale is the same for all segments. Over frames, in grey there, the weights are interpolated linearly
-    between the centres of the regions, and the smaller the more transparent; else each region shows its own weight.
+    The colour scale is the same for all segments. Over frames, in grey there, the weights are
+    interpolated linearly between the centres of the regions, and the smaller the more transparent;
+    else each region shows its own weight.
     """
     assert view.attention is not None
     count, shape = (
@@ -49,7 +52,8 @@ def draw_attention(view: ClipView) -> Figure:
             top.set_title(
                 f"segment {segment}: {view.short(view.shown[segment])}", color=INK, fontsize=8.5
             )
-        figure.suptitle(_title(view), fontsize=11)
+        if titles:
+            figure.suptitle(_title(view), fontsize=11)
         bar = figure.colorbar(
             image, ax=grid, shrink=0.85, aspect=height * 6, pad=0.02, fraction=0.02
         )
@@ -64,7 +68,8 @@ def draw_attention(view: ClipView) -> Figure:
 
 
 def hits(view: ClipView) -> tuple[int, int] | None:
-    """Segments whose most attended region lies on the sounding object, and segments with one; None if not planted."""
+    """Segments whose most attended region lies on the sounding object, and segments with one; None
+    if not planted."""
     if view.attention is None or view.position is None or view.audible is None:
         return None
     counted = view.audible & view.position.any(axis=(1, 2))  # (N,)
@@ -89,6 +94,15 @@ def _panel(axes: Axes, view: ClipView, segment: int) -> Any:
     return image
 
 
+def outlines(view: ClipView) -> set[bool]:
+    """The kinds of outlines in the picture: True for objects that sound, False for silent ones."""
+    if view.position is None:
+        return set()
+    seen = view.position.any(axis=(1, 2))  # (N,)
+    audible = np.zeros_like(seen) if view.audible is None else view.audible
+    return set(audible[seen].tolist())
+
+
 def _title(view: ClipView) -> str:
     score = hits(view)
     text = f"Audio-guided attention: {view.title}"
@@ -102,13 +116,8 @@ def _title(view: ClipView) -> str:
 def _legend(view: ClipView) -> list[Line2D]:
     cross = {"marker": "x", "linestyle": "none", "color": "black", "markeredgewidth": 1.6}
     handles = [Line2D([], [], label="most attended region", **cross)]  # type: ignore[arg-type]
-    if view.position is not None:
-        handles.append(
-            Line2D([], [], color=OBJECT, linewidth=2, label="planted object, heard and seen")
-        )
-        handles.append(
-            Line2D(
-                [], [], color=OBJECT, linewidth=2, linestyle=(0, (1, 1.2)), label="seen but silent"
-            )
-        )
+    for solid, label in ((True, "planted object, heard and seen"), (False, "seen but silent")):
+        if solid in outlines(view):
+            dashes = "solid" if solid else (0, (1, 1.2))
+            handles.append(Line2D([], [], color=OBJECT, linewidth=2, linestyle=dashes, label=label))
     return handles

@@ -1,4 +1,5 @@
-"""What is drawn of one clip: its attention, labels and maps as plain arrays, read from the data and the model."""
+"""What is drawn of one clip: its attention, labels and maps as plain arrays, read from the data and
+the model."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ Layer = dict[str, tuple[np.ndarray, ...]]
 
 @dataclass(frozen=True)
 class ClipView:
-    """One clip as it is drawn. N segments; regions in `rows` x `columns`; classes with background as the last."""
+    """One clip as it is drawn. N segments; regions in `rows` x `columns`; classes with background
+    as the last."""
 
     row: int
     video_id: str  # "" without Annotations.txt
@@ -59,7 +61,8 @@ class ClipView:
         return f"{', '.join(events) or 'no event'}  (clip {self.video_id or self.row})"
 
     def short(self, label: int) -> str:
-        """A class name short enough for a picture: "Violin, fiddle" is "Violin", background is "bg"."""
+        """A class name short enough for a picture: "Violin, fiddle" is "Violin", background is
+        "bg"."""
         return (
             "bg"
             if label == len(self.classes) - 1
@@ -90,11 +93,13 @@ class ClipSource:
         return events[int(self.dataset.indices[index])].video_id if events else ""
 
     def choose(self, clips: str) -> list[int]:
-        """Positions in the split of the clips that `clips` asks for; the rule is in the help of the command."""
+        """Positions in the split of the clips that `clips` asks for; the rule is in the help of the
+        command."""
         if clips.isascii() and clips.isdigit():
             if not 1 <= int(clips) <= len(self.dataset):
                 raise ValueError(
-                    f"--clips {clips}: {self.dataset.split} has 1 to {len(self.dataset)} clips to draw"
+                    f"--clips {clips}: {self.dataset.split} has 1 to {len(self.dataset)} clips "
+                    "to draw"
                 )
             return self._first(int(clips))
         found = []
@@ -103,7 +108,8 @@ class ClipSource:
             if not matches:
                 known = ", ".join(self._names(i)[-1] for i in range(min(3, len(self.dataset))))
                 raise ValueError(
-                    f"--clips: no clip {wanted!r} in split {self.dataset.split!r}; it has {known}, ..."
+                    f"--clips: no clip {wanted!r} in split {self.dataset.split!r}; "
+                    f"it has {known}, ..."
                 )
             found += matches
         return list(dict.fromkeys(found))
@@ -164,10 +170,11 @@ class ClipSource:
 
 
 def read_frames(folder: Path, count: int) -> list[np.ndarray]:
-    """The images `<segment>.jpg`, `.jpeg` or `.png` of segments 0 .. count - 1, (height, width, 3) uint8 each.
+    """The images `<segment>.jpg`, `.jpeg` or `.png` of segments 0 .. count - 1, (height, width, 3)
+    uint8 each.
 
-    Raises FileNotFoundError naming the segments without an image, ValueError for two images of one segment or a file
-    that is no image.
+    Raises FileNotFoundError naming the segments without an image, ValueError for two images of one
+    segment or a file that is no image.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -200,7 +207,8 @@ def read_frames(folder: Path, count: int) -> list[np.ndarray]:
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of the regions of features (N, rows, columns, D) or (N, R, D); one row if R is no square."""
+    """Rows and columns of the regions of features (N, rows, columns, D) or (N, R, D); one row if R
+    is no square."""
     if len(shape) == 4:
         return shape[1], shape[2]
     side = round(shape[1] ** 0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jca_fast.data.record import read_record, require_same_features
@@ -14,6 +14,8 @@ from .fusion import draw_maps
 from .style import save
 from .timeline import draw_timeline
 
+FORMATS = ("png", "pdf", "svg")
+
 
 def visualize(
     checkpoint: str | Path,
@@ -24,54 +26,69 @@ def visualize(
     clips: str = "3",
     frames: str | Path | None = None,
     dpi: int = 150,
+    formats: Sequence[str] = ("png",),
+    titles: bool = True,
     say: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
-    """Draws clips of a split as PNG files into the folder `out`; returns their paths.
+    """Draws clips of a split as pictures into the folder `out`; returns their paths.
 
     Args:
         checkpoint: a checkpoint, or the folder of a run.
-        data: folder in the published layout or prepared; planted.h5 there adds the outlines of the planted objects.
+        data: folder in the published layout or prepared, of which planted.h5 adds the outlines of
+            the planted objects; or an .npz as for `jca-fast predict`.
         out: folder for the pictures, made if missing; pictures of the same name are replaced.
-        split: "train", "val" or "test".
-        clips: how many, or which: see `jca-fast visualize --help`.
-        frames: folder of frames, `<video id>/<segment>.jpg` and the like; None draws over the region grid.
-        dpi: pixels per inch.
-        say: called with each line on what is done.
+        split: "train", "val" or "test". clips: how many, or which: see `jca-fast visualize --help`.
+        frames: folder of frames, `<video id>/<segment>.jpg` and the like; None draws over the
+        region grid. dpi: pixels per inch. formats: of the files, any of "png", "pdf" and "svg".
+        titles: whether the pictures have a title. say: called with each line on what is done.
 
-    Raises FileNotFoundError or ValueError naming the file or argument at fault; all clips are read and run before the
-    first picture is written.
+    Raises FileNotFoundError or ValueError naming the file or argument at fault; all clips are read
+    and run before the first picture is written.
     """
     if not 50 <= dpi <= 600:
         raise ValueError(f"--dpi must be 50 to 600, got {dpi}")
+    if unknown := [name for name in formats if name not in FORMATS] or not formats:
+        raise ValueError(f"--format: expected {', '.join(FORMATS)}, got {unknown or 'nothing'}")
     model, content = load_model(checkpoint)
-    require_same_features(checkpoint, content.get("features"), data, read_record(data))
+    if Path(data).suffix != ".npz":
+        require_same_features(checkpoint, content.get("features"), data, read_record(data))
     source = ClipSource(model, data, split, frames)
     views = [source.view(index) for index in source.choose(clips)]
     if missing := _missing(model.config, views[0]):  # type: ignore[arg-type]
         say(missing)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    return [path for view in views for path in _draw(view, out, dpi, say)]
+    paths = []
+    for view in views:
+        written = _draw(view, out, dpi, formats, titles)
+        say(f"{view.name}: {', '.join(path.name for path in written)}")
+        paths += written
+    return paths
 
 
-def _draw(view: ClipView, out: Path, dpi: int, say: Callable[[str], object]) -> list[Path]:
+def _draw(view: ClipView, out: Path, dpi: int, formats: Sequence[str], titles: bool) -> list[Path]:
     figures = {"timeline": draw_timeline}
     if view.attention is not None:
         figures["attention"] = draw_attention
     if view.layers:
         figures["maps"] = draw_maps
-    paths = [
-        save(draw(view), out / f"{view.name}_{kind}.png", dpi)
+    return [
+        save(draw(view, titles), out / f"{view.name}_{kind}.{name}", dpi)
         for kind, draw in sorted(figures.items())
+        for name in formats
     ]
-    say(f"{view.name}: {', '.join(path.name for path in paths)}")
-    return paths
 
 
 def _missing(config: dict[str, object], view: ClipView) -> str:
     """What cannot be drawn of this model, and why; "" when all can."""
     if config["modalities"] != "both":
-        return f"a model with modalities={config['modalities']!r} has no attention and no fusion: time lines only"
+        return (
+            f"a model with modalities={config['modalities']!r} has no attention and no fusion: "
+            "time lines only"
+        )
     if view.attention is None:
-        return f"a model with pooling={config['pooling']!r} has no attention over regions: time lines and maps only"
+        return (
+            f"a model with pooling={config['pooling']!r} has no attention over regions: "
+            "time lines and maps only"
+        )
     return ""

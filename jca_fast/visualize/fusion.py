@@ -1,4 +1,5 @@
-"""The affinities C and the attention maps H of every fusion layer, and how saturated the affinities are."""
+"""The affinities C and the attention maps H of every fusion layer, and how saturated the affinities
+are."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ def saturation(layers: list[Layer]) -> list[dict[str, float]]:
     ]
 
 
-def draw_maps(view: ClipView) -> Figure:
-    """One row for each layer: C_a, C_v on one symmetric scale that just holds them all, H_a, H_v each on its own.
+def draw_maps(view: ClipView, titles: bool = True) -> Figure:
+    """One row for each layer: C_a, C_v on one symmetric scale that just holds them all, H_a, H_v
+    each on its own.
 
     C_i is (d_i, d), H_i (k, d_i) in the paper form and (N, d) in the released form.
     """
@@ -48,6 +50,7 @@ def draw_maps(view: ClipView) -> Figure:
                 signed = _draw_affinity(row[i], layer["C"][i], f"C_{m}", shares[f"C_{m}"], largest)
                 positive = _draw_hidden(row[2 + i], layer["H"][i], f"H_{m}", shares[f"H_{m}"])
                 bar = figure.colorbar(positive, ax=row[2 + i], pad=0.02)
+                bar.set_label(f"attention $H_{m}$", fontsize=8)
                 bar.ax.tick_params(labelsize=7)
                 bar.ax.locator_params(nbins=5)
                 _label(row[i], f"{MODALITIES[i]} channel", "joint channel", last)
@@ -62,7 +65,9 @@ def draw_maps(view: ClipView) -> Figure:
             signed, ax=grid[:, :2], orientation="horizontal", fraction=0.05, aspect=45, pad=0.02
         )
         bar.set_label("affinity C")
-        figure.suptitle(f"Joint Co-Attention: {view.title}{_note(view.layers)}", fontsize=11)
+        if titles:
+            title = f"Joint Co-Attention: {view.title}{_note(view.layers)}"
+            figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -106,7 +111,8 @@ def _block(size: int) -> int:
 
 
 def block_means(values: np.ndarray) -> np.ndarray:
-    """A map with at most MAX_CELLS along each side: the means over equal blocks, smaller at the far edges."""
+    """A map with at most MAX_CELLS along each side: the means over equal blocks, smaller at the far
+    edges."""
     for axis in (0, 1):
         starts = np.arange(0, values.shape[axis], _block(values.shape[axis]))
         sizes = np.diff(np.append(starts, values.shape[axis]))

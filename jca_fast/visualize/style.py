@@ -1,7 +1,8 @@
-"""What the pictures share: colours, fonts, outlines, and writing a picture whole or not at all.
+"""Shared parts of the pictures: colours, fonts, outlines, writing whole or not at all.
 
-Figures are made without pyplot: no display, no global state. Colours are those of Okabe and Ito, and the maps viridis
-and red-blue, all told apart by colour-blind readers; right and wrong also differ by their marks.
+Figures are made without pyplot: no display, no global state. Colours are those of Okabe and Ito,
+and the maps viridis and red-blue, all told apart by colour-blind readers; right and wrong also
+differ by their marks.
 """
 
 from __future__ import annotations
@@ -42,25 +43,27 @@ STYLE: dict[Any, Any] = {
 
 
 def new_figure(width: float, height: float, **options: Any) -> Figure:
-    """An empty figure of that many inches that can measure its texts."""
+    """An empty figure of this size in inches that can measure its texts."""
     figure = Figure(figsize=(width, height), **options)
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, path: Path, dpi: int) -> Path:
-    """Writes the figure as PNG to path, whole or not at all."""
+    """Writes the figure to path as PNG, PDF or SVG by its suffix, whole or not at all."""
     with rc_context(STYLE), replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi)
     return path
 
 
 def draw_weights(
     axes: Axes, weights: np.ndarray, largest: float, extent: Extent, frame: np.ndarray | None
 ) -> Any:
-    """Attention weights (rows, columns) on the scale 0..largest; over a frame interpolated and half transparent.
+    """Attention weights (rows, columns) on the scale 0..largest; over a frame interpolated and half
+    transparent.
 
-    The frame is turned grey, so that colour stands for attention alone. Opacity grows with the root of the weight.
+    The frame is turned grey, so that colour stands for attention alone. Opacity grows with the root
+    of the weight.
     """
     style: dict[str, Any] = {
         "extent": extent,
@@ -78,7 +81,8 @@ def draw_weights(
 
 
 def outline(axes: Axes, cells: np.ndarray, extent: Extent, solid: bool, width: float = 1.8) -> None:
-    """The border of the true `cells` (rows, columns) of a grid that fills extent, `width` points wide."""
+    """The border of the true `cells` (rows, columns) of a grid that fills extent, `width` points
+    wide."""
     left, right, bottom, top = extent
     rows, columns = cells.shape
     x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
@@ -98,7 +102,8 @@ def outline(axes: Axes, cells: np.ndarray, extent: Extent, solid: bool, width: f
 
 
 def mark_peak(axes: Axes, weights: np.ndarray, extent: Extent, size: float = 5) -> None:
-    """A cross on the largest of weights (rows, columns) of a grid that fills extent; of equal ones on the first."""
+    """A cross on the largest of weights (rows, columns) of a grid that fills extent; of equal ones
+    on the first."""
     left, right, bottom, top = extent
     row, column = np.unravel_index(int(weights.argmax()), weights.shape)
     x = left + (column + 0.5) * (right - left) / weights.shape[1]
@@ -110,7 +115,8 @@ def mark_peak(axes: Axes, weights: np.ndarray, extent: Extent, size: float = 5) 
 def fit_text(
     axes: Axes, x: float, y: float, text: str, width: float, height: float, **style: Any
 ) -> None:
-    """Text centred at (x, y) in a box of width and height in data units: broken, made smaller, turned or cut to fit."""
+    """Text centred at (x, y) in a box of width and height in data units: broken, made smaller,
+    turned or cut to fit."""
     figure: Any = axes.figure
     renderer = figure.canvas.get_renderer()
     room = np.abs(axes.transData.transform((width, height)) - axes.transData.transform((0, 0)))

@@ -9,13 +9,16 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from .attention import outlines
 from .clips import ClipView
 from .style import (
     BACKGROUND,
     EVENT,
     INK,
+    OBJECT,
     RIGHT,
     STYLE,
     WRONG,
@@ -26,15 +29,17 @@ from .style import (
     outline,
 )
 
-LEFT, MARGIN, TOP, BOTTOM, GAP = 1.25, 0.95, 0.72, 0.42, 0.08
-"""Inches left of the strips (their names), right of them (the colour bar), above, below and between them."""
+LEFT, MARGIN, TOP, BOTTOM, GAP = 1.25, 0.95, 0.72, 0.74, 0.08
+"""Inches left of the strips (names), right (colour bar), above, below (legend) and between them."""
+MOST_PEAKS = 39
+"""Most segments with room for a mark of the most attended region in each."""
 
 
-def draw_timeline(view: ClipView) -> Figure:
-    """Strips over a common axis of segments: length of the audio feature, frames, attention, predicted and true labels.
+def draw_timeline(view: ClipView, titles: bool = True) -> Figure:
+    """Strips over a common axis of segments: audio feature, frames, attention, labels.
 
-    The features are what the model hears; there is no waveform at hand, and the strip says so. Frames and attention
-    are left out where there are none.
+    The features are what the model hears; there is no waveform at hand, and the strip says so.
+    Frames and attention are left out where there are none.
     """
     count = len(view.predicted)
     width = min(max(1.02 * count, 6.0), 20.0)  # inches of the strips
@@ -76,10 +81,14 @@ def draw_timeline(view: ClipView) -> Figure:
         if view.target is not None:
             right = int((view.predicted == view.target).sum())
             title += f": {right} of {count} segments right"
-        figure.text(
-            LEFT / (LEFT + width + MARGIN), 1 - 0.3 / total, title, fontsize=11, va="center"
+        if titles:
+            figure.text(
+                LEFT / (LEFT + width + MARGIN), 1 - 0.3 / total, title, fontsize=11, va="center"
+            )
+        note = (
+            "audio feature length: Euclidean norm of each segment's audio feature "
+            "(input of the model, no waveform)"
         )
-        note = "audio feature length: Euclidean norm of each segment's audio feature (input of the model, no waveform)"
         figure.text(
             LEFT / (LEFT + width + MARGIN),
             1 - 0.57 / total,
@@ -88,17 +97,35 @@ def draw_timeline(view: ClipView) -> Figure:
             va="center",
             color="#555555",
         )
-        marks = [Patch(color=RIGHT, label="✓ right"), Patch(color=WRONG, label="✗ wrong")]
-        corner = (1 - MARGIN / (LEFT + width + MARGIN), 1.0)
+        corner = (1 - MARGIN / (LEFT + width + MARGIN), 0.0)
         figure.legend(
-            handles=marks if view.target is not None else [],
-            loc="upper right",
+            handles=_legend(view),
+            loc="lower right",
             bbox_to_anchor=corner,
-            ncols=2,
+            ncols=5,
             frameon=False,
             fontsize=8.5,
         )
     return figure
+
+
+def _legend(view: ClipView) -> list[Any]:
+    """A handle for every mark that is in the picture."""
+    handles: list[Any] = []
+    if view.target is not None:
+        right = view.predicted == view.target
+        handles += [Patch(color=RIGHT, label="✓ right")] * bool(right.any())
+        handles += [Patch(color=WRONG, label="✗ wrong")] * bool((~right).any())
+    if view.attention is None:
+        return handles
+    for solid, label in ((True, "planted, heard"), (False, "planted, silent")):
+        if solid in outlines(view):
+            dashes = "solid" if solid else (0, (1, 1.2))
+            handles.append(Line2D([], [], color=OBJECT, linestyle=dashes, label=label))
+    if len(view.predicted) <= MOST_PEAKS:
+        cross = Line2D([], [], marker="x", linestyle="none", color="black", label="most attended")
+        handles.append(cross)
+    return handles
 
 
 def _audio(axes: Axes, view: ClipView) -> None:
@@ -125,7 +152,7 @@ def _attention(axes: Axes, view: ClipView) -> None:
         if view.position is not None and view.position[i].any():
             solid = bool(view.audible is not None and view.audible[i])
             outline(axes, view.position[i], _cell(i), solid, width=min(1.8, 2 * room))
-        if room > 0.5:
+        if len(view.predicted) <= MOST_PEAKS:
             mark_peak(axes, weights, _cell(i), size=4)
     _bare(axes, view)
     bar = axes.figure.colorbar(
