@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.audit import limits, sass
+from benchmarks.audit import accumulation, limits, sass
 from benchmarks.audit.__main__ import main
 
 TANH = "MUFU.TANH R7, R8"
@@ -114,6 +114,58 @@ def test_an_unrolled_loop_computes_each_element_once():
     assert judge(*[TANH] * 4) == ""
     assert "for [128] elements of a tile of 64" in judge(*[TANH] * 4, computed=2)
     assert "for [] elements" in judge(TANH, TANH, computed=0)
+
+
+ZERO = "%cst = arith.constant dense<0.000000e+00> : tensor<8x8xf32, #mma>"
+OUTSIDE = (  # two products from zero, added by assembly
+    ZERO,
+    "%1 = tt.dot %a, %b, %cst, inputPrecision = tf32 : tensor<8x8xf32> -> tensor<8x8xf32>",
+    "%2 = tt.dot %c, %d, %1, inputPrecision = tf32 : tensor<8x8xf32> -> tensor<8x8xf32>",
+    '%3 = tt.elementwise_inline_asm "add.rn.f32 $0, $1, $2;" %sum, %2 : tensor<8x8xf32>',
+)
+TENSOR_MEMORY = (
+    ZERO,
+    "%acc = ttng.tmem_alloc : () -> !ttg.memdesc<8x8xf32>",
+    "ttng.tmem_store %cst, %acc, %true : tensor<8x8xf32> -> !ttg.memdesc<8x8xf32>",
+    "ttng.tc_gen5_mma %a, %b, %acc, %true, %true : !ttg.memdesc<8x8xf32>",
+)
+
+
+def test_sees_a_product_that_accumulates_onto_a_sum():
+    folded = accumulation.folded
+    assert folded("\n".join(OUTSIDE)) == []
+    assert folded("\n".join(OUTSIDE).replace("%b, %cst", "%b, %sum")) == ["%sum"]
+    grouped = "\n".join(OUTSIDE).replace("tt.dot", "ttng.warp_group_dot")
+    waited = grouped.replace(
+        "%2 =", "%w:2 = ttng.warp_group_dot_wait %1, %a {pendings = 0}\n%2 ="
+    ).replace("%d, %1", "%d, %w#0")
+    assert folded(waited) == []
+    assert folded(waited.replace("%d, %w#0", "%d, %w#1")) == ["%w#1"]
+    assert folded("\n".join(TENSOR_MEMORY)) == []
+    assert folded("\n".join(TENSOR_MEMORY).replace("%cst, %acc", "%sum, %acc")) == ["%acc"]
+    in_a_loop = "\n".join((*TENSOR_MEMORY[:-1], f"  {TENSOR_MEMORY[-1]}"))
+    assert folded(in_a_loop) == ["%acc"]
+
+
+def test_an_addition_that_triton_sees_is_folded_and_found():
+    """The kernels add in assembly; a plain sum of scores must be reported."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    code = (
+        "import sys; from jca_fast.kernels.triton import tanh_attention_forward as f, tiles\n"
+        "import triton, triton.language as tl\n"
+        "from benchmarks.audit.cases import cases\n"
+        "from benchmarks.audit.audit import compiled\n"
+        "from benchmarks.audit.accumulation import folded\n"
+        "tiles.add_outside = f.add_outside = tl.add\n"
+        "case = next(c for c in cases() if c.name == 'exact attention forward, N=200 D=512')\n"
+        "print(folded(compiled(case, 80)[0].ttgir))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "b_s" in done.stdout
 
 
 @pytest.mark.parametrize(("dtype", "needed"), [("torch.float32", 4), ("torch.bfloat16", 2)])

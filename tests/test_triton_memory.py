@@ -179,3 +179,44 @@ def test_regions_of_score_minus_infinity_get_no_weight(count):
         reference.visual_reduction(query, regions, 1.0),
     )
     torch.testing.assert_close(got, want, equal_nan=True)
+
+
+def test_a_nan_in_the_map_keeps_its_gradient():
+    """H = NaN passes the ReLU, and PyTorch lets its gradient through."""
+    tensors = [0.5 * torch.randn(shape) for shape in layer_shapes(1, 3, 20, 18, 4)]
+    inputs, weights, grads = tensors[:2], tensors[2:-2], tensors[-2:]
+    groups = (inputs, [], *(weights[i : i + 2] for i in (0, 2, 4, 6)))
+    options = ([0.2, 0.1], 0.0, None)
+    maps = [t.clone() for t in reference.joint_coattention(*groups, *options, True)[2:]]
+    maps[0][0, 1, 2] = 1.0
+    open_relu = reference.joint_coattention_backward(grads, maps, *groups, *options)
+    maps[0][0, 1, 2] = float("nan")
+    *rest, audio, visual = kernels.joint_coattention_backward(grads, maps, *groups, *options)
+    for a, b in zip((*rest, visual), (*open_relu[:-2], open_relu[-1]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert audio.isnan().any()  # dW_h of audio is the only gradient that reads H
+
+
+@pytest.mark.parametrize("tier", ["exact", "tf32"])
+def test_finite_inputs_give_finite_gradients(tier):
+    """Neither 1/(1-p) nor the scale may overflow k where plain PyTorch multiplies a small dS."""
+    q, k, v, grad = (torch.randn(s) for s in attention_shapes(1, 20, 33, 3, 4))
+    k[0, 5] = 2e38
+    q[0, :, :] = 0.0
+    grad.mul_(1e-20)
+    options = (1.0, 0.6, torch.tensor(3))
+    with precision(tier):
+        got = kernels.tanh_attention_backward(grad, q, k, v, *options)
+    want = reference.tanh_attention_backward(grad, q, k, v, *options)
+    for a, b in zip(got, want, strict=True):
+        assert b.isfinite().all()
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=float(b.abs().max()) * 1e-2)
+
+
+def test_an_infinite_gradient_stops_at_a_closed_relu():
+    query, key, value, grad = (torch.randn(s) for s in released_shapes(1, 3, 20, 18))
+    out = reference.released_attention(query, key, value, 0.3, 0.0, None)
+    closed = (out <= 0).nonzero()[0]
+    grad[tuple(closed)] = float("inf")
+    got = kernels.released_attention_backward(grad, out, query, key, value, 0.3, 0.0, None)
+    assert all(g.isfinite().all() for g in got)

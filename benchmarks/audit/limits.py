@@ -2,8 +2,9 @@
 
 For every kernel: no stack, no local memory, at most 99 KB of shared memory, no global atomics. In the loop over the
 affinity matrix: exactly one MUFU instruction per element, MUFU.TANH in the fast tiers and none of it in the exact one,
-the chip's matrix instructions (HGMMA on sm_90), and on sm_90 a bound on instructions per element. The visual kernels
-move K by 128-bit loads and stores.
+the chip's matrix instructions (HGMMA on sm_90), and on sm_90 a bound on instructions per element. In the exact tier
+tensor cores accumulate one product at most, and the loop holds a float32 addition for each sum outside. The visual
+kernels move K by 128-bit loads and stores.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from . import accumulation
 from .sass import Binary, Loop
 
 MATRIX = {90: r"HGMMA|HMMA", 100: r"UTC\w*MMA|HMMA"}
@@ -60,6 +62,8 @@ def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
         breaches.append(f"{item.shared} bytes of shared memory")
     if binary.count(r"ATOMG|ATOM\b|ATOM\.|RED\b|RED\."):
         breaches.append("global atomics")
+    if tier == "exact" and (names := accumulation.folded(item.ttgir)):
+        breaches.append(f"tensor cores accumulate onto {', '.join(names)}")
     per_element = mufu = None
     if item.kernel in TANH:
         if not binary.count(
@@ -138,6 +142,10 @@ def measure(
         breaches.append(f"{mufu:.3f} MUFU per element")
     if any(loop.count(r"F2F\b|F2F\.") for loop, _ in loops):
         breaches.append("F2F conversions")
+    if tier == "exact" and item.meta.get("BD") and direction == "forward":
+        sums = item.meta["BD"] / item.meta["BN"]
+        if any(loop.count("FADD") / elements < sums for loop, elements in loops):
+            breaches.append(f"fewer than {sums:.2f} float32 additions per element")
     limit = PER_ELEMENT.get((tier, direction))
     if arch == 90 and limit is not None and case.endswith("paper") and per_element > limit:
         breaches.append(f"{per_element:.2f} instructions per element, limit {limit}")

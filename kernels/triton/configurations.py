@@ -72,7 +72,6 @@ ENTRIES: dict[tuple[str, str, str], dict[str, tuple[int, int, int, int]]] = {
     ("forward", "exact", "narrow"): {
         "": (128, 32, 8, 1),
         "sm100": (128, 64, 8, 1),
-        "sm90": (128, 64, 8, 1),
     },
     ("forward", "exact", "small"): {
         "": (32, 32, 8, 1),
@@ -80,6 +79,7 @@ ENTRIES: dict[tuple[str, str, str], dict[str, tuple[int, int, int, int]]] = {
     ("forward", "exact", "wide"): {
         "": (64, 32, 8, 1),
         "sm120": (64, 16, 8, 1),
+        "sm80": (64, 16, 8, 1),
         "sm86": (64, 16, 8, 1),
     },
     ("forward", "half", "blocked"): {

@@ -34,7 +34,7 @@ from .operands import (
     store_tile,
 )
 from .sums import launch_sums, partial_sum
-from .tiles import dot_full, left_operand, scores, tanh
+from .tiles import add_product, left_operand, product, scores, tanh
 
 
 @triton.jit
@@ -90,9 +90,10 @@ def joint_affinity_backward_kernel(
         b_g = load_tile(corner_from(g, first, i_l), o_rows, o_columns).to(tl.float32)
         b_ds = (b_g * (1.0 - b_c * b_c)).to(b_q.dtype)  # (BM, BN), without the factor
         if WANT_DK:  # first: after dq it would take registers that spill
-            b_dk = dot_full(b_q, b_ds, tl.zeros((TILE.BO, TILE.BN), tl.float32), TILE.EXACT)
+            b_dk = product(b_q, b_ds, TILE.EXACT)  # (BO, BN)
             store_tile(dk, o_l, o_n, tl.trans(b_dk * scale))
-        b_dq = dot_full(load_transposed(k, o_l, o_n), tl.trans(b_ds), b_dq, TILE.EXACT)
+        b_k = load_transposed(k, o_l, o_n)  # (BO, BN)
+        b_dq = add_product(b_dq, b_k, tl.trans(b_ds), TILE.EXACT)
     store_tile(sample_matrix(dq, i_b), o_m, o_n, tl.trans(b_dq * scale))
 
 

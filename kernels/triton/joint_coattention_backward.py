@@ -31,7 +31,7 @@ from .operands import (
     select_entry,
     store_tile,
 )
-from .tiles import dot_full
+from .tiles import add_product, product
 
 
 class Prepare(NamedTuple):
@@ -101,13 +101,13 @@ def prepare_rows(
         b_h = load_tile(packed_transpose(m.h, i_b, rows, width, rows), o_m, o_k)  # (BM, BD)
         b_q = queries(b_x, b_wj, m.scale, EXACT)  # (BM, BO)
         store_tile(packed_matrix(m.q, i_b, rows, segments), o_m, o_n, b_q)
-        b_dh = dot_full(b_g, b_wh, tl.zeros((BM, BD), tl.float32), EXACT, False)  # (BM, BD)
-        b_dh = tl.where(b_h > 0.0, b_dh, 0.0).to(dtype)
+        b_dh = product(b_g, b_wh, EXACT, False)  # (BM, BD)
+        b_dh = tl.where(b_h <= 0.0, 0.0, b_dh).to(dtype)  # at a NaN too, as PyTorch does it
         store_tile(packed_matrix(m.dh, i_b, rows, width), o_m, o_k, b_dh)
-        b_dx = dot_full(b_dh, b_wx, b_g.to(tl.float32), EXACT, False)  # (BM, BO)
+        b_dx = add_product(b_g.to(tl.float32), b_dh, b_wx, EXACT, False)  # (BM, BO)
         store_tile(packed_transpose(m.dx, i_b, rows, segments, rows), o_m, o_n, b_dx)
-        b_dwx = dot_full(tl.trans(b_dh), b_x, b_dwx, EXACT, False)  # (BD, BO)
-        b_dwh = dot_full(tl.trans(b_h), b_g, b_dwh, EXACT, False)  # (BD, BO)
+        b_dwx = add_product(b_dwx, tl.trans(b_dh), b_x, EXACT, False)  # (BD, BO)
+        b_dwh = add_product(b_dwh, tl.trans(b_h), b_g, EXACT, False)  # (BD, BO)
     i_out = tl.program_id(1) * tl.cdiv(rows, BM) + tl.program_id(0)
     store_tile(packed_matrix(m.dw_x, i_out, width, segments), o_k, o_n, b_dwx)
     store_tile(packed_matrix(m.dw_h, i_out, width, segments), o_k, o_n, b_dwh)
@@ -177,8 +177,8 @@ def finish_rows(m, batch, per_group, EXACT: tl.constexpr, BM: tl.constexpr, BO: 
         for i in tl.static_range(len(m.dj)):
             dj = packed_transpose(m.dj[i], i_b, rows, segments, m.joint_width)
             b_dx += load_tile(dj, o_m, o_n)
-        b_dx = dot_full(b_dq, b_wj_t, b_dx, EXACT, False)
+        b_dx = add_product(b_dx, b_dq, b_wj_t, EXACT, False)
         store_tile(packed_transpose(m.dx, i_b, rows, segments, rows), o_m, o_n, b_dx)
-        b_dwj = dot_full(tl.trans(b_x), b_dq, b_dwj, EXACT, False)  # (BO, BO)
+        b_dwj = add_product(b_dwj, tl.trans(b_x), b_dq, EXACT, False)  # (BO, BO)
     i_out = tl.program_id(1) * tl.cdiv(rows, BM) + tl.program_id(0)
     store_tile(packed_matrix(m.dw_j, i_out, segments, segments), o_n, o_n, b_dwj)

@@ -27,7 +27,15 @@ from .operands import (
     store_tile,
 )
 from .tanh_attention_forward import RowMask, attend
-from .tiles import Left, contraction_slots, dot, dot_full, round_to_tf32, zero_where_infinite
+from .tiles import (
+    Left,
+    add_product,
+    contraction_slots,
+    dot,
+    product,
+    round_to_tf32,
+    zero_where_infinite,
+)
 
 
 class Modality(NamedTuple):
@@ -72,24 +80,24 @@ def joint_coattention_forward_kernel(
 @triton.jit
 def queries(b_x, b_wj, scale, EXACT: tl.constexpr):
     """Rows of Q = scale * Xᵀ W_j: (BM, BO) float32, from b_x (BM, BO) and b_wj (BO, BO)."""
-    return dot_full(b_x, b_wj, tl.zeros(b_x.shape, tl.float32), EXACT) * tl.cast(scale, tl.float32)
+    return product(b_x, b_wj, EXACT) * tl.cast(scale, tl.float32)
 
 
 @triton.jit
 def repeat_halves(b_q, o_n, o_c, i_product):
-    """Q (BM, BO) as left operand (BM, BK) in the exact tier: its high, high and low halves.
+    """Q (BM, BO) as left operand (BM, BK) in the exact tier: its low, high and high halves.
 
     The copies must come from one number: a last bit that differs between two of them can move its
     high half by 2^-11. Products with ones copy exactly.
     """
     b_qh = round_to_tf32(b_q)
     copied = o_n[:, None] == o_c[None, :]  # (BO, BK)
-    b_one = tl.where(copied & (i_product < 2)[None, :], 1.0, 0.0)
-    b_low = tl.where(copied & (i_product == 2)[None, :], 1.0, 0.0)
+    b_one = tl.where(copied & ((i_product == 1) | (i_product == 2))[None, :], 1.0, 0.0)
+    b_low = tl.where(copied & (i_product == 0)[None, :], 1.0, 0.0)
     b_none = tl.zeros((b_q.shape[0], o_c.shape[0]), tl.float32)
-    # The sign of an Inf goes into product 0 alone.
+    # The sign of an Inf goes into product 2 alone.
     b_sign = tl.where(tl.abs(b_q) == float("inf"), tl.where(b_q > 0.0, 1.0, -1.0), 0.0)
-    b_sign = dot(b_sign, tl.where(copied & (i_product == 0)[None, :], 1.0, 0.0), b_none)
+    b_sign = dot(b_sign, tl.where(copied & (i_product == 2)[None, :], 1.0, 0.0), b_none)
     b_halves = dot(zero_where_infinite(b_q, b_qh), b_one, b_none)
     b_halves = dot(zero_where_infinite(b_q, b_q - b_qh), b_low, b_halves)
     return tl.where(b_sign == 0.0, b_halves, b_sign * float("inf"))
@@ -129,11 +137,11 @@ def layer_rows(m, i_modality, dropout, KEEP_MAPS: tl.constexpr, TILE: tl.constex
     if TILE.DROPOUT:
         b_acc *= dropout.keep_scale
     b_wx = load_transposed(sample_matrix(m.w_x, 0), o_k, o_n)  # (BO, BD)
-    b_h = dot_full(b_x, b_wx, b_acc, TILE.EXACT)  # (BM, BD)
+    b_h = add_product(b_acc, b_x, b_wx, TILE.EXACT)  # (BM, BD)
     b_h = tl.where(b_h < 0.0, 0.0, b_h)  # a NaN stays
     b_h = tl.where((o_k < m.w_x.rows)[None, :], b_h, 0.0)  # as above, of W_x
     if KEEP_MAPS:
         store_tile(sample_matrix(m.h, i_b), o_m, o_k, b_h)
     b_wh = load_tile(sample_matrix(m.w_h, 0), o_k, o_n)  # (BD, BO)
-    b_out = dot_full(b_h.to(dtype), b_wh, b_x.to(tl.float32), TILE.EXACT)  # (BM, BO)
+    b_out = add_product(b_x.to(tl.float32), b_h.to(dtype), b_wh, TILE.EXACT)  # (BM, BO)
     store_tile(sample_matrix(m.out, i_b), o_m, o_n, b_out)

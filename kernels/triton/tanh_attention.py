@@ -175,7 +175,7 @@ def released_attention_backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad_out and out T (B, N, d) -> gradients of query (B, N, d), key and value (B, N, d_x)."""
-    grad_o = grad_out * (out > 0) * (1 - out * out)  # (B, N, d)
+    grad_o = torch.where(out <= 0, 0, grad_out) * (1 - out * out)  # (B, N, d)
     dropout = dropout_argument(dropout_p, seed)
     grads = _backward(grad_o.mT, query.mT, key.mT, value.mT, scale, dropout, _transposed)
     return grads[0].mT, grads[1].mT, grads[2].mT

@@ -28,10 +28,11 @@ from .operands import (
     store_tile,
 )
 from .tiles import (
+    add_product,
     dot,
-    dot_full,
     left_operand,
     mma_column_order,
+    product,
     scores,
     tanh,
     undo_column_order,
@@ -87,7 +88,8 @@ class Columns(NamedTuple):
     """What a column tile holds for all row tiles of one sample.
 
     ``o_l`` its columns, ``o_out`` the block of N of dk and dq, ``o_d`` the block of D of dv;
-    ``left`` scale * k as operand of the scores; ``b_k`` (BN, BO) grad_scale * k; ``b_v`` (BN, BD).
+    ``left`` scale * k as operand of the scores; ``b_k`` (BN, BO) and ``b_v`` (BN, BD) k and v;
+    ``grad_scale`` the factor of dS, which multiplies results: k times it may overflow.
     """
 
     o_l: Any
@@ -96,6 +98,7 @@ class Columns(NamedTuple):
     left: Any
     b_k: Any
     b_v: Any
+    grad_scale: Any
 
 
 class Sample(NamedTuple):
@@ -156,12 +159,11 @@ def column_tile(x, samples, dropout, PASS: tl.constexpr, TILE: tl.constexpr):
         dq = sample_matrix(x.dq, i_tile * samples.batch + i_b)
         left = left_operand(k, o_l, scale, TILE)
         b_k = load_tile(k, o_l, o_out)  # (BN, BO)
-        b_k = (b_k.to(tl.float32) * grad_scale).to(b_k.dtype)
         b_v = load_tile(v, o_l, tl.arange(0, TILE.BD))  # (BN, BD), all of D where it is one block
         key = tl.cast(0, tl.uint32)
         if TILE.DROPOUT:
             key = sample_key(dropout.p_seed, x.modality2 // 2, i_b)
-        columns = Columns(o_l, o_out, o_d, left, b_k, b_v)
+        columns = Columns(o_l, o_out, o_d, left, b_k, b_v, grad_scale)
         sample = Sample(q, v, g, dq, key, first, dropout.threshold)
         b_dk = tl.zeros((TILE.BN, TILE.BO), tl.float32)
         inner = 0  # row tiles whose rows and columns all exist
@@ -202,13 +204,13 @@ def row_tile(
     o_r = start + tl.arange(0, TILE.BM)
     b_q = load_tile(q, o_r, columns.o_out, EDGE)  # (BM, BO)
     b_g = load_tile(g, o_r, columns.o_d, EDGE)  # (BM, BD)
-    b_zero = tl.zeros((TILE.BN, TILE.BM), tl.float32)
     if ONE_LOAD:
+        b_zero = tl.zeros((TILE.BN, TILE.BM), tl.float32)
         b_c = tanh(dot(columns.left.b_x, tl.trans(b_q), b_zero), TILE.EXACT)  # (BN, BM)
         b_ds = dot(columns.b_v, tl.trans(b_g), b_zero)
     else:
         b_c = tanh(scores(columns.left, q, o_m, EDGE, TILE), TILE.EXACT)
-        b_ds = value_products(columns, sample, o_m, b_zero, EDGE, TILE)
+        b_ds = value_products(columns, sample, o_m, EDGE, TILE)
     b_ds *= 1.0 - b_c * b_c
     if EDGE:  # an Inf times the zeros outside is NaN
         inside = (o_l < k_rows)[:, None] & (o_m < q.rows)[None, :]
@@ -219,28 +221,28 @@ def row_tile(
         b_c = tl.where(b_keep, b_c, 0.0)
         b_ds = tl.where(b_keep, b_ds, 0.0)
     if PASS.WANT_DV:
-        b_dv = dot_full(undo_column_order(b_c, dtype).to(dtype), b_g, b_dv, TILE.EXACT, False)
+        b_dv = add_product(b_dv, undo_column_order(b_c, dtype).to(dtype), b_g, TILE.EXACT, False)
     b_ds = b_ds.to(dtype)
-    b_dk = dot_full(undo_column_order(b_ds, dtype), b_q, b_dk, TILE.EXACT, False)
+    b_dk = add_product(b_dk, undo_column_order(b_ds, dtype), b_q, TILE.EXACT, False)
     if PASS.WANT_DQ:
-        b_dq = tl.zeros((TILE.BM, TILE.BO), tl.float32)
-        b_dq = dot_full(tl.trans(b_ds), columns.b_k, b_dq, TILE.EXACT, False)
-        store_tile(sample.dq, o_m, columns.o_out, b_dq, EDGE)
+        b_dq = product(tl.trans(b_ds), columns.b_k, TILE.EXACT, False)  # (BM, BO)
+        store_tile(sample.dq, o_m, columns.o_out, b_dq * columns.grad_scale, EDGE)
     return b_dk, b_dv
 
 
 @triton.jit
-def value_products(columns, sample, o_m, b_dp, EDGE: tl.constexpr, TILE: tl.constexpr):
-    """``b_dp`` plus v gᵀ: (BN, BM), the transposed gradient of P."""
+def value_products(columns, sample, o_m, EDGE: tl.constexpr, TILE: tl.constexpr):
+    """v gᵀ: (BN, BM), the transposed gradient of P."""
     if TILE.VALUE_CHUNKS == 1:
         b_g = load_transposed(sample.g, o_m, columns.o_d, EDGE)  # (BD, BM)
-        return dot_full(columns.b_v, b_g, b_dp, TILE.EXACT, False)
+        return product(columns.b_v, b_g, TILE.EXACT, False)
     else:
+        b_dp = tl.zeros((TILE.BN, TILE.BM), tl.float32)
         for i_d in range(TILE.VALUE_CHUNKS):
             o_d = i_d * TILE.BD + tl.arange(0, TILE.BD)
             b_v = load_tile(sample.v, columns.o_l, o_d)  # (BN, BD)
             b_g = load_transposed(sample.g, o_m, o_d, EDGE)  # (BD, BM)
-            b_dp = dot_full(b_v, b_g, b_dp, TILE.EXACT, False)
+            b_dp = add_product(b_dp, b_v, b_g, TILE.EXACT, False)
         return b_dp
 
 

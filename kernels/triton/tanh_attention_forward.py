@@ -13,6 +13,7 @@ import triton.language as tl
 from .mask import keep_elements, row_keys, sample_key
 from .operands import load_tile, sample_matrix, store_tile
 from .tiles import (
+    add_outside,
     dot,
     left_operand,
     mma_column_order,
@@ -57,12 +58,13 @@ def attend_tile(b_acc, left, k, v, start, o_d, mask, EDGE: tl.constexpr, TILE: t
         b_c = tl.where(b_keep, b_c, 0.0)
     b_c = undo_column_order(b_c, dtype)
     b_v = load_tile(v, start + tl.arange(0, TILE.BN), o_d, EDGE)  # (BN, BD)
-    if TILE.EXACT:
+    if TILE.EXACT:  # as add_product does it, but C is finite and needs no guard
         b_ch = round_to_tf32(b_c)
         b_vh = round_to_tf32(b_v)
-        b_acc = dot(b_ch, b_vh, b_acc)
-        b_acc = dot(b_ch, zero_where_infinite(b_v, b_v - b_vh), b_acc)
-        return dot(b_c - b_ch, zero_where_infinite(b_v, b_vh), b_acc)
+        b_o = tl.zeros(b_acc.shape, tl.float32)
+        b_o = dot(b_ch, zero_where_infinite(b_v, b_v - b_vh), b_o)
+        b_o = dot(b_c - b_ch, zero_where_infinite(b_v, b_vh), b_o)
+        return add_outside(b_acc, dot(b_ch, b_vh, b_o))
     else:
         return dot(b_c.to(dtype), b_v, b_acc)
 

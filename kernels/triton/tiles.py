@@ -53,12 +53,35 @@ def dot(b_a, b_b, b_c):
 
 
 @triton.jit
-def dot_full(b_a, b_b, b_c, EXACT: tl.constexpr, GUARD: tl.constexpr = True):
-    """``b_a b_b + b_c`` in the accuracy of the tier.
+def add_outside(b_sum, b_product):
+    """``b_sum + b_product``, rounded by a float32 adder.
 
-    GUARD keeps an Inf as the main product has it. Without it an Inf becomes NaN in the exact tier:
-    enough for gradients, where the registers of the guarded operands would spill.
+    Tensor cores align the sum so far with the products and cut it toward zero: over hundreds of
+    tiles that bias exceeds float32's own error. The addition is assembly because Triton would fold
+    ``sum + dot(a, b, 0)`` back into ``dot(a, b, sum)``.
     """
+    if INTERPRETED:
+        return b_sum + b_product
+    else:
+        return tl.inline_asm_elementwise(
+            "add.rn.f32 $0, $1, $2;",
+            "=f,f,f",
+            [b_sum, b_product],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+
+
+@triton.jit
+def product(b_a, b_b, EXACT: tl.constexpr, GUARD: tl.constexpr = True):
+    """``b_a b_b`` in the accuracy of the tier.
+
+    In the exact tier the small products come first: each sum of a tensor core is cut, and theirs
+    are cut at smaller numbers. GUARD keeps an Inf as the main product has it. Without it an Inf
+    becomes NaN in the exact tier, where the registers of the guarded operands would spill.
+    """
+    b_c = tl.zeros((b_a.shape[0], b_b.shape[1]), tl.float32)
     if EXACT:
         b_ah = round_to_tf32(b_a)
         b_bh = round_to_tf32(b_b)
@@ -74,34 +97,46 @@ def dot_full(b_a, b_b, b_c, EXACT: tl.constexpr, GUARD: tl.constexpr = True):
 
 
 @triton.jit
+def add_product(b_c, b_a, b_b, EXACT: tl.constexpr, GUARD: tl.constexpr = True):
+    """``b_c + b_a b_b`` in the accuracy of the tier; exact: every product starts from zero."""
+    if EXACT:
+        return add_outside(b_c, product(b_a, b_b, EXACT, GUARD))
+    else:
+        return dot(b_a, b_b, b_c)
+
+
+@triton.jit
 def contraction_slots(start, size, K: tl.constexpr, EXACT: tl.constexpr):
     """For K slots of a contraction over ``size`` indices: each slot's index and its product.
 
     In the exact tier the three products are one contraction of three times the size. With 10
-    segments that fills 30 of 32 slots, where three products of 16 slots would take 48::
+    segments that fills 30 of 32 slots, where three products of 16 slots would take 48. The small
+    products come first, see :func:`product`::
 
         slot       0 ........ 9 10 ....... 19 20 ....... 29 30 31
         index      0 ........ 9  0 ........ 9  0 ........ 9  -  -
         product    0  0  0  0 0  1  1  1  1 1  2  2  2  2 2  3  3
-        left     [    high     |    high     |     low     |  0  ]   (rows, K)
+        left     [     low     |    high     |    high     |  0  ]   (rows, K)
         right    [    high     |     low     |    high     |  0  ]   (K, columns), drawn on its side
 
-        left right = high high + high low + low high
+        left right = low high + high low + high high
+
+    Of other tiers, slots have product 2, or 3 where they are empty.
     """
     o_k = start + tl.arange(0, K)
     if EXACT:
         return o_k % size, tl.where(o_k < 3 * size, o_k // size, 3)
     else:
-        return o_k, tl.where(o_k < size, 0, 3)
+        return o_k, tl.where(o_k < size, 2, 3)
 
 
 @triton.jit
 def split_half(b_x, i_product, LOW: tl.constexpr, EXACT: tl.constexpr):
-    """The half of ``b_x`` that a product reads: the low one in product LOW; an Inf only in 0."""
+    """The half of ``b_x`` that a product reads: the low one in product LOW; an Inf only in 2."""
     if EXACT:
         b_h = round_to_tf32(b_x)
         b_h = tl.where(i_product == LOW, b_x - b_h, b_h)
-        return tl.where((i_product != 0) & (tl.abs(b_x) == float("inf")), 0.0, b_h)
+        return tl.where((i_product != 2) & (tl.abs(b_x) == float("inf")), 0.0, b_h)
     else:
         return b_x
 
@@ -111,7 +146,7 @@ def load_left(x, o_r, o_n, i_product, scale, EXACT: tl.constexpr):
     """Rows ``o_r`` of ``scale * x`` as the left operand (rows, K) of a contraction."""
     mask = (o_r < x.rows)[:, None] & (i_product < 3)[None, :]
     b_x = tl.load(x.p + o_r[:, None] * x.stride_r + o_n[None, :] * x.stride_c, mask=mask, other=0.0)
-    return split_half((b_x.to(tl.float32) * scale).to(b_x.dtype), i_product[None, :], 2, EXACT)
+    return split_half((b_x.to(tl.float32) * scale).to(b_x.dtype), i_product[None, :], 0, EXACT)
 
 
 @triton.jit
@@ -150,17 +185,22 @@ def left_operand(x, o_r, scale, TILE: tl.constexpr):
 @triton.jit
 def scores(left, y, o_y, EDGE: tl.constexpr, TILE: tl.constexpr):
     """``scale * x yᵀ`` for the rows of ``left`` and the rows ``o_y`` of y, in float32."""
-    b_s = tl.zeros((left.o_r.shape[0], o_y.shape[0]), tl.float32)
+    b_zero = tl.zeros((left.o_r.shape[0], o_y.shape[0]), tl.float32)
     if TILE.CHUNKS == 1:
         b_y = load_right(y, o_y, left.o_n, left.i_product, EDGE, TILE.EXACT)  # (BK, rows of y)
-        return dot(left.b_x, b_y, b_s)
+        return dot(left.b_x, b_y, b_zero)
     else:
+        b_s = b_zero
         for i_chunk in range(TILE.CHUNKS):
             o_n, i_product = contraction_slots(
                 i_chunk * TILE.BK, left.x.columns, TILE.BK, TILE.EXACT
             )
             b_x = load_left(left.x, left.o_r, o_n, i_product, left.scale, TILE.EXACT)
-            b_s = dot(b_x, load_right(y, o_y, o_n, i_product, EDGE, TILE.EXACT), b_s)
+            b_y = load_right(y, o_y, o_n, i_product, EDGE, TILE.EXACT)
+            if TILE.EXACT:
+                b_s = add_outside(b_s, dot(b_x, b_y, b_zero))
+            else:
+                b_s = dot(b_x, b_y, b_s)
         return b_s
 
 

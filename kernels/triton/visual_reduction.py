@@ -128,9 +128,8 @@ def visual_reduction(query: Tensor, regions: Tensor, scale: float) -> tuple[Tens
     segments, count, width = regions.shape
     out = query.new_empty((segments, width))
     weights = query.new_empty((segments, count))
-    scores = weights
-    if weights.dtype != torch.float32:
-        scores = torch.empty_like(weights, dtype=torch.float32)
+    # Not the weights themselves: a lane would read a score that another has overwritten.
+    scores = torch.empty(weights.shape, dtype=torch.float32, device=weights.device)
     launch(
         visual_reduction_forward_kernel,
         (segments,),

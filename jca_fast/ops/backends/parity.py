@@ -15,8 +15,10 @@ from torch import Tensor
 from .. import reference
 from ..tiers import precision
 
-FLOOR = {"exact": 3e-7, "tf32": 2e-3, "bfloat16": 4e-3, "float16": 5e-4}
-"""Relative RMS error that always passes: one rounding of the tier, where PyTorch happens to make none."""
+FLOOR = {"exact": 3e-7, "tf32": 4e-3, "bfloat16": 4e-3, "float16": 5e-4}
+"""Relative RMS error that always passes: one rounding of the tier, where PyTorch happens to make none.
+
+TF32 is allowed three products in a row, which reach 2.8e-3: PyTorch on a CPU has no TF32 to compare."""
 FACTOR = {"out": 2.0, "grad": 3.0}
 """How much larger than PyTorch's own error an error may be."""
 
@@ -120,9 +122,14 @@ def _run_case(
 
 
 def relative_error(a: Tensor, exact: Tensor) -> float:
-    """RMS of the difference over RMS of the exact values; not a number where ``a`` has a NaN."""
-    scale = exact.square().mean().sqrt().clamp_min(1e-30)
-    return float((a.double() - exact).square().mean().sqrt() / scale)
+    """RMS of the difference over RMS of the exact values; not a number where ``a`` has a NaN.
+
+    Where the exact result is zero but for the rounding of float64, as the gradient of a softmax over
+    one region, the error is the RMS itself: the inputs of all cases are of order one.
+    """
+    scale = float(exact.square().mean().sqrt())
+    error = float((a.double() - exact).square().mean().sqrt())
+    return error / scale if scale > 1e-12 else error
 
 
 def _random(*shapes: tuple[int, ...]) -> list[Tensor]:
