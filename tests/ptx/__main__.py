@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 
@@ -34,24 +34,40 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.ptx", description=__doc__)
     parser.add_argument("--all", action="store_true", help="all calls, tiers and tiles")
     parser.add_argument("--case", default="", help="only calls whose name contains this text")
-    parser.add_argument("--tier", help="tiers, like exact,bfloat16")
-    parser.add_argument("--chip", default=",".join(map(str, CHIPS)), help="like 80,90")
-    parser.add_argument("--tiles", help=f"of {', '.join(TILES)}")
+    parser.add_argument("--tier", type=_some_of(TIERS), help="like exact,bfloat16")
+    parser.add_argument("--chip", type=_some_of(map(str, CHIPS)), help="like 80,90")
+    parser.add_argument("--tiles", type=_some_of(TILES), help="like chosen,large,small")
     parser.add_argument("--schedule", default="together", choices=SCHEDULES)
     parser.add_argument(
         "--guard-bits", type=int, help="tensor cores cut their sums, with this many guard bits"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object for each call")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not any(args.case in name for name in (EVERY if args.all else SUITE)):
+        parser.error(f"argument --case: {args.case!r} is in none of {', '.join(EVERY)}")
+    return args
+
+
+def _some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """A type of argument: some of the known names, between commas."""
+    known = tuple(known)
+
+    def split(text: str) -> list[str]:
+        for name in (names := text.split(",")):
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return names
+
+    return split
 
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
     """The most expensive tier comes first, so that all processes end at about the same time."""
     cases = [name for name in (EVERY if args.all else SUITE) if args.case in name]
-    tiers = (args.tier or (",".join(TIERS) if args.all else "exact,bfloat16")).split(",")
-    tiles = (args.tiles or ("chosen,large" if args.all else "chosen")).split(",")
-    chips = [int(chip) for chip in args.chip.split(",")]
+    tiers = args.tier or (TIERS if args.all else ("exact", "bfloat16"))
+    tiles = args.tiles or (("chosen", "large") if args.all else ("chosen",))
+    chips = [int(chip) for chip in args.chip or CHIPS]
     options = Options(schedule=args.schedule, guard_bits=args.guard_bits)
     return list(product(cases, tiers, chips, tiles, [options]))
 
