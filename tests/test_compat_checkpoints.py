@@ -1,4 +1,4 @@
-"""Published checkpoint files: recognised, read without running them, converted there and back, or refused."""
+"""Published checkpoint files: recognised, read but not run, converted both ways, or refused."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_a_pickled_module_without_its_classes(tmp_path, options):
 
 
 def test_a_pickled_module_with_buffers_and_views(tmp_path):
-    """Parameters that share a storage, transposed views, persistent and other buffers, half precision."""
+    """Shared storages, transposed views, persistent and other buffers, half precision."""
     model = speaker.FusionModel(tiny_speaker(), 5, hidden_dim=9)
     wide = torch.randn(20, 5)
     model.linear.weight = nn.Parameter(wide.t())
@@ -424,7 +424,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, capsys, name, layout):
 
 
 def test_the_attacks_are_real(tmp_path):
-    """Read the usual way, the same programs do run: the test above is not passing on broken attacks."""
+    """Read the usual way, the same programs do run: the attacks are not broken."""
     for name in (
         "reduce",
         "eval",
@@ -465,8 +465,11 @@ def written(name: str) -> bytes:
         from safetensors.torch import save
 
         return save(model.state_dict())
-    torch.save(model if name.startswith("module") else model.state_dict(), buffer,
-               _use_new_zipfile_serialization=not name.endswith("old"))  # fmt: skip
+    torch.save(
+        model if name.startswith("module") else model.state_dict(),
+        buffer,
+        _use_new_zipfile_serialization=not name.endswith("old"),
+    )
     return buffer.getvalue()
 
 
@@ -495,7 +498,7 @@ def test_a_flipped_bit_is_found(tmp_path, kind):
 
 
 def test_a_small_file_cannot_fill_the_memory(tmp_path):
-    """Compressed zeros, a tensor that repeats one number, a size that no storage of the file has."""
+    """Compressed zeros, one number repeated, a size that no storage has."""
     torch.save(MODELS["CAM N = 8"]().state_dict(), tmp_path / "good.pt")
     with (
         zipfile.ZipFile(tmp_path / "good.pt") as good,

@@ -1,4 +1,4 @@
-"""The modules of jca_fast.compat against the published names, sizes and arithmetic written out in plain PyTorch."""
+"""The modules of jca_fast.compat against published names, sizes and arithmetic."""
 
 from __future__ import annotations
 
@@ -17,24 +17,40 @@ from jca_fast.compat import cam, orig_cam, released, rjcma, speaker
 from jca_fast.heads import AttentiveStatisticsPooling
 
 WHOLE = {
-    "tuffr5 models.DCNWithRCNN(da=512,dv=512,l=4)": (lambda: released.DCNWithRCNN(SimpleNamespace()), 126, 22_776_510),
+    "tuffr5 models.DCNWithRCNN(da=512,dv=512,l=4)": (
+        lambda: released.DCNWithRCNN(SimpleNamespace()),
+        126,
+        22_776_510,
+    ),
     "tuffr5 models.DCNWithRCNN(da=256,dv=1024,l=4)": (
-        lambda: released.DCNWithRCNN(SimpleNamespace(audio_size=256, video_size=1024)), 126, 50_736_830,
+        lambda: released.DCNWithRCNN(SimpleNamespace(audio_size=256, video_size=1024)),
+        126,
+        50_736_830,
     ),
     "JointCrossAttentional-AV-Fusion models.cam.CAM (HEAD: regressor 640 in, cannot run)": (
-        lambda: cam.CAM(8, head_input="visual"), 16, 231_041,
+        lambda: cam.CAM(8, head_input="visual"),
+        16,
+        231_041,
     ),
     "RecurrentJointAttentionwithLSTMs models.cam.CAM": (lambda: cam.CAM(16), 20, 314_626),
     "... models.Jcam_512.CAM": (cam.Jcam_512, 12, 199_425),
     "RecurrentJointAttentionwithLSTMs models.orig_cam.CAM": (orig_cam.CAM, 88, 15_947_859),
     "Joint-Cross-Attention-for-Audio-Visual-Fusion models.orig_cam.CAM": (
-        lambda: orig_cam.CAM(unimodal_rnn=False), 50, 8_586_323,
+        lambda: orig_cam.CAM(unimodal_rnn=False),
+        50,
+        8_586_323,
     ),
-    "RJCAforSpeakerVerification orig_cam.CAM (checkpoint prefix JCA_model.)": (speaker.CAM, 117, 18_378_511),
+    "RJCAforSpeakerVerification orig_cam.CAM (checkpoint prefix JCA_model.)": (
+        speaker.CAM,
+        117,
+        18_378_511,
+    ),
     "RJCMA models.av_crossatten.DCNLayer(256,128,128,2,0.6) (prefix coattn.)": (
-        lambda: rjcma.DCNLayer(256, 128, 128, 2, 0.6), 40, 1_790_056,
+        lambda: rjcma.DCNLayer(256, 128, 128, 2, 0.6),
+        40,
+        1_790_056,
     ),
-}  # fmt: skip
+}
 
 
 def shapes(model: nn.Module) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""The whole published models against their formulas, written out from the weights by their published names."""
+"""The whole published models against their formulas, written out from the weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def steps(w: Weights, suffix: str, x: Tensor, h: Tensor, c: Tensor | None) -> Te
 
 
 def block(w: Weights, x: Tensor, layers: int = 2) -> Tensor:
-    """Residual recurrent block: the rows of ``init_hidden`` are h0 of every layer and direction, then c0."""
+    """Residual recurrent block: the rows of ``init_hidden`` are h0 of every direction, then c0."""
     start = w["init_hidden"][:, None].expand(-1, x.shape[0], -1)
     y = x
     for i in range(layers):
@@ -113,21 +113,47 @@ def whole(**options) -> released.DCNWithRCNN:
 
 
 CASES = {
-    "released": (lambda: whole(audio_size=6, video_size=8, num_seq=2), released_model, (10, 128), (10, 49, 512)),
+    "released": (
+        lambda: whole(audio_size=6, video_size=8, num_seq=2),
+        released_model,
+        (10, 128),
+        (10, 49, 512),
+    ),
     "released, one layer of everything": (
-        lambda: whole(audio_size=2, video_size=4, num_seq=1, num_layers=1, num_segments=1, num_classes=3),
-        released_model, (1, 128), (1, 49, 512),
+        lambda: whole(
+            audio_size=2, video_size=4, num_seq=1, num_layers=1, num_segments=1, num_classes=3
+        ),
+        released_model,
+        (1, 128),
+        (1, 49, 512),
     ),
     "released, GRU of three layers": (
-        lambda: whole(audio_size=10, video_size=4, num_seq=5, num_layers=3, num_segments=3, rnn="GRU"),
-        released_model, (3, 128), (3, 49, 512),
+        lambda: whole(
+            audio_size=10, video_size=4, num_seq=5, num_layers=3, num_segments=3, rnn="GRU"
+        ),
+        released_model,
+        (3, 128),
+        (3, 49, 512),
     ),
-    "emotion": (lambda: orig_cam.CAM(4, 6, 8, 2, hidden_dim=5), emotion_model, (4, 6), (4, 49, 512)),
+    "emotion": (
+        lambda: orig_cam.CAM(4, 6, 8, 2, hidden_dim=5),
+        emotion_model,
+        (4, 6),
+        (4, 49, 512),
+    ),
     "emotion without LSTM": (
-        lambda: orig_cam.CAM(3, 7, 8, 1, unimodal_rnn=False, hidden_dim=5), emotion_model, (3, 7), (3, 49, 512),
+        lambda: orig_cam.CAM(3, 7, 8, 1, unimodal_rnn=False, hidden_dim=5),
+        emotion_model,
+        (3, 7),
+        (3, 49, 512),
     ),
-    "speaker": (lambda: speaker.CAM(3, 4, 6, num_speakers=2, unused_dims=(2, 2)), speaker_model, (3, 4), (3, 6)),
-}  # fmt: skip
+    "speaker": (
+        lambda: speaker.CAM(3, 4, 6, num_speakers=2, unused_dims=(2, 2)),
+        speaker_model,
+        (3, 4),
+        (3, 6),
+    ),
+}
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -40,7 +40,9 @@ def given(heading: str) -> dict[str, Any]:
         "Recursive-joint-co-attention": {"audio": (10, 128), "video": (10, 7, 7, 512)},
         "JointCrossAttentional-AV-Fusion": {"audio": (8, 512), "visual": (8, 512)},
         "Joint-Cross-Attention-for-Audio-Visual-Fusion": {
-            "audio": (16, 512), "visual": (16, 512), "regions": (16, 7, 7, 512),
+            "audio": (16, 512),
+            "visual": (16, 512),
+            "regions": (16, 7, 7, 512),
         },
         "RecurrentJointAttentionwithLSTMs": {"audio": (16, 512), "regions": (16, 7, 7, 512)},
         "RJCAforSpeakerVerification": {"audio": (8, 192), "visual": (8, 512)},
@@ -50,7 +52,7 @@ def given(heading: str) -> dict[str, Any]:
         "PKDOT": {"first": (1, 512), "second": (1, 512)},
         "SPIRo": {"video": (300, 256), "audio": (300, 128)},
         "RJCMA_global_attention": {"audio": (16, 128), "visual": (16, 128)},
-    }.get(name, {})  # fmt: skip
+    }.get(name, {})
     objects: dict[str, Any] = {"torch": torch, "opt": OPTIONS}
     if name == "Beyond the published modules":
         objects["model"] = released.DCNLayer(12, 8, 2, 0.3).eval()
@@ -69,7 +71,9 @@ RESULTS: dict[str, list[dict[str, tuple[int, ...]]]] = {
     "Recursive-joint-co-attention": [{"scores": (2, 10, 29)}, {}],
     "JointCrossAttentional-AV-Fusion": [{"score": (2, 8, 1)}],
     "Joint-Cross-Attention-for-Audio-Visual-Fusion": [
-        {"valence": (2, 16, 1), "arousal": (2, 16, 1)}, {"score": (2, 16, 1)}, {"valence": (2, 16), "arousal": (2, 16)},
+        {"valence": (2, 16, 1), "arousal": (2, 16, 1)},
+        {"score": (2, 16, 1)},
+        {"valence": (2, 16), "arousal": (2, 16)},
     ],
     "RecurrentJointAttentionwithLSTMs": [{"valence": (2, 16), "arousal": (2, 16)}],
     "RJCAforSpeakerVerification": [{"features": (2, 8, 704), "embedding": (2, 512)}],
@@ -80,7 +84,7 @@ RESULTS: dict[str, list[dict[str, tuple[int, ...]]]] = {
     "SPIRo": [{"video": (2, 300, 256), "audio": (2, 300, 128)}],
     "RJCMA_global_attention": [{"audio": (2, 16, 128), "visual": (2, 16, 128)}],
     "Code without a name here, by its shapes": [{}],
-}  # fmt: skip
+}
 """The blocks of each section, and the shapes of what they compute."""
 
 
@@ -188,7 +192,7 @@ def test_a_row_of_the_table_takes_the_call_of_its_repository(name):
 
 
 def test_the_variant_with_shared_weights_is_rewritten_right():
-    """As the page describes that code: the visual branch on the audio's weights, W_j on the side of X."""
+    """As the page says: the visual branch on the audio's weights, W_j on the side of X."""
     names = run("RJCMA_global_attention", section("RJCMA_global_attention")[0])
     inputs = given("RJCMA_global_attention")
     w, model = names["theirs"], names["model"]

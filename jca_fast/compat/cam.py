@@ -1,11 +1,12 @@
-"""The ``CAM`` of the emotion-recognition repositories: the paper's form, batched instead of looped over the clips.
+"""The ``CAM`` of the emotion-recognition repositories: the paper's form, batched, not looped.
 
 In place of their ``models.cam`` and ``models.Jcam_512``::
 
     from jca_fast.compat.cam import CAM          # audio, visual (B, N, 512)
     from jca_fast.compat.cam import Jcam_512     # without encoders
 
-Audio comes first: J = [audio; visual]. The layer is :func:`jca_fast.functional.joint_coattention` (Eqs. 3-6).
+Audio comes first: J = [audio; visual]. The layer is
+:func:`jca_fast.functional.joint_coattention` (Eqs. 3-6).
 """
 
 from __future__ import annotations
@@ -26,25 +27,26 @@ SYMBOLS = ("affine_", "W_", "W_c", "W_h")
 
 
 class CAM(nn.Module):
-    """Encoders, one layer of joint co-attention in the paper's form, and one or more regressors per segment.
+    """Encoders, one layer of co-attention in the paper's form, and regressors for every segment.
 
         A = encoder1(audio)      V = encoder2(visual)      J = [A; V]
-        A' = A + (W_ha relu(W_a Aᵀ + W_ca C_aᵀ))ᵀ          C_a = tanh(Aᵀ (affine_a J) / sqrt(d))        the same for V
+        C_a = tanh(Aᵀ (affine_a J) / sqrt(d))
+        A' = A + (W_ha relu(W_a Aᵀ + W_ca C_aᵀ))ᵀ          and the same for V
 
     Args:
         num_segments: N.
         in_dim: width of the inputs, or (audio, visual).
         dim: width of the encoded features, or (audio, visual); None has no encoders.
         attention_dim: k.
-        heads: names of the regressors; None takes the published ones: ("vregressor", "aregressor") at N = 16, else
-            ("regressor",). ``()`` has none, and a call returns what :meth:`attend` returns.
-        head_input: "attended" is [A'; V'], "visual" is [visual input; V'], which never uses A'. None takes the
-            published one: "visual" for two heads, else "attended".
-        hidden_dim: hidden width of a regressor, which is Linear, Dropout, Linear without non-linearity.
+        heads: names of the regressors; None takes the published ones: ("vregressor", "aregressor")
+            at N = 16, else ("regressor",). With ``()`` a call returns the result of :meth:`attend`.
+        head_input: "attended" is [A'; V'], "visual" is [visual input; V'], which never uses A'.
+            None takes the published one: "visual" for two heads, else "attended".
+        hidden_dim: hidden width of a regressor: Linear, Dropout, Linear, without non-linearity.
         dropout: in the regressors.
 
     Shapes:
-        audio (B, N, in_dim), visual (B, N, in_dim) -> (B, N, 1), or a tuple with one such tensor for each head.
+        audio (B, N, in_dim), visual (B, N, in_dim) -> (B, N, 1), or a tuple of one for each head.
 
     Raises:
         ValueError: an argument is out of its range, or an input has the wrong shape.
@@ -167,13 +169,17 @@ class CAM(nn.Module):
         for name, x, width in zip(("audio", "visual"), (audio, visual), self.in_dims, strict=True):
             if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
                 raise ValueError(
-                    f"{name} must have shape (B, {self.num_segments}, {width}), got {tuple(x.shape)}"
+                    f"{name} must have shape (B, {self.num_segments}, {width}), "
+                    f"got {tuple(x.shape)}"
                 )
         return call_linear(self.encoder1, audio), call_linear(self.encoder2, visual)
 
 
 class Jcam_512(CAM):  # noqa: N801 (the published file's name)
-    """The variant without encoders: audio, visual (B, N, 512) -> (B, N, 1) from [visual; attended visual]."""
+    """The variant without encoders: (B, N, 512) each -> (B, N, 1).
+
+    The regressor reads [visual; attended visual].
+    """
 
     def __init__(
         self, num_segments: int = 16, in_dim: Widths = 512, attention_dim: int = 32

@@ -1,13 +1,13 @@
-"""Between the published modules and this library's own: the same weights under other names.
+"""Between the published modules and the modules of this library: the same weights renamed.
 
-=====================================  ==========================================================================
-published                              own
-=====================================  ==========================================================================
-``released.DCNWithRCNN``               ``AVELocalizer(form="released")``
-``released.DCNLayer``                  ``JointCoAttention(form="released")``, video first
-``rjcma.DCNLayer``                     ``JointCoAttention(dims=(d1, d2, d3), form="released", joint="concat")``
-the attention of ``cam.CAM``           ``JointCoAttention(form="paper", num_layers=1)``, without encoders and heads
-=====================================  ==========================================================================
+==============================  ====================================================================
+published                       this library
+==============================  ====================================================================
+``released.DCNWithRCNN``        ``AVELocalizer(form="released")``
+``released.DCNLayer``           ``JointCoAttention(form="released")``, video first
+``rjcma.DCNLayer``              ``JointCoAttention(dims=..., form="released", joint="concat")``
+the attention of ``cam.CAM``    ``JointCoAttention(form="paper", num_layers=1)``, without its heads
+==============================  ====================================================================
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ _CAM = {"affine_": "W_j", "W_": "W_", "W_c": "W_c", "W_h": "W_h"}
 
 
 def to_native(model: nn.Module) -> AVELocalizer | JointCoAttention:
-    """This library's module with the weights (copied), dropout rates and mode of a published one; see the table.
+    """The module of this library with copied weights, dropout rates and mode of a published one.
 
-    The released forms take the video first. Of an RJCMA layer the unused ``query_linear`` is left behind, of a CAM the
-    encoders and heads. Raises ValueError for any other module, and for LSTM blocks of other than 2 layers.
+    See the table. The released forms take the video first. The unused ``query_linear`` of an RJCMA
+    layer is left behind, and so are the encoders and heads of a CAM. Raises ValueError for any
+    other module, and for LSTM blocks that have not 2 layers.
     """
     if isinstance(model, released.DCNWithRCNN):
         return _fill(
@@ -55,18 +56,24 @@ def to_native(model: nn.Module) -> AVELocalizer | JointCoAttention:
         layer: Any = model.dcn_layers[0]
         dense = layer.dense_coattn
         config = {
-            "dims": dense.dims, "num_segments": dense.num_segments, "num_layers": len(model.dcn_layers),
-            "form": "released", "joint": "concat_fc" if dense.use_query else "concat",
+            "dims": dense.dims,
+            "num_segments": dense.num_segments,
+            "num_layers": len(model.dcn_layers),
+            "form": "released",
+            "joint": "concat_fc" if dense.use_query else "concat",
             "dropout": dense.dropouts[0].p,
-        }  # fmt: skip
+        }
         return _fill(
             JointCoAttention, config, model, _stack_names(len(model.dcn_layers), len(dense.dims))
         )
     if isinstance(model, cam.CAM):
         config = {
-            "dims": model.dims, "num_segments": model.num_segments, "attention_dim": model.W_a.out_features,
-            "num_layers": 1, "form": "paper",
-        }  # fmt: skip
+            "dims": model.dims,
+            "num_segments": model.num_segments,
+            "attention_dim": model.W_a.out_features,
+            "num_layers": 1,
+            "form": "paper",
+        }
         weights = {
             f"{symbol}{i}.weight": f"layers.0.{own}{i}"
             for symbol, own in _CAM.items()
@@ -79,10 +86,11 @@ def to_native(model: nn.Module) -> AVELocalizer | JointCoAttention:
 
 
 def to_published(model: nn.Module) -> nn.Module:
-    """The published module with the weights (copied), dropout rates and mode of one of this library's; see the table.
+    """The published module with copied weights, dropout rates and mode of one of this library.
 
-    Raises ValueError where no published module computes the same. RJCMA's unused ``query_linear`` starts afresh; the
-    CAM has neither encoders nor heads, one layer, and no dropout.
+    See the table. The unused ``query_linear`` of RJCMA starts with new weights. The CAM has neither
+    encoders nor heads, one layer, and no dropout. Raises ValueError where no published module
+    computes the same.
     """
     if isinstance(model, AVELocalizer):
         options = _released_options(model)
@@ -117,7 +125,8 @@ def to_published(model: nn.Module) -> nn.Module:
         }
         return _fill(cam.CAM, config, model, weights, transposed="W_h")
     raise ValueError(
-        f"no published module has form {kind[0]!r}, joint {kind[1]!r}, {kind[2]} modalities, {count} layers"
+        f"no published module has form {kind[0]!r}, joint {kind[1]!r}, "
+        f"{kind[2]} modalities, {count} layers"
     )
 
 
@@ -128,7 +137,7 @@ def _fill(
     names: Mapping[str, str],
     transposed: str = "-",
 ) -> Any:
-    """``target(**config)`` with the tensors of ``source``, renamed by prefix; those without a new name are left."""
+    """``target(**config)`` with the tensors of ``source`` that have a new name, by prefix."""
     model = target(**config)
     renamed: dict[str, Tensor] = {}
     for key, value in source.state_dict().items():
@@ -177,21 +186,34 @@ def _localizer_config(model: released.DCNWithRCNN) -> dict[str, Any]:
         )
     last: Any = model.predict.predict[3]
     return {
-        "audio_dim": dense.dims[1], "visual_dim": dense.dims[0], "num_layers": len(model.coattn.dcn_layers),
-        "num_segments": dense.num_segments, "num_classes": last.out_features, "form": "released",
+        "audio_dim": dense.dims[1],
+        "visual_dim": dense.dims[0],
+        "num_layers": len(model.coattn.dcn_layers),
+        "num_segments": dense.num_segments,
+        "num_classes": last.out_features,
+        "form": "released",
         "cell": "gru" if isinstance(model.audio_extract, released.GRU) else "lstm",
-        "dropout": dense.dropouts[0].p, "rnn_dropout": model.audio_extract.dropout.p,
-    }  # fmt: skip
+        "dropout": dense.dropouts[0].p,
+        "rnn_dropout": model.audio_extract.dropout.p,
+    }
 
 
 def _released_options(model: AVELocalizer) -> SimpleNamespace:
     """The command line of the published code that makes this model; ValueError if there is none."""
     config = model.config
     fixed = {
-        "form": "released", "audio_features": 128, "region_features": 512, "num_regions": 49, "pooling": "attention",
-        "joint_cell": "lstm", "unimodal_rnn": True, "joint_rnn": True, "residual": True, "normalize": True,
+        "form": "released",
+        "audio_features": 128,
+        "region_features": 512,
+        "num_regions": 49,
+        "pooling": "attention",
+        "joint_cell": "lstm",
+        "unimodal_rnn": True,
+        "joint_rnn": True,
+        "residual": True,
+        "normalize": True,
         "modalities": "both",
-    }  # fmt: skip
+    }
     for name, needed in fixed.items():
         if config[name] != needed:
             raise ValueError(
@@ -203,7 +225,13 @@ def _released_options(model: AVELocalizer) -> SimpleNamespace:
         )
     dropout, rnn_dropout = config["dropout"], config["rnn_dropout"]
     return SimpleNamespace(
-        audio_size=config["audio_dim"], video_size=config["visual_dim"], num_seq=config["num_layers"], num_layers=2,
-        num_classes=config["num_classes"], num_segments=config["num_segments"], rnn=config["cell"].upper(),
-        dropout=0.3 if dropout is None else dropout, droprnn=0.1 if rnn_dropout is None else rnn_dropout,
-    )  # fmt: skip
+        audio_size=config["audio_dim"],
+        video_size=config["visual_dim"],
+        num_seq=config["num_layers"],
+        num_layers=2,
+        num_classes=config["num_classes"],
+        num_segments=config["num_segments"],
+        rnn=config["cell"].upper(),
+        dropout=0.3 if dropout is None else dropout,
+        droprnn=0.1 if rnn_dropout is None else rnn_dropout,
+    )
