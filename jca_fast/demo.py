@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from typing import Any
 from jca_fast.atomic import write_json
 
 SUMMARY = "demo.json"
+CLIPS = 1200
 MODALITIES = {"both": "joint", "audio": "audio only", "visual": "visual only"}
 
 DATA: dict[str, Any] = {"visual_dim": 128, "dtype": "float32"}
@@ -56,8 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips",
         type=int,
-        default=1200,
-        help="clips of the planted set, 28 or more (default: 1200)",
+        help="clips of the planted set, 28 or more (default: 1200, with --video 200)",
+    )
+    parser.add_argument(
+        "--video",
+        action="store_true",
+        help="begin with video files: render, extract, train, and localize one of them",
     )
     parser.add_argument(
         "--epochs", type=int, default=15, help="passes over the training clips (default: 15)"
@@ -66,6 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plants, trains three models, scores, draws; prints a table and writes demo.json."""
+    if args.video:
+        return importlib.import_module("jca_fast.video.demo").run(args)
+    args.clips = CLIPS if args.clips is None else args.clips
+    check(args)
+    out = Path(args.out)
+    claim(out)
+    with one_thread():
+        demonstrate(args, out)
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for a number that is too small."""
     for name, value, low in (
         ("seed", args.seed, 0),
         ("clips", args.clips, 28),
@@ -73,11 +92,6 @@ def run(args: argparse.Namespace) -> int:
     ):
         if value < low:
             raise ValueError(f"--{name} must be at least {low}, got {value}")
-    out = Path(args.out)
-    claim(out)
-    with one_thread():
-        demonstrate(args, out)
-    return 0
 
 
 def demonstrate(args: argparse.Namespace, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import sys
 import time
@@ -102,6 +103,9 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     clips = parser.add_mutually_exclusive_group()
     clips.add_argument("--num-clips", type=int, metavar="N", help="make up N clips (600)")
     clips.add_argument(
+        "--videos", type=int, metavar="N", help="render N video files instead of features"
+    )
+    clips.add_argument(
         "--annotations", type=Path, metavar="FILE", help="make the clips of this Annotations.txt"
     )
     parser.add_argument(
@@ -145,6 +149,9 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.4,
         help="share of made-up events of full length (0.4)",
+    )
+    parser.add_argument(
+        "--classes", type=int, default=8, metavar="N", help="of the video files, 4 to 28 (8)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the set in FOLDER")
 
@@ -214,15 +221,41 @@ def _split(args: argparse.Namespace) -> int:
 
 
 def _synth(args: argparse.Namespace) -> int:
+    if args.videos is not None:
+        return _synth_videos(args)
     from .synthetic import synthesize
 
     started = time.monotonic()
     settings = {
         name: value
         for name, value in vars(args).items()
-        if name not in ("command", "data_command", "folder")
+        if name not in ("command", "data_command", "folder", "videos", "classes")
     }
     synthesize(args.folder, **{**settings, "grid": tuple(args.grid)}, progress=True)
     size = sum(path.stat().st_size for path in args.folder.iterdir())
     print(f"{args.folder}: {size / 1e9:.2f} GB in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _synth_videos(args: argparse.Namespace) -> int:
+    started = time.monotonic()
+    for name, default in {
+        "orders": None,
+        "num_noisy": 0,
+        "dtype": "float64",
+        "grid": [7, 7],
+        "audio_dim": 128,
+        "visual_dim": 512,
+        "noise": 1.0,
+    }.items():
+        if getattr(args, name) != default:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is of features; needed: leave it out with --videos")
+    planted = importlib.import_module("jca_fast.video.planted")
+    names = ("classes", "num_segments", "seed", "distractors", "offscreen", "full_length")
+    settings = {name: getattr(args, name) for name in (*names, "overwrite")}
+    planted.synthesize_videos(args.folder, args.videos, **settings, progress=sys.stderr.isatty())
+    size = sum(path.stat().st_size for path in (args.folder / planted.FOLDER).iterdir())
+    seconds = time.monotonic() - started
+    print(f"{args.folder}: {args.videos} videos, {size / 1e6:.1f} MB in {seconds:.1f} s")
     return 0

@@ -215,7 +215,6 @@ class VideoReader:
                 "PyAV is not installed; needed: pip install 'jca-fast[video]'"
             ) from None
 
-        av.logging.set_level(av.logging.PANIC)
         if not self.path.is_file():
             raise self._error("no such file")
         if not self.path.stat().st_size:

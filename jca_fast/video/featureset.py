@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from jca_fast.data.annotations import (
 from jca_fast.data.record import ATTRIBUTE, FILE, Record
 
 from .settings import Settings
-from .store import StoredVideo
+from .store import UNFINISHED, StoredVideo
 from .windows import Window, cut
 
 CLIPS = "clips.h5"
@@ -66,15 +67,24 @@ def write_features(out: Path, rows: Sequence[Row], settings: Settings, record: R
     size = len(rows) * settings.num_segments * segment * np.dtype(settings.dtype).itemsize
     files.require_space(out, size, "the features")
     text = json.dumps(record)
-    with contextlib.ExitStack() as stack:
-        audio, visual = (
-            _dataset(stack, out, kind, (len(rows), settings.num_segments, *shapes[kind]), settings)
-            for kind in ("audio", "visual")
-        )
-        for dataset in (audio, visual):
-            dataset.file.attrs[ATTRIBUTE] = text
-        for i, row in enumerate(rows):
-            audio[i], visual[i] = row.video.window(row.window, settings)
+    kinds = ("audio", "visual")
+    with tempfile.TemporaryDirectory(dir=out, prefix=UNFINISHED) as name:
+        unfinished = {kind: Path(name) / f"{kind}_feature.h5" for kind in kinds}
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(_create(path, text)) for path in unfinished.values()]
+            audio, visual = (
+                file.create_dataset(
+                    files.FEATURES,
+                    shape=(len(rows), settings.num_segments, *shapes[kind]),
+                    dtype=settings.dtype,
+                )
+                for kind, file in zip(kinds, opened, strict=True)
+            )
+            for i, row in enumerate(rows):
+                audio[i], visual[i] = row.video.window(row.window, settings)
+        for path in unfinished.values():
+            atomic.sync(path)
+            path.replace(out / path.name)
     files.write_h5(
         out / CLIPS,
         {ATTRIBUTE: text},
@@ -85,14 +95,13 @@ def write_features(out: Path, rows: Sequence[Row], settings: Settings, record: R
     atomic.write_text(out / FILE, json.dumps(record, indent=2) + "\n")
 
 
-def _dataset(
-    stack: contextlib.ExitStack, out: Path, kind: str, shape: tuple[int, ...], settings: Settings
-) -> Any:
+def _create(path: Path, record: str) -> Any:
+    """A new HDF5 file with the record as its attribute."""
     import h5py
 
-    path = stack.enter_context(atomic.replacing(out / f"{kind}_feature.h5"))
-    file = stack.enter_context(h5py.File(path, "w", libver="earliest"))
-    return file.create_dataset(files.FEATURES, shape=shape, dtype=settings.dtype)
+    file = h5py.File(path, "w", libver="earliest")
+    file.attrs[ATTRIBUTE] = record
+    return file
 
 
 def match_annotations(

@@ -136,7 +136,8 @@ def read_events(
     """The model over all windows, averaged, and the events that follow."""
     settings = extractor.settings
     windows = cut(stored.num_segments, settings.num_segments, settings.step)
-    parts = list(_predict(stored, model, windows, settings))
+    softmax = content.get("config", {}).get("loss") == "cross_entropy"
+    parts = list(_predict(stored, model, windows, settings, softmax))
     scores = np.concatenate([score for score, _ in parts])  # (windows, N, C)
     attention = None
     if parts[0][1] is not None:
@@ -192,9 +193,13 @@ def write_files(result: Result, out: Path, checkpoint: str, record: Record) -> N
 
 
 def _predict(
-    stored: StoredVideo, model: Any, windows: list[Window], settings: Settings
+    stored: StoredVideo, model: Any, windows: list[Window], settings: Settings, softmax: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Scores (B, N, C) and attention (B, N, R), or None, of windows in batches."""
+    """Probabilities (B, N, C) and attention (B, N, R), or None, of windows in batches.
+
+    `softmax` is for models trained by cross-entropy, whose probabilities are its softmax; those of
+    other models are the scores of their form.
+    """
     import torch
 
     device = next(model.parameters()).device
@@ -205,5 +210,7 @@ def _predict(
         )
         with torch.no_grad():
             scores, maps = model(audio, visual, return_maps=True)
+            if softmax:
+                scores = model.logits(audio, visual).float().softmax(dim=-1)
         weights = maps["visual_attention"]
         yield scores.float().cpu().numpy(), None if weights is None else weights.cpu().numpy()

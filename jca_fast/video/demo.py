@@ -1,0 +1,95 @@
+"""`jca-fast demo --video`: renders videos, extracts features, trains, and localizes a video."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from jca_fast import demo
+
+CLIPS = 200
+"""Videos of the planted set, unless asked for another number."""
+
+PLANTED, PAGE = "planted", "page"
+
+FRAMES = 4
+"""Pictures of a segment; the planted videos have eight a second."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render, extract, train three models, localize; print a table and write demo.json."""
+    args.clips = CLIPS if args.clips is None else args.clips
+    demo.check(args)
+    out = Path(args.out)
+    demo.claim(out)
+    with demo.one_thread():
+        demonstrate(args, out)
+    return 0
+
+
+def demonstrate(args: argparse.Namespace, out: Path) -> None:
+    """The steps, each with a line on the screen."""
+    from .planted import CLASSES, synthesize_videos
+
+    start = time.perf_counter()
+    print(f"jca-fast demo --video in {out}, seed {args.seed}", flush=True)
+    with demo.step("videos", f"{args.clips} mp4 files of 10 s, {CLASSES} events and background"):
+        synthesize_videos(out / PLANTED, args.clips, seed=args.seed, overwrite=True)
+    with demo.step("features", f"embedded extractor, {FRAMES} pictures a second"):
+        extract_all(out)
+    results: dict[str, dict[str, Any]] = {}
+    for modalities, name in demo.MODALITIES.items():
+        with demo.step(name, f"{args.epochs} epochs"):
+            results[modalities] = demo.train_one(out, modalities, args.epochs, args.seed)
+    with demo.step("page", "a video of the test split, localized"):
+        video = held_out(out)
+        localize_one(video, out)
+    seconds = time.perf_counter() - start
+    summary = demo.summarize(results, args, demo.backends(out), seconds)
+    print(demo.table(summary))
+    page = out / PAGE / "index.html"
+    print(f"The page of {video.name}: open {page} in a browser")
+    print(f"All numbers are in {out / demo.SUMMARY}")
+    demo.write_summary(out, {"status": "finished", **summary, "page": str(page)})
+
+
+def extract_all(out: Path) -> None:
+    """Features of all rendered videos, in out/data."""
+    from .extract import extract, table
+    from .settings import Settings
+
+    root = out / PLANTED
+    outcomes = extract(
+        [str(root / "videos")],
+        out / "data",
+        Settings(frames_per_segment=FRAMES),
+        annotations=root / "Annotations.txt",
+        orders=root,
+        workers=min(2, os.cpu_count() or 1),
+    )
+    if not all(outcome.stored for outcome in outcomes):
+        raise RuntimeError(table(outcomes, out / "data"))
+
+
+def held_out(out: Path) -> Path:
+    """The first video of the test split whose event does not fill it."""
+    from jca_fast.data.ave import AVEDataset
+
+    dataset = AVEDataset(out / "data", "test")
+    assert dataset.events is not None
+    events = [dataset.events[row] for row in dataset.indices.tolist()]
+    length = dataset.labels.shape[1]
+    chosen = next((e for e in events if 2 <= e.end - e.start < length - 2), events[0])
+    return out / PLANTED / "videos" / f"{chosen.video_id}.mp4"
+
+
+def localize_one(video: Path, out: Path) -> None:
+    """The page of a video, by the joint model."""
+    from .localize import localize
+
+    with contextlib.redirect_stdout(None):
+        localize(video, out / "both", out / PAGE, device="cpu")

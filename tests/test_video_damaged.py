@@ -1,0 +1,105 @@
+"""Damaged and odd files: each is used or named, none is lost, and nothing hangs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="PyAV is not installed")
+pytest.importorskip("soxr", reason="soxr is not installed")
+
+from video_tools import make_video
+
+from jca_fast.cli import main
+
+
+def cut(share: float) -> Callable[[bytes], bytes]:
+    return lambda content: content[: int(share * len(content))]
+
+
+def flip(seed: int, count: int, start: float = 0.0) -> Callable[[bytes], bytes]:
+    """Flip one bit in each of `count` bytes, from a share of the file on."""
+
+    def damage(content: bytes) -> bytes:
+        random, values = np.random.default_rng(seed), np.frombuffer(content, np.uint8).copy()
+        places = random.integers(int(start * len(values)), len(values), count)
+        values[places] ^= (1 << random.integers(0, 8, count)).astype(np.uint8)
+        return values.tobytes()
+
+    return damage
+
+
+def blank(first: float, last: float, byte: bytes = b"\0") -> Callable[[bytes], bytes]:
+    def damage(content: bytes) -> bytes:
+        a, b = int(first * len(content)), int(last * len(content))
+        return content[:a] + byte * (b - a) + content[b:]
+
+    return damage
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    **{f"cut{share}": cut(share / 100) for share in (1, 20, 50, 80, 99)},
+    **{f"flip{seed}": flip(seed, 3 * 8**seed) for seed in (0, 1, 2, 3)},
+    **{f"flip_data{seed}": flip(seed, 40, start=0.3) for seed in (4, 5)},
+    "blank_head": blank(0.0, 0.01),
+    "blank_middle": blank(0.4, 0.6),
+    "ones_end": blank(0.9, 1.0, b"\xff"),
+    "shifted": lambda content: content[7:],
+    "doubled": lambda content: content + content,
+    "tail": lambda content: content + b"\x55" * 4000,
+}
+
+ODD: dict[str, dict] = {
+    "one_frame.mkv": {"times": [0.0], "audio": "pcm_s16le"},
+    "tiny.mp4": {"size": (16, 16)},
+    "odd_size.mkv": {"size": (98, 66), "codec": "ffv1", "pixels": "yuv444p"},
+    "ten_bit.mkv": {"codec": "libx265", "pixels": "yuv420p10le"},
+    "grey.mkv": {"codec": "ffv1", "pixels": "gray"},
+    "vp9.webm": {"codec": "libvpx-vp9", "audio": "libopus", "rate": 48000},
+    "late_sound.mkv": {"audio": "pcm_s16le", "audio_start": 1.5, "audio_seconds": 0.5},
+    "no_sound.mp4": {"audio": None},
+    "no_picture.m4a": {"video": False},
+    "negative.mkv": {"start": 3600.0, "audio": "pcm_s16le"},
+    "jump.mkv": {"times": [0.0, 1.0, 90_000.0], "audio": "pcm_s16le"},
+    "rapid.mkv": {"times": [i / 500 for i in range(1000)], "fps": 500, "audio": "pcm_s16le"},
+}
+
+
+@pytest.mark.timeout(300)
+def test_every_file_is_used_or_named(tmp_path, capfd):
+    folder, out = tmp_path / "videos", tmp_path / "set"
+    folder.mkdir()
+    sources = {
+        "mp4": make_video(tmp_path / "a.mp4", 2.0, options={"movflags": "faststart"}),
+        "mkv": make_video(tmp_path / "a.mkv", 2.0),
+    }
+    for name, damage in DAMAGES.items():
+        suffix = "mp4" if len(name) % 2 else "mkv"
+        (folder / f"{name}.{suffix}").write_bytes(damage(sources[suffix].read_bytes()))
+    for name, settings in ODD.items():
+        made = make_video(tmp_path / name, settings.pop("seconds", 2.0), **settings)
+        shutil.move(made, folder / name)
+    (folder / "folder.mp4").mkdir()
+    (folder / "link.mp4").symlink_to("nowhere.mp4")
+    files = sorted(path for path in folder.iterdir() if not path.is_dir())
+    assert len(files) >= 30
+    capfd.readouterr()  # what encoders say
+    status = main(["extract", *map(str, files), "-o", str(out), "--frames-per-segment", "1"])
+    said = capfd.readouterr()
+    assert status == 1
+    assert "Traceback" not in said.err
+    assert "Error: " not in said.err, "an error that no message explains"
+    rows = {line.split()[0]: line for line in said.out.splitlines()[1:-1]}
+    assert len(rows) == len(files)
+    refused = said.err.splitlines()
+    strange = [line for line in refused if not line.startswith(str(folder))]
+    assert not strange, said.err
+    good = [name for name, line in rows.items() if line.split()[1] != "-"]
+    assert len(good) + len(refused) == len(files)
+    for name in ("one_frame.mkv", "tiny.mp4", "ten_bit.mkv", "vp9.webm", "rapid.mkv", "grey.mkv"):
+        assert any(name in row for row in good), said.err
+    for name in ("no_sound.mp4", "no_picture.m4a", "jump.mkv", "link.mp4", "cut1.mkv"):
+        assert any(name in line for line in refused)
