@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jca_fast.data.annotations import class_names
 from jca_fast.data.record import Record, require_same_features
 
 from . import events as event_files
@@ -134,10 +135,13 @@ def read_events(
     stored: StoredVideo, model: Any, content: dict[str, Any], extractor: Extractor
 ) -> Result:
     """The model over all windows, averaged, and the events that follow."""
+    from jca_fast.training.checkpoint import trained_loss
+    from jca_fast.training.objective import Objective
+
     settings = extractor.settings
     windows = cut(stored.num_segments, settings.num_segments, settings.step)
-    softmax = content.get("config", {}).get("loss") == "cross_entropy"
-    parts = list(_predict(stored, model, windows, settings, softmax))
+    objective = Objective(model, trained_loss(content))
+    parts = list(_predict(stored, objective, windows, settings))
     scores = np.concatenate([score for score, _ in parts])  # (windows, N, C)
     attention = None
     if parts[0][1] is not None:
@@ -146,7 +150,8 @@ def read_events(
         weights = weights.reshape(*weights.shape[:2], *grid)
         attention = average(weights, windows, stored.num_segments)
     probabilities = average(scores, windows, stored.num_segments)  # (S, C)
-    names = class_names(content)
+    count = content["model_config"]["num_classes"]
+    names = content.get("classes") or class_names(count)
     seconds = settings.segment_seconds
     duration = min(stored.num_segments * seconds, stored.info["duration"] or np.inf)
     events = event_files.merge(probabilities, names, seconds, duration)
@@ -160,13 +165,6 @@ def read_events(
         stored.peaks(),
         events,
     )
-
-
-def class_names(content: dict[str, Any]) -> list[str]:
-    """Names of the classes of a checkpoint, background last."""
-    from jca_fast.data.annotations import class_names as numbered
-
-    return content.get("classes") or numbered(content["model_config"]["num_classes"])
 
 
 def write_files(result: Result, out: Path, checkpoint: str, record: Record) -> None:
@@ -193,24 +191,22 @@ def write_files(result: Result, out: Path, checkpoint: str, record: Record) -> N
 
 
 def _predict(
-    stored: StoredVideo, model: Any, windows: list[Window], settings: Settings, softmax: bool
+    stored: StoredVideo, objective: Any, windows: list[Window], settings: Settings
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Probabilities (B, N, C) and attention (B, N, R), or None, of windows in batches.
-
-    `softmax` is for models trained by cross-entropy, whose probabilities are its softmax; those of
-    other models are the scores of their form.
-    """
+    """Probabilities (B, N, C) and attention (B, N, R), or None, of windows in batches."""
     import torch
 
+    model = objective.model
     device = next(model.parameters()).device
     for start in range(0, len(windows), BATCH):
-        clips = [stored.window(window, settings) for window in windows[start : start + BATCH]]
+        batch = windows[start : start + BATCH]
+        clips = [stored.window(window, settings) for window in batch]
+        lengths = torch.tensor([window.length for window in batch], device=device)
         audio, visual = (
             torch.from_numpy(np.stack(part)).float().to(device) for part in zip(*clips, strict=True)
         )
         with torch.no_grad():
-            scores, maps = model(audio, visual, return_maps=True)
-            if softmax:
-                scores = model.logits(audio, visual).float().softmax(dim=-1)
+            scores = objective.probabilities(objective.scores(audio, visual, lengths))
+            _, maps = model(audio, visual, return_maps=True, lengths=lengths)
         weights = maps["visual_attention"]
         yield scores.float().cpu().numpy(), None if weights is None else weights.cpu().numpy()
