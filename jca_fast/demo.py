@@ -83,11 +83,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace, clips: int = 28) -> None:
     """Raises ValueError for a number that is too small."""
     for name, value, low in (
         ("seed", args.seed, 0),
-        ("clips", args.clips, 28),
+        ("clips", args.clips, clips),
         ("epochs", args.epochs, 1),
     ):
         if value < low:

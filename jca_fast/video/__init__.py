@@ -12,8 +12,8 @@ _HOME = {
     "VideoError": "decode",
     "VideoReader": "decode",
     "Event": "events",
-    "extract": "extract",
-    "localize": "localize",
+    "extract_videos": "extract",
+    "localize_video": "localize",
     "log_mel": "logmel",
 }
 

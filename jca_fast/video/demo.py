@@ -14,6 +14,8 @@ from jca_fast import demo
 CLIPS = 200
 """Videos of the planted set, unless asked for another number."""
 
+LEAST = 16
+
 PLANTED, PAGE = "planted", "page"
 
 FRAMES = 4
@@ -23,7 +25,7 @@ FRAMES = 4
 def run(args: argparse.Namespace) -> int:
     """Render, extract, train three models, localize; print a table and write demo.json."""
     args.clips = CLIPS if args.clips is None else args.clips
-    demo.check(args)
+    demo.check(args, LEAST)
     out = Path(args.out)
     demo.claim(out)
     with demo.one_thread():
@@ -59,11 +61,11 @@ def demonstrate(args: argparse.Namespace, out: Path) -> None:
 
 def extract_all(out: Path) -> None:
     """Features of all rendered videos, in out/data."""
-    from .extract import extract, table
+    from .extract import extract_videos, table
     from .settings import Settings
 
     root = out / PLANTED
-    outcomes = extract(
+    outcomes = extract_videos(
         [str(root / "videos")],
         out / "data",
         Settings(frames_per_segment=FRAMES),
@@ -89,7 +91,7 @@ def held_out(out: Path) -> Path:
 
 def localize_one(video: Path, out: Path) -> None:
     """The page of a video, by the joint model."""
-    from .localize import localize
+    from .localize import localize_video
 
     with contextlib.redirect_stdout(None):
-        localize(video, out / "both", out / PAGE, device="cpu")
+        localize_video(video, out / "both", out / PAGE, device="cpu")

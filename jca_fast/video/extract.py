@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extract, print the table; exit status 1 if a video could not be used."""
-    outcomes = extract(
+    outcomes = extract_videos(
         args.videos,
         args.out,
         from_flags(args, dtype=args.dtype),
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(outcome.stored for outcome in outcomes) else 1
 
 
-def extract(
+def extract_videos(
     videos: Iterable[str],
     out: str | Path,
     settings: Settings | None = None,

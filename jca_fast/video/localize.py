@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Localize, write, and say where the page lies."""
-    result = localize(
+    result = localize_video(
         args.video,
         args.checkpoint,
         args.out,
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def localize(
+def localize_video(
     video: str | Path,
     checkpoint: str | Path,
     out: str | Path,

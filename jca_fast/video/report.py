@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 EMBEDDED_BYTES = 48 * 2**20
 """A larger video is not put into the page but lies beside it."""
 
+LEAST_SHOWN = 0.05
+"""A class without events has a lane if it is somewhere at least as probable."""
+
 LANES = 8
 """Classes with a lane: those with events, then the most probable ones, up to this number."""
 
@@ -48,8 +51,9 @@ def page_data(result: Result) -> dict[str, Any]:
     background = len(result.names) - 1
     first = list(dict.fromkeys(event.label for event in result.events))
     likely = np.argsort(-result.probabilities.max(axis=0)).tolist()
-    lanes = [*first, *(c for c in likely if c not in first and c != background)]
-    lanes = lanes[: max(LANES, len(first))]
+    others = [c for c in likely if c not in first and c != background]
+    others = [c for c in others if result.probabilities[:, c].max() >= LEAST_SHOWN]
+    lanes = [*first, *others][: max(LANES, len(first))]
     return {
         "title": result.video.name,
         "duration": result.duration,
