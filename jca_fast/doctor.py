@@ -1,4 +1,6 @@
-"""``jca-fast doctor``: versions, devices, which backend serves what and why not. Runs when the rest is broken."""
+"""``jca-fast doctor``: versions, devices, which backend serves what and why not. Runs when the rest
+is broken.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,9 @@ def _served(backend: Backend, device: str) -> str:
 
 
 def _gpu_kernels() -> dict[str, Any]:
-    """For each backend and CUDA device, whether "auto" uses its kernels in each tier; starts no check."""
+    """For each backend and CUDA device, whether "auto" uses its kernels in each tier; starts no
+    check.
+    """
     import torch
 
     from .ops.backends import on_device

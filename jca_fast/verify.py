@@ -73,7 +73,9 @@ def _verify(row: Backend, device: torch.device, tier: str, quick: bool) -> int:
 
 
 def _launchers(row: Backend, device: torch.device) -> ModuleType:
-    """The launchers of a backend; RuntimeError where they cannot run or take no tensors of ``device``."""
+    """The launchers of a backend; RuntimeError where they cannot run or take no tensors of
+    ``device``.
+    """
     from .ops.backends.launchers import load, problem
 
     if row.module and (why := problem(row.module, "tanh_attention")):

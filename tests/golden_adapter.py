@@ -1,4 +1,6 @@
-"""The published numbers' view of jca_fast.compat: ``build`` for the reference folder's ``verify.py``."""
+"""The published numbers' view of jca_fast.compat: ``build`` for the reference folder's
+``verify.py``.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def call(kind: str, model: torch.nn.Module, **inputs: torch.Tensor) -> dict[str,
 
 
 def build(kind, meta, weights, dtype):
-    """A callable from the inputs of a case to its outputs, and the parameters under their published names."""
+    """A callable from the inputs of a case to its outputs, and the parameters under their published
+    names.
+    """
     model = camtiny(meta, weights) if kind == "camtiny" else module(kind, meta)
     model.to(dtype).eval()
     model.load_state_dict(

@@ -25,7 +25,8 @@ def assert_as_good_as_torch(
     oracle: Sequence[Tensor],
     factor: float,
 ) -> None:
-    """Each value's error must be at most ``factor`` times plain PyTorch's, plus two units in the last place.
+    """Each value's error must be at most ``factor`` times plain PyTorch's, plus two units in the
+    last place.
 
     In float64 plain PyTorch is the oracle itself, so there the bound is 64 units in the last place.
     """

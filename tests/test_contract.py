@@ -1,4 +1,6 @@
-"""What every op promises to PyTorch: opcheck, derivatives, vmap, compile, export, autocast, checkpointing."""
+"""What every op promises to PyTorch: opcheck, derivatives, vmap, compile, export, autocast,
+checkpointing.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,9 @@ def test_mask_does_not_depend_on_the_size_of_the_matrix():
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.6])
 def test_statistics(p):
-    """Mean, rows, columns, samples, neighbours and the two halves of a hash, within 5 standard deviations."""
+    """Mean, rows, columns, samples, neighbours and the two halves of a hash, within 5 standard
+    deviations.
+    """
     mask = keep_mask(torch.tensor(1234), p, 8, 256, 512).double()
     centred = (mask - (1 - threshold(p) / 65536)) / (p * (1 - p)) ** 0.5
     for kept in ((), (0,), (1,), (2,), (0, 1), (0, 2)):

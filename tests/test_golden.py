@@ -1,4 +1,6 @@
-"""The published modules' own numbers, through jca_fast.compat alone, on every backend that serves the CPU."""
+"""The published modules' own numbers, through jca_fast.compat alone, on every backend that serves
+the CPU.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def weights_of(arrays: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, t
 
 
 def worst(pairs) -> float:
-    """Largest error over all (ours, golden), each relative to the largest golden number of its tensor."""
+    """Largest error over all (ours, golden), each relative to the largest golden number of its
+    tensor.
+    """
     return max(
         float(np.abs(ours.detach().numpy() - theirs).max() / max(np.abs(theirs).max(), 1e-30))
         for ours, theirs in pairs
@@ -63,7 +67,9 @@ def test_case(golden, backend, case, dtype, monkeypatch):
 
 
 def verify(golden: Path, case: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference folder's own comparison of one case: outputs, and gradients of inputs and weights."""
+    """The reference folder's own comparison of one case: outputs, and gradients of inputs and
+    weights.
+    """
     argv = [
         "verify.py",
         "--adapter",
@@ -89,7 +95,9 @@ def verify(golden: Path, case: str, dtype: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("dtype", "bound"), [("f64", 1e-11), ("f32", 5e-6)])
 def test_dropout_sits_where_published(golden, dtype, bound, monkeypatch):
-    """Each published mask is put in the place of our own; outputs and gradients must then be the published ones."""
+    """Each published mask is put in the place of our own; outputs and gradients must then be the
+    published ones.
+    """
     exact, meta = load(golden, "R_dropmask_a.f64")
     arrays, _ = load(golden, f"R_dropmask_a.{dtype}")
     p = 0.3

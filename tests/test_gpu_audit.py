@@ -1,4 +1,6 @@
-"""The audit of the GPU kernels' machine code: what it reads, which bars it sees broken, and kernels that keep them."""
+"""The audit of the GPU kernels' machine code: what it reads, which bars it sees broken, and kernels
+that keep them.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ COMPUTE += "tensor<8x8xf32, #m>"
 def listing(
     *body: str, matrix: str = "HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR8]", begin: int = 0x500
 ) -> list[str]:
-    """A kernel with one loop around ``body``, as the disassembler prints it in the middle of others."""
+    """A kernel with one loop around ``body``, as the disassembler prints it in the middle of
+    others.
+    """
     inside = ["LDGSTS.E.BYPASS.128 [R1], desc[UR4][R2.64]", matrix, *body]
     back = begin + 16
     code = ["MOV R1, R2", *inside, f"@!P0 BRA 0x{back:x}", "STG.E desc[UR4][R2.64], R5", "@P1 EXIT"]

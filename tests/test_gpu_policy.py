@@ -1,4 +1,6 @@
-"""When "auto" trusts the GPU kernels: recorded runs, the self-check and its cache, and the reasons in words."""
+"""When "auto" trusts the GPU kernels: recorded runs, the self-check and its cache, and the reasons
+in words.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def result(error: float) -> Result:
 
 @pytest.fixture
 def device(monkeypatch, tmp_path):
-    """A device that is not there; ``errors`` is what its checks find, ``runs`` the tiers they ran in."""
+    """A device that is not there; ``errors`` is what its checks find, ``runs`` the tiers they ran
+    in.
+    """
     state = {"errors": [1e-7], "runs": []}
 
     def run_checks(cases, tier, device, launchers):

@@ -1,4 +1,6 @@
-"""The GPU measurement script: what makes a run fail, what is on disk then, and a dry run of one tier."""
+"""The GPU measurement script: what makes a run fail, what is on disk then, and a dry run of one
+tier.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the GPU measurement script makes of its figures: verdicts, ratios, floors, and the table of trusted devices."""
+"""What the GPU measurement script makes of its figures: verdicts, ratios, floors, and the table of
+trusted devices.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,9 @@ def test_the_model_prefers_less_work_and_more_programs():
 
 
 def test_times_every_case_of_an_entry_with_every_tile(entries, monkeypatch):
-    """On a device that is not there: what is captured is the tile in force, and its cost the sum over the cases."""
+    """On a device that is not there: what is captured is the tile in force, and its cost the sum
+    over the cases.
+    """
     cases = [
         SimpleNamespace(precision="exact", start=lambda device: entries[NARROW]["sm90"][0])
     ] * 2

@@ -22,7 +22,9 @@ LAYERS = {
 
 
 def make_layer(name: str, joints: int, dtype: torch.dtype) -> list[list[torch.Tensor]]:
-    """inputs, joints, w_j, w_x, w_c, w_h in values exact in ``dtype``; inputs laid out as slices of a wider tensor."""
+    """inputs, joints, w_j, w_x, w_c, w_h in values exact in ``dtype``; inputs laid out as slices of
+    a wider tensor.
+    """
     batch, n, dims, k = LAYERS[name]
     wide = [torch.randn(batch, n, d + 3)[..., 1:-2] for d in dims]
     own = [11 + i for i in range(len(dims))][: joints or None]

@@ -1,4 +1,6 @@
-"""tanh_attention on every backend: values and gradients against a float64 oracle, strides, dropout, bad input."""
+"""tanh_attention on every backend: values and gradients against a float64 oracle, strides, dropout,
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ def test_nan_and_inf_go_through_as_in_torch(backend, bad):
 
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-12, 1e-6, 1e-3, 1.0, 1e3])
 def test_relative_accuracy_at_every_magnitude(backend, magnitude):
-    """One column and v = 1: the output is tanh itself, and small arguments must stay relatively accurate."""
+    """One column and v = 1: the output is tanh itself, and small arguments must stay relatively
+    accurate.
+    """
     q = torch.linspace(-3, 3, 200).mul(magnitude).reshape(1, 200, 1)
     one = torch.ones(1, 1, 1)
     out = tanh_attention(q, one, one, 1.0, backend=backend)[0, :, 0].double()

@@ -1,4 +1,5 @@
-"""``python -m benchmarks.audit``: compile every shipped launch for six chips without a GPU and read the machine code.
+"""``python -m benchmarks.audit``: compile every shipped launch for six chips without a GPU and read
+the machine code.
 
 The compiled launches are listed in ``cases.py``, their limits in ``limits.py``.
 """
@@ -23,7 +24,9 @@ _HEADER = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Audit, print a row for each kernel, and return 1 if one breaks a limit or 2 for a bad request."""
+    """Audit, print a row for each kernel, and return 1 if one breaks a limit or 2 for a bad
+    request.
+    """
     args = _parser().parse_args(argv)
     try:
         archs = _requested(args)

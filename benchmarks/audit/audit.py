@@ -54,7 +54,9 @@ def audit(
     show_loops: bool = False,
     tiers: Sequence[str] = KERNEL_TIERS,
 ) -> Iterator[Row]:
-    """The rows of the audit, one for each kernel that a case's launchers start and no earlier case compiled."""
+    """The rows of the audit, one for each kernel that a case's launchers start and no earlier case
+    compiled.
+    """
     from . import sass
     from .cases import cases
 

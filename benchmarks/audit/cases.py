@@ -1,6 +1,8 @@
-"""The launches that stand for all: what ``python -m benchmarks.audit`` compiles and what a tuning run measures.
+"""The launches that stand for all: what ``python -m benchmarks.audit`` compiles and what a tuning
+run measures.
 
-Every entry of the table of launch configurations is met by at least one case, at the sizes that need most registers.
+Every entry of the table of launch configurations is met by at least one case, at the sizes that
+need most registers.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ KERNEL_DTYPES = {tier.kernel: tier.dtype for tier in reversed(TIERS.values())}
 ODD = (515, 510)
 """Channels that no vector fits."""
 APART = (1, 20)
-"""Channels of modalities that are compiled apart, because Triton makes a size of 1 a constant; it takes long."""
+"""Channels of modalities that are compiled apart, because Triton makes a size of 1 a constant; it
+takes long.
+"""
 Key = tuple[str, str, str]
 
 
 class Case(NamedTuple):
     """One call of a launcher.
 
-    ``key`` is its entry of the table, None where it has none. ``kernels`` are those that no other case compiles alike:
-    their names without "_kernel", or none for all. ``elements`` counts those of the affinity matrix in all samples.
-    ``start(device)`` calls the launcher; on "cpu" tensors are shapes.
+    ``key`` is its entry of the table, None where it has none. ``kernels`` are those that no other
+    case compiles alike: their names without "_kernel", or none for all. ``elements`` counts those
+    of the affinity matrix in all samples. ``start(device)`` calls the launcher; on "cpu" tensors
+    are shapes.
     """
 
     name: str
@@ -109,7 +114,9 @@ def _backward(tier: str, dtype: torch.dtype) -> list[Case]:
 
 
 def _affinity(tier: str, dtype: torch.dtype) -> list[Case]:
-    """The paper's matrix, and where most registers are needed one with more segments than a block holds."""
+    """The paper's matrix, and where most registers are needed one with more segments than a block
+    holds.
+    """
     return [
         Case(
             f"{tier} affinity, N={n}",
@@ -140,7 +147,9 @@ def _elements(
     dropout: float = 0.0,
     dims: tuple[int, int] = (512, 512),
 ) -> int:
-    """Elements of the affinity matrices of ``call``, one of the functions below, with these arguments."""
+    """Elements of the affinity matrices of ``call``, one of the functions below, with these
+    arguments.
+    """
     return sizes[0] * (sum(dims) ** 2 if call is layer else 1024 * 512)
 
 
@@ -157,7 +166,9 @@ def layer(
     dtype: torch.dtype, backward: bool, sizes: tuple[int, int, int], dropout: float,
     dims: tuple[int, int] = (512, 512), device: str = "cpu",
 ) -> Any:  # fmt: skip
-    """A layer of two modalities with sizes (B, N, k); the paper's has N = 10, 512 + 512 channels, k = 32."""
+    """A layer of two modalities with sizes (B, N, k); the paper's has N = 10, 512 + 512 channels, k
+    = 32.
+    """
     batch, n, k = sizes
     new = partial(tensor, device, dtype)
     seed = torch.zeros((), dtype=torch.int64, device=device) if dropout else None
@@ -170,7 +181,9 @@ def layer(
 
 
 def released(dtype: torch.dtype, backward: bool, device: str = "cpu") -> Any:
-    """The released form's attention at the paper's size: 1,024 rows, 512 columns, values of each sample, dropout."""
+    """The released form's attention at the paper's size: 1,024 rows, 512 columns, values of each
+    sample, dropout.
+    """
     new = partial(tensor, device, dtype, 64, 10)
     query, key, value = new(1024), new(512), new(512)
     args = (query, key, value, 1 / 32, 0.3, torch.zeros((), dtype=torch.int64, device=device))
@@ -204,7 +217,9 @@ def affinity(dtype: torch.dtype, sizes: tuple[int, int], device: str = "cpu") ->
 
 
 def visual(dtype: torch.dtype, device: str = "cpu") -> Any:
-    """The paper's reduction: 49 regions of 512 channels; forward, backward of frozen features, and with dK."""
+    """The paper's reduction: 49 regions of 512 channels; forward, backward of frozen features, and
+    with dK.
+    """
     query, regions = tensor(device, dtype, 640, 512), tensor(device, dtype, 640, 49, 512)
     _, weights = kernels.visual_reduction(query, regions, 1.0)
     args = (query, weights, query, regions, weights, 1.0)

@@ -10,7 +10,9 @@ import torch
 
 
 class Compiled(NamedTuple):
-    """One kernel as a launcher would have started it: name, dtype of its first tensor, grid, constants, code."""
+    """One kernel as a launcher would have started it: name, dtype of its first tensor, grid,
+    constants, code.
+    """
 
     kernel: str
     dtype: str
@@ -41,10 +43,12 @@ class _Driver:
 
 @contextlib.contextmanager
 def compiling_for(capability: int, only: Collection[str] = ()) -> Iterator[list[Compiled]]:
-    """Inside, launchers compile for compute capability ``capability`` (90 for 9.0) and start nothing.
+    """Inside, launchers compile for compute capability ``capability`` (90 for 9.0) and start
+    nothing.
 
-    Tensors may be on the CPU; only their shapes, strides and dtypes count. What was compiled is in the list yielded;
-    with ``only``, kernels that are not named there (without "_kernel") are left out.
+    Tensors may be on the CPU; only their shapes, strides and dtypes count. What was compiled is in
+    the list yielded; with ``only``, kernels that are not named there (without "_kernel") are left
+    out.
     """
     from jca_fast.kernels.triton import launch
     from jca_fast.kernels.triton.tiles import INTERPRETED

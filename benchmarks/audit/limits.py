@@ -86,10 +86,11 @@ def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
 def tanh_loops(
     item: Any, tier: str, binary: Binary, breaches: list[str]
 ) -> list[tuple[Loop, float]]:
-    """The loops over the affinity matrix, each with the elements that a thread computes in one round of it.
+    """The loops over the affinity matrix, each with the elements that a thread computes in one
+    round of it.
 
-    The kernel's tile code says how often a tile is computed in a pass, which must be once; machine code may hold a
-    loop unrolled, several passes in one round.
+    The kernel's tile code says how often a tile is computed in a pass, which must be once; machine
+    code may hold a loop unrolled, several passes in one round.
     """
     unit, instruction = (
         (r"MUFU\.RCP", "rcp.approx") if tier == "exact" else (r"MUFU\.TANH", "tanh.approx.f32")
@@ -108,7 +109,9 @@ def tanh_loops(
 
 
 def computed_in_loops(ttgir: str, instruction: str) -> list[int]:
-    """For each loop of a kernel's tile code that holds an inline instruction: the elements it is applied to."""
+    """For each loop of a kernel's tile code that holds an inline instruction: the elements it is
+    applied to.
+    """
     loops: list[list[int]] = []  # of those still open: indentation, elements
     found = []
     for line in ttgir.splitlines():
@@ -131,8 +134,8 @@ def measure(
 ) -> tuple[float, float]:
     """Instructions and MUFU instructions per element of the loops over the affinity matrix.
 
-    Of a backward the loop over tiles that no edge cuts counts, which is the shortest; a forward's other loops are over
-    the other parts of J, and the longest counts.
+    Of a backward the loop over tiles that no edge cuts counts, which is the shortest; a forward's
+    other loops are over the other parts of J, and the longest counts.
     """
     direction = "backward" if "backward" in item.kernel else "forward"
     pick = min if direction == "backward" else max

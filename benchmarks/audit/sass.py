@@ -1,4 +1,6 @@
-"""Reading compiled kernels: resources, instructions and innermost loops, by the tools that Triton brings."""
+"""Reading compiled kernels: resources, instructions and innermost loops, by the tools that Triton
+brings.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Loop:
 
 @dataclass(frozen=True)
 class Binary:
-    """One kernel's machine code: registers, bytes of stack and local memory, all instructions, innermost loops."""
+    """One kernel's machine code: registers, bytes of stack and local memory, all instructions,
+    innermost loops.
+    """
 
     registers: int
     stack: int
@@ -52,7 +56,9 @@ def tool(name: str) -> Path:
 
 
 def read(cubins: Sequence[bytes], capability: int) -> list[Binary]:
-    """Disassemble kernels of one compute capability, all in one run of the tool, whose start takes longest."""
+    """Disassemble kernels of one compute capability, all in one run of the tool, whose start takes
+    longest.
+    """
     if not cubins:
         return []
     codes = [code_of(cubin) for cubin in cubins]
@@ -102,7 +108,9 @@ def _run(name: str, *args: str, content: bytes) -> str:
 
 
 def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
-    """Opcodes in order, and the innermost loops: spans closed by a branch back that hold no other such span."""
+    """Opcodes in order, and the innermost loops: spans closed by a branch back that hold no other
+    such span.
+    """
     opcodes: list[str] = []
     spans: list[tuple[int, int]] = []
     first = 0
@@ -126,5 +134,7 @@ def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
 
 
 def most_common(loop: Loop, n: int = 12) -> list[tuple[str, int]]:
-    """The most frequent instructions of a loop, without their modifiers: for a person who tunes a kernel."""
+    """The most frequent instructions of a loop, without their modifiers: for a person who tunes a
+    kernel.
+    """
     return Counter(op.split(".")[0] for op in loop.instructions).most_common(n)

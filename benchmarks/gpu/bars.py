@@ -1,4 +1,6 @@
-"""What each figure is held against: the bars of the H200, and the words for how a figure stands to them."""
+"""What each figure is held against: the bars of the H200, and the words for how a figure stands to
+them.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ BARS = {
     "visual backward S=10240 us": {"exact": Bar(310, 265, 250)},
     "visual backward + dK S=10240 us": {"exact": Bar(620, 530, 500)},
 }
-"""Figure and tier, under graph replay at B = 64 where no batch is named; the visual reduction with the L2 flushed."""
+"""Figure and tier, under graph replay at B = 64 where no batch is named; the visual reduction with
+the L2 flushed.
+"""
 
 
 def verdict(value: float, bar: Bar) -> str:

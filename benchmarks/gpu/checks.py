@@ -1,7 +1,8 @@
-"""Everything that has to be right before a time means anything, all at once: there is a process for each check.
+"""Everything that has to be right before a time means anything, all at once: there is a process for
+each check.
 
-Tests and ``jca-fast verify`` in every tier, compute-sanitizer on small odd shapes, the latency of a first call, and the
-filling of the compile caches for the timed phases.
+Tests and ``jca-fast verify`` in every tier, compute-sanitizer on small odd shapes, the latency of a
+first call, and the filling of the compile caches for the timed phases.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ ELSEWHERE = {
     "test_verify_says_that_there_is_no_device": "needs a machine without a GPU",
     "test_runs_on_the_device_of_its_tensors": "needs two GPUs",
 }
-"""Tests that have no place on a machine with one GPU, and why; any other that is skipped fails the run."""
+"""Tests that have no place on a machine with one GPU, and why; any other that is skipped fails the
+run.
+"""
 ALONE = "in_two_seconds"
 """In the name of tests with a limit of time: they run after all else."""
 RESERVE = 30
@@ -102,7 +105,9 @@ def verify(site: Site, options: plan.Options) -> dict[str, Check]:
 
 
 def tests(site: Site, options: plan.Options) -> tuple[dict[str, Check], dict[str, Check]]:
-    """The GPU tests, dealt to several processes, and those that run alone; each of those collected has to pass."""
+    """The GPU tests, dealt to several processes, and those that run alone; each of those collected
+    has to pass.
+    """
     files = sorted(
         str(path.relative_to(ROOT))
         for pattern in ("test_triton_*.py", "test_gpu_*.py")
@@ -144,7 +149,9 @@ def _shard(site: Site, name: str, ids: list[str]) -> dict[str, Any]:
 
 
 def test_problem(code: int | None, output: str, expected: int) -> str:
-    """Why a run of ``expected`` tests does not count as passed: one that was skipped has not been passed."""
+    """Why a run of ``expected`` tests does not count as passed: one that was skipped has not been
+    passed.
+    """
     if code is None:
         return outcome(code, output)["problem"]
     summary = (
@@ -185,9 +192,11 @@ def kernel_names() -> list[str]:
 
 
 def sanitizer(tool: str, kernels: list[str]) -> list[str]:
-    """The command before a command; only kernels of these names are watched, PyTorch's own are not ours to judge.
+    """The command before a command; only kernels of these names are watched, PyTorch's own are not
+    ours to judge.
 
-    initcheck has to watch them all, as it must see who writes; of what it reports, ours is picked from its output.
+    initcheck has to watch them all, as it must see who writes; of what it reports, ours is picked
+    from its output.
     """
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     names = [word for kernel in kernels for word in ("--kernel-name", f"kns={kernel}")]
@@ -196,7 +205,9 @@ def sanitizer(tool: str, kernels: list[str]) -> list[str]:
 
 
 def sanitize(site: Site, tool: str, tier: str) -> dict[str, Any]:
-    """One tool in one tier. Without the caching allocator, so that a tensor ends where its memory does."""
+    """One tool in one tier. Without the caching allocator, so that a tensor ends where its memory
+    does.
+    """
     command = [
         *sanitizer(tool, kernel_names()),
         *site.module("jca_fast", "verify", "--quick", "--tier", tier),
@@ -237,7 +248,9 @@ def planted(site: Site, tool: str) -> dict[str, Any]:
 
 
 def first_call(site: Site) -> dict[str, Any]:
-    """Seconds to the first results in a fresh process: with empty caches, then with those it filled."""
+    """Seconds to the first results in a fresh process: with empty caches, then with those it
+    filled.
+    """
     arguments = ["--dry-run"] if site.dry else []
     found: dict[str, Any] = {"problem": "", "note": "taken while the other checks ran"}
     with tempfile.TemporaryDirectory(dir=site.folder) as folder:
@@ -266,7 +279,9 @@ def fills(site: Site, options: plan.Options) -> dict[str, Check]:
 
 
 def _fill(site: Site, part: str, options: plan.Options) -> dict[str, Any]:
-    """One part of them. What is left at the deadline is no failure yet: the timed phase compiles it, if it has time."""
+    """One part of them. What is left at the deadline is no failure yet: the timed phase compiles
+    it, if it has time.
+    """
     command = site.module("benchmarks.gpu.fill", *part.split(), *options.arguments())
     code, output = site.run(f"compile {part}", command, RESERVE)
     return {"problem": "", "note": "cut off"} if code is None else outcome(code, output)

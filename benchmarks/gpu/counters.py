@@ -1,7 +1,7 @@
 """Hardware counters of one forward and backward in each tier, where Nsight Compute may read them.
 
-``python -m benchmarks.gpu.counters`` is the program that is watched. Without the tool, or its permission, the record
-says "not available" and why; that alone fails no run.
+``python -m benchmarks.gpu.counters`` is the program that is watched. Without the tool, or its
+permission, the record says "not available" and why; that alone fails no run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def read(site: Site) -> dict[str, Any]:
 
 
 def parse(output: str) -> list[dict[str, Any]]:
-    """The launches in a CSV of one metric a line, each with its tier: the program prints how many each tier starts."""
+    """The launches in a CSV of one metric a line, each with its tier: the program prints how many
+    each tier starts.
+    """
     tiers = [
         t
         for t, n in re.findall(r"^launches (\w+) (\d+)$", output, re.MULTILINE)

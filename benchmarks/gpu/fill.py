@@ -1,6 +1,8 @@
-"""Fill the compile caches for the timed phases: ``python -m benchmarks.gpu.fill layers bfloat16 autotune``.
+"""Fill the compile caches for the timed phases: ``python -m benchmarks.gpu.fill layers bfloat16
+autotune``.
 
-Compiling beside other work is harmless: the autotuner compares the fastest of many runs, which nobody else slows down.
+Compiling beside other work is harmless: the autotuner compares the fastest of many runs, which
+nobody else slows down.
 """
 
 from __future__ import annotations

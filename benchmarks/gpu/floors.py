@@ -1,8 +1,9 @@
 """Each kernel's time against the least it could take on this chip.
 
-A kernel's floor is the largest of: tanh elements over the MUFU rate, FLOPs of the unpadded matrix products over the
-matrix rate of its tier, bytes of the tensors it is given over the copy bandwidth. In the exact tier a product is three
-TF32 products, and an element takes one reciprocal, which that unit does at the rate of a tanh.
+A kernel's floor is the largest of: tanh elements over the MUFU rate, FLOPs of the unpadded matrix
+products over the matrix rate of its tier, bytes of the tensors it is given over the copy bandwidth.
+In the exact tier a product is three TF32 products, and an element takes one reciprocal, which that
+unit does at the rate of a tanh.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Sizes(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """One start of a kernel: its name, its constants, and the bytes of the tensors it is given, each counted once."""
+    """One start of a kernel: its name, its constants, and the bytes of the tensors it is given,
+    each counted once.
+    """
 
     kernel: str
     meta: dict[str, Any]
@@ -47,7 +50,9 @@ class Launch(NamedTuple):
 
 
 def launches(call: Call, architecture: str) -> list[Launch]:
-    """Every kernel that ``call`` starts, in order; they run as always, in a dry run under a name for the profiler."""
+    """Every kernel that ``call`` starts, in order; they run as always, in a dry run under a name
+    for the profiler.
+    """
     found = []
 
     def take(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
@@ -72,8 +77,8 @@ def launches(call: Call, architecture: str) -> list[Launch]:
 def work(start: Launch, sizes: Sizes | None) -> tuple[int, int]:
     """(tanh elements, FLOPs) of one launch; (0, 0) for a kernel that only moves data.
 
-    Products per element of the affinity matrix: forward N + k; backward N for the matrix again, k for dP, N for dK,
-    k for dV and N for dQ where the launch wants them.
+    Products per element of the affinity matrix: forward N + k; backward N for the matrix again, k
+    for dP, N for dK, k for dV and N for dQ where the launch wants them.
     """
     if sizes is None or start.kernel not in TANH:
         return 0, 0
@@ -103,7 +108,9 @@ def floor(
 def fractions(
     call: Call, sizes: Sizes | None, tier: str, rates: dict[str, float], architecture: str
 ) -> list[dict[str, Any]]:
-    """For each launch of ``call``: its median device time, its floor, what bounds it, and floor over time."""
+    """For each launch of ``call``: its median device time, its floor, what bounds it, and floor
+    over time.
+    """
     starts = launches(call, architecture)
     found = []
     for start, times in zip(starts, device_times(call, starts, architecture), strict=True):
@@ -133,7 +140,9 @@ def trace(call: Call, repeats: int) -> list[dict[str, Any]]:
 def device_times(
     call: Call, starts: list[Launch], architecture: str, repeats: int = 30
 ) -> list[list[float]]:
-    """Microseconds of every launch in ``repeats`` calls, by the profiler; RuntimeError where it saw another number."""
+    """Microseconds of every launch in ``repeats`` calls, by the profiler; RuntimeError where it saw
+    another number.
+    """
     repeats = 1 if timing.DRY else repeats
     again = functools.partial(launches, call, architecture) if timing.DRY else call
     if not timing.DRY:

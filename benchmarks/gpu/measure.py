@@ -1,7 +1,9 @@
-"""One timed phase, in a process of its own: ``python -m benchmarks.gpu.measure PHASE --result FILE``.
+"""One timed phase, in a process of its own: ``python -m benchmarks.gpu.measure PHASE --result
+FILE``.
 
-Every case is written to the file as soon as it is measured, so that a process that is ended early has lost one case.
-A case that raises is a row with the word "failed"; the next case is tried all the same.
+Every case is written to the file as soon as it is measured, so that a process that is ended early
+has lost one case. A case that raises is a row with the word "failed"; the next case is tried all
+the same.
 """
 
 from __future__ import annotations
@@ -141,7 +143,9 @@ def precision_dtype(tier: str) -> torch.dtype:
 
 
 def errors(data: dict[str, Any], tier: str) -> dict[str, Any]:
-    """The largest relative RMS error of all outputs and gradients against float64, ours and eager's; our bits twice."""
+    """The largest relative RMS error of all outputs and gradients against float64, ours and
+    eager's; our bits twice.
+    """
     wide = {
         "inputs": [x.detach().double().requires_grad_() for x in data["inputs"]],
         "weights": [

@@ -1,4 +1,6 @@
-"""What one run does and how long each part may take. Needs no torch: the driver and the workers both read it."""
+"""What one run does and how long each part may take. Needs no torch: the driver and the workers
+both read it.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ LIMIT = 480
 TIERS = ("exact", "tf32", "bfloat16", "float16")
 BATCHES = (1, 8, 64, 256)
 MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
-"""torch.compile as it is compared. The last is max-autotune without graphs of its own, so that it can be replayed in
-one like ours; "reduce-overhead" keeps its own graphs."""
+"""torch.compile as it is compared. The last is max-autotune without graphs of its own, so that it
+can be replayed in one like ours; "reduce-overhead" keeps its own graphs.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ class Row:
 
 
 def rows(phase: str, options: Options) -> list[Row]:
-    """The cases of a timed phase, the paper's batch first: a phase that is cut short then has what the bars need."""
+    """The cases of a timed phase, the paper's batch first: a phase that is cut short then has what
+    the bars need.
+    """
     found: dict[str, Any] = {
         "kernels": _kernels,
         "layers": _layers,
@@ -96,8 +101,9 @@ def rows(phase: str, options: Options) -> list[Row]:
 
 
 def _layers(options: Options) -> list[Row]:
-    """float16 runs bfloat16's kernels, so it gets one row. At other sizes than the paper's, autotuning is left out: at
-    30 s for each graph it would take an hour."""
+    """float16 runs bfloat16's kernels, so it gets one row. At other sizes than the paper's,
+    autotuning is left out: at 30 s for each graph it would take an hour.
+    """
     found = []
     for layers in (1, 4):
         for batch in sorted(options.batches, key=lambda b: (b != 64, b)):
@@ -161,7 +167,9 @@ def _kernels(options: Options) -> list[Row]:
 
 
 def fills(options: Options) -> list[str]:
-    """The parts in which the compile cache is filled, each in a process: a phase, a tier, and which of its graphs."""
+    """The parts in which the compile cache is filled, each in a process: a phase, a tier, and which
+    of its graphs.
+    """
     kinds = ("autotune", "4", "1")
     parts = [
         f"layers {tier} {kind}" for kind in kinds for tier in options.tiers if tier != "float16"
@@ -170,7 +178,9 @@ def fills(options: Options) -> list[str]:
 
 
 def fill_rows(part: str, options: Options) -> list[tuple[Row, tuple[str, ...]]]:
-    """The rows of one such part, each with the modes to compile; what is not autotuned is parted by layers."""
+    """The rows of one such part, each with the modes to compile; what is not autotuned is parted by
+    layers.
+    """
     phase, tier, kind = part.split()
     found = []
     for row in rows(phase, options):

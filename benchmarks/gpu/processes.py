@@ -1,7 +1,9 @@
-"""Commands with a deadline, one after the other or all at once, in an environment that knows only this checkout.
+"""Commands with a deadline, one after the other or all at once, in an environment that knows only
+this checkout.
 
-The package is copied to a folder of its own with ``kernels`` in its place, as an installation has it; the native
-library is built into that copy. Nothing is installed, and files that change during a run change nothing in it.
+The package is copied to a folder of its own with ``kernels`` in its place, as an installation has
+it; the native library is built into that copy. Nothing is installed, and files that change during a
+run change nothing in it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from benchmarks.gpu.bars import ABSENT
 from benchmarks.gpu.store import ROOT
 
 COMPILE_THREADS = 3
-"""Compile processes of one torch.compile process: the same in all, as several fill the cache at once."""
+"""Compile processes of one torch.compile process: the same in all, as several fill the cache at
+once.
+"""
 
 
 @dataclass
@@ -34,7 +38,9 @@ class Site:
     running: set[subprocess.Popen[str]] = field(default_factory=set)
 
     def lay_out(self) -> None:
-        """A fresh copy of the package; the caches of an earlier run stay, so that a part can be repeated quickly."""
+        """A fresh copy of the package; the caches of an earlier run stay, so that a part can be
+        repeated quickly.
+        """
         package = self.folder / "site" / "jca_fast"
         shutil.rmtree(package, ignore_errors=True)
         ignore = shutil.ignore_patterns("__pycache__", "lib")
@@ -42,7 +48,9 @@ class Site:
         shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """What every process gets: the copy before the checkout, caches of this run, the interpreter in a dry run."""
+        """What every process gets: the copy before the checkout, caches of this run, the
+        interpreter in a dry run.
+        """
         paths = [
             str(self.folder / "site"),
             str(ROOT),

@@ -1,4 +1,6 @@
-"""The chip's own rates, measured: copy bandwidth, matrix products, tanh.approx.f32, and what a launch costs."""
+"""The chip's own rates, measured: copy bandwidth, matrix products, tanh.approx.f32, and what a
+launch costs.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def tanh_kernel(p_out, loops, BLOCK: tl.constexpr):
 
 
 def device_rates() -> dict[str, float]:
-    """Bytes/s read and written by a copy, FLOP/s of each tier's matrix unit, tanh/s, microseconds of an empty graph."""
+    """Bytes/s read and written by a copy, FLOP/s of each tier's matrix unit, tanh/s, microseconds
+    of an empty graph.
+    """
     if timing.DRY:
         return {"copy": 1e12, "bfloat16": 1e15, "tf32": 5e14, "tanh": 4e12, "empty graph": 1.0}
     source = torch.empty(2**30, dtype=torch.int8, device="cuda")
@@ -50,7 +54,9 @@ def _product(dtype: torch.dtype) -> timing.Call:
 
 
 def _tanh_rate() -> float:
-    """tanh.approx.f32 per second with nothing else to do: confirms or refutes 16 per clock and multiprocessor."""
+    """tanh.approx.f32 per second with nothing else to do: confirms or refutes 16 per clock and
+    multiprocessor.
+    """
     programs, block, loops = 4096, 1024, 256
     out = torch.empty(programs * block, device="cuda")
     call = tanh_kernel[(programs,)]

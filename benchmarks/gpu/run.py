@@ -1,9 +1,11 @@
-"""The one GPU measurement: ``python benchmarks/gpu/run.py`` (under 8 minutes on an H200; ``--dry-run`` without a GPU).
+"""The one GPU measurement: ``python benchmarks/gpu/run.py`` (under 8 minutes on an H200;
+``--dry-run`` without a GPU).
 
-Checks first, all at once; times after, alone on the machine. Writes ``benchmarks/results/gpu_<architecture>_<time>``
-``.json`` after every phase and a log beside it, prints a short table last, and fails on whatever is missing.
-``--only layers,visual`` repeats a part; ``--write-table`` turns the recorded runs that passed everything into the table
-of architectures on which "auto" trusts the kernels.
+Checks first, all at once; times after, alone on the machine. Writes
+``benchmarks/results/gpu_<architecture>_<time>`` ``.json`` after every phase and a log beside it,
+prints a short table last, and fails on whatever is missing. ``--only layers,visual`` repeats a
+part; ``--write-table`` turns the recorded runs that passed everything into the table of
+architectures on which "auto" trusts the kernels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The record of a run: where it came from, and writing it so that nothing that was measured is lost."""
+"""The record of a run: where it came from, and writing it so that nothing that was measured is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ UNKNOWN = "unknown"
 
 
 def write(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as JSON in one step: a reader sees the old file or the new one, never half."""
+    """Replace ``path`` by ``value`` as JSON in one step: a reader sees the old file or the new one,
+    never half.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(value, indent=1) + "\n")
 

@@ -1,4 +1,6 @@
-"""What is measured: layers, stacks and the visual reduction, by our kernels, in plain PyTorch and by torch.compile."""
+"""What is measured: layers, stacks and the visual reduction, by our kernels, in plain PyTorch and
+by torch.compile.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Forward = Callable[[dict[str, Any]], tuple[torch.Tensor, ...]]
 
 
 def layers(batch: int, dtype: torch.dtype, device: str, count: int, tiny: bool) -> dict[str, Any]:
-    """Inputs and weights of ``count`` layers of the paper: N = 10, 512 + 512 channels, k = 32; tiny: one sample."""
+    """Inputs and weights of ``count`` layers of the paper: N = 10, 512 + 512 channels, k = 32;
+    tiny: one sample.
+    """
     n, d, k = (4, 8, 3) if tiny else (10, 512, 32)
     batch, count = (1, min(count, 2)) if tiny else (batch, count)
     generator = torch.Generator().manual_seed(0)
@@ -71,7 +75,9 @@ def with_backward(forward: Forward, args: dict[str, Any]) -> Call:
 
 
 def only_backward(args: dict[str, Any]) -> Call:
-    """The launches of the backward of one layer by the measured backend, without autograd around them."""
+    """The launches of the backward of one layer by the measured backend, without autograd around
+    them.
+    """
     inputs, (weights, *_) = args["inputs"], args["weights"]
     options = ([args["scale"]] * 2, 0.0, None)
     with torch.no_grad():
@@ -82,9 +88,11 @@ def only_backward(args: dict[str, Any]) -> Call:
 
 
 def compiled(mode: str, forward: Callable[..., Any], dry: bool) -> Callable[..., Any]:
-    """``forward`` by torch.compile for static shapes; a graph break raises. A dry run traces it and compiles nothing.
+    """``forward`` by torch.compile for static shapes; a graph break raises. A dry run traces it and
+    compiles nothing.
 
-    Tensors are marked as staying where they are (:func:`pin`), so that "reduce-overhead" copies no inputs.
+    Tensors are marked as staying where they are (:func:`pin`), so that "reduce-overhead" copies no
+    inputs.
     """
     options: dict[str, Any] = {"backend": "aot_eager"} if dry else {"mode": mode}
     call = torch.compile(forward, dynamic=False, fullgraph=True, **options)

@@ -1,8 +1,9 @@
 """Times of calls on a CUDA device, taken side by side; in a dry run plain clocks on the CPU.
 
-A sample under graph replay is one replay between two events, queued behind a spacer, so that the time to launch it does
-not count; the spacer can also empty the L2 cache. A sample of an eager launch is a batch of calls by the host's clock:
-what a caller waits. One round takes a sample of every subject, so that clocks and heat drift alike for all.
+A sample under graph replay is one replay between two events, queued behind a spacer, so that the
+time to launch it does not count; the spacer can also empty the L2 cache. A sample of an eager
+launch is a batch of calls by the host's clock: what a caller waits. One round takes a sample of
+every subject, so that clocks and heat drift alike for all.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def _rounds(
 
 
 def summarise(samples: dict[str, list[float]]) -> dict[str, Any]:
-    """Median, 20th and 80th percentile of each subject; for all but the first also of its ratios to the first."""
+    """Median, 20th and 80th percentile of each subject; for all but the first also of its ratios to
+    the first.
+    """
     ours = next(iter(samples.values()))
     found = {name: _quantiles(times) for name, times in samples.items()}
     for name, times in list(samples.items())[1:]:
@@ -132,12 +135,16 @@ def wait() -> None:
 
 @functools.cache
 def _scratch() -> torch.Tensor:
-    """More memory than any L2 cache holds: reading it leaves nothing to write back, as filling it would."""
+    """More memory than any L2 cache holds: reading it leaves nothing to write back, as filling it
+    would.
+    """
     return torch.zeros(64 * 2**20, device="cuda")
 
 
 def memory(fn: Call) -> dict[str, int]:
-    """Bytes that a call keeps while its result lives, and the most it ever held, beyond what was held before."""
+    """Bytes that a call keeps while its result lives, and the most it ever held, beyond what was
+    held before.
+    """
     if DRY:
         return {"kept": 0, "peak": 0}
     fn()

@@ -1,4 +1,6 @@
-"""A training step of the whole network: with the kernels, in plain PyTorch, and plain under torch.compile."""
+"""A training step of the whole network: with the kernels, in plain PyTorch, and plain under
+torch.compile.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ TAIL = (
 
 
 def write_table(results: Path, target: Path | None = None) -> int:
-    """Rewrite ``jca_fast/ops/backends/verified.py``: only whole runs on a device that passed everything count."""
+    """Rewrite ``jca_fast/ops/backends/verified.py``: only whole runs on a device that passed
+    everything count.
+    """
     target = target or TARGET
     rows: set[tuple[str, str, str]] = set()
     for path in sorted(results.glob("gpu_*.json")):

@@ -1,13 +1,16 @@
-"""Rewrites the table of launch configurations: ``python -m benchmarks.gpu.tune`` on a GPU, for that GPU's class.
+"""Rewrites the table of launch configurations: ``python -m benchmarks.gpu.tune`` on a GPU, for that
+GPU's class.
 
-For each entry of the table every candidate tile is compiled first; one that spills or breaks another limit of
-``python -m benchmarks.audit`` is out. The rest are timed by replays of CUDA graphs of the cases that meet the entry,
-interleaved over rounds, and the fastest by the median is written to ``kernels/triton/configurations.py``. A winner has
-to be 2 % faster than the entry that is there, so that noise rewrites nothing.
+For each entry of the table every candidate tile is compiled first; one that spills or breaks
+another limit of ``python -m benchmarks.audit`` is out. The rest are timed by replays of CUDA graphs
+of the cases that meet the entry, interleaved over rounds, and the fastest by the median is written
+to ``kernels/triton/configurations.py``. A winner has to be 2 % faster than the entry that is there,
+so that noise rewrites nothing.
 
-Without a GPU, ``--arch 90`` ranks by a model instead: the latency of a pass, or the issue slots and MUFU slots of the
-warps that fit on an SM, whichever is longer, times the passes of a program and the waves of programs. It orders tiles
-roughly and knows nothing of caches; use it for entries that have no timing.
+Without a GPU, ``--arch 90`` ranks by a model instead: the latency of a pass, or the issue slots and
+MUFU slots of the warps that fit on an SM, whichever is longer, times the passes of a program and
+the waves of programs. It orders tiles roughly and knows nothing of caches; use it for entries that
+have no timing.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ Tile = tuple[int, int, int, int]
 CHIPS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 """SMs of the largest usual chip of each compute capability."""
 PASS_CLOCKS = 600
-"""Clocks that a pass over a tile takes at least: loads, two products, tanh and barriers, one after the other."""
+"""Clocks that a pass over a tile takes at least: loads, two products, tanh and barriers, one after
+the other.
+"""
 BETTER = 0.98
 
 
@@ -113,7 +118,9 @@ def device_capability() -> int:
 
 
 def candidates(key: Key) -> Iterator[Tile]:
-    """Tiles of 4 to 64 elements a thread, in the accumulator that holds a tile of the affinity matrix."""
+    """Tiles of 4 to 64 elements a thread, in the accumulator that holds a tile of the affinity
+    matrix.
+    """
     rows = (16, 32, 64) if key[0] == "backward" else (16, 32, 64, 128)
     for tile in itertools.product(rows, (32, 64, 128), (2, 4, 8), (1, 2)):
         if 4 <= tile[0] * tile[1] / (32 * tile[2]) <= 64:
@@ -134,7 +141,9 @@ def filter_tiles(
 
 
 def audited(key: Key, tile: Tile, arch: int) -> list[tuple[Any, Any]]:
-    """What the cases of an entry start with a tile: grids of the kernels that take it, and the audit's rows."""
+    """What the cases of an entry start with a tile: grids of the kernels that take it, and the
+    audit's rows.
+    """
     found = []
     with_tile(key, architecture_class(arch), tile)
     for case in cases_of(key):
@@ -180,7 +189,9 @@ def modelled(key: Key, rows: list[tuple[Any, Any]], arch: int) -> float:
 
 
 def timed(key: Key, tiles: Sequence[Tile]) -> dict[Tile, float]:
-    """Microseconds of an entry's cases by replays of CUDA graphs, interleaved over the tiles; medians, summed."""
+    """Microseconds of an entry's cases by replays of CUDA graphs, interleaved over the tiles;
+    medians, summed.
+    """
     architecture, total = architecture_class(device_capability()), dict.fromkeys(tiles, 0.0)
     for case in cases_of(key):
         calls = {}
