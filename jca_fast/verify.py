@@ -1,4 +1,6 @@
-"""``jca-fast verify``: the numerical check of kernels at full length, against float64 and PyTorch."""
+"""``jca-fast verify``: the numerical check of kernels at full length, against float64 and
+PyTorch.
+"""
 
 from __future__ import annotations
 

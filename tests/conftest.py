@@ -24,7 +24,9 @@ def _seeded():
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of published numbers and annotations beside the checkout; a plain clone has none."""
+    """The folder of published numbers and annotations beside the checkout; a plain clone
+    has none.
+    """
     if not SHARED.is_dir():
         pytest.skip("no reference data beside the checkout")
     return SHARED

@@ -1,4 +1,6 @@
-"""How results are judged: against a float64 oracle, by what plain PyTorch loses in the same dtype."""
+"""How results are judged: against a float64 oracle, by what plain PyTorch loses in the
+same dtype.
+"""
 
 from __future__ import annotations
 

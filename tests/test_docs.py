@@ -1,4 +1,6 @@
-"""Every Python block of the README and the documentation runs; blocks of a page share their names."""
+"""Every Python block of the README and the documentation runs; blocks of a page share
+their names.
+"""
 
 from __future__ import annotations
 

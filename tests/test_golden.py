@@ -21,9 +21,19 @@ from jca_fast.compat import released
 from jca_fast.ops import checks, reference
 
 CASES = (
-    "R_dense_a", "R_sublayer_a", "R_dcn_a", "R_dcn_b", "R_fork_n16", "R_position_a", "R_lstm_a", "R_predict_a",
-    "R_predict_b1", "R_full_a", "P_camtiny_a", "P_camtiny_b",
-)  # fmt: skip
+    "R_dense_a",
+    "R_sublayer_a",
+    "R_dcn_a",
+    "R_dcn_b",
+    "R_fork_n16",
+    "R_position_a",
+    "R_lstm_a",
+    "R_predict_a",
+    "R_predict_b1",
+    "R_full_a",
+    "P_camtiny_a",
+    "P_camtiny_b",
+)
 DTYPES = {"f64": torch.float64, "f32": torch.float32}
 
 

@@ -27,8 +27,10 @@ TILE_CODE = """
       }}
     }}
 """
-COMPUTE = '%2 = tt.elementwise_inline_asm "tanh.approx.f32 $0, $1;" {pure = true} %1 : tensor<8x8xf32, #m> -> '
-COMPUTE += "tensor<8x8xf32, #m>"
+COMPUTE = (
+    '%2 = tt.elementwise_inline_asm "tanh.approx.f32 $0, $1;" {pure = true} '
+    "%1 : tensor<8x8xf32, #m> -> tensor<8x8xf32, #m>"
+)
 
 
 def listing(
@@ -208,7 +210,9 @@ def test_every_entry_of_the_table_is_audited():
 
 
 def run_audit(*args: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own: kernels compile there, where this one interprets them."""
+    """The command in a process of its own: kernels compile there, where this one
+    interprets them.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "benchmarks.audit", *args]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -231,7 +235,8 @@ def test_a_breach_is_printed_and_fails():
     code = (
         "import sys; from jca_fast.kernels.triton.configurations import ENTRIES\n"
         "ENTRIES['forward', 'half', 'narrow'] = {'': (128, 256, 4, 1)}\n"
-        "from benchmarks.audit.__main__ import main; sys.exit(main(['--arch', '80', '--jobs', '1', '--case', "
+        "from benchmarks.audit.__main__ import main; sys.exit(main(['--arch', '80', "
+        "'--jobs', '1', '--case', "
         "'half layer forward, paper']))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

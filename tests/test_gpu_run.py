@@ -17,8 +17,15 @@ import pytest
 from benchmarks.gpu import checks, plan, run, store, summary
 from benchmarks.gpu.processes import Site
 
-MACHINE = {"time": "2030-01-02T03:04:05", "architecture": "sm90", "device": "a device", "torch": "2", "triton": "3",
-           "commit": "c0ffee", "tree": "clean"}  # fmt: skip
+MACHINE = {
+    "time": "2030-01-02T03:04:05",
+    "architecture": "sm90",
+    "device": "a device",
+    "torch": "2",
+    "triton": "3",
+    "commit": "c0ffee",
+    "tree": "clean",
+}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +90,10 @@ def test_a_missing_sanitizer_is_a_failure(monkeypatch, tmp_path):
 
 def test_what_sanitizers_say(monkeypatch, tmp_path):
     clean = "all checks passed\n========= ERROR SUMMARY: 0 errors"
-    ours = "========= Uninitialized read of size 4 bytes\n=========     at joint_coattention_forward_kernel+0x10\n========= ERROR SUMMARY: 1"
+    ours = (
+        "========= Uninitialized read of size 4 bytes\n=========     at "
+        "joint_coattention_forward_kernel+0x10\n========= ERROR SUMMARY: 1"
+    )
     theirs = ours.replace(
         "joint_coattention_forward_kernel", "void at::native::vectorized_elementwise_kernel<4>"
     )
@@ -137,7 +147,10 @@ def measured(monkeypatch, tmp_path):
 
 
 ONE = "import json, sys; json.dump({'rows': [{'name': 'one'}]}, open(sys.argv[1], 'w'));"
-BOTH = "import json, sys; json.dump({'rows': [{'name': 'one'}, {'name': 'two'}]}, open(sys.argv[1], 'w'))"
+BOTH = (
+    "import json, sys; json.dump({'rows': [{'name': 'one'}, {'name': 'two'}]}, "
+    "open(sys.argv[1], 'w'))"
+)
 
 
 def test_a_run_that_measured_everything_passes(measured, monkeypatch, capsys):
@@ -155,8 +168,9 @@ def test_a_deadline_leaves_what_is_missing_not_measured(measured, monkeypatch):
     assert code == 1
     assert record["phases"]["kernels"]["rows"] == [{"name": "one"}]
     assert [text for text in record["failures"] if "kernels" in text] == [
-        "kernels: not measured: ended after 2 s", "kernels: two: not measured",
-    ]  # fmt: skip
+        "kernels: not measured: ended after 2 s",
+        "kernels: two: not measured",
+    ]
     assert "training: two: not measured" in record["failures"]
 
 
@@ -258,9 +272,13 @@ def test_dry_run_of_one_tier(tmp_path):
         str(tmp_path),
     ]
     done = subprocess.run(
-        [*command, "--only", "kernels,layers,counters"], cwd=store.ROOT, env=dict(os.environ), capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [*command, "--only", "kernels,layers,counters"],
+        cwd=store.ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     (path,) = tmp_path.glob("gpu_dry-run_*.json")
     record = json.loads(path.read_text())
     assert (done.returncode, record["failures"]) == (0, []), (

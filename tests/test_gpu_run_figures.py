@@ -71,16 +71,23 @@ def test_figures_come_from_the_rows_they_are_named_after():
         "default": {"ratio": {"median": 3.0}},
     }
     row = {
-        "tier": "bfloat16", "layers": 1, "batch": 64, "modes": ["default"], "forward": {"graph": times},
-        "forward+backward": {"graph": times}, "backward": {"fused": {"median": 50.0}},
+        "tier": "bfloat16",
+        "layers": 1,
+        "batch": 64,
+        "modes": ["default"],
+        "forward": {"graph": times},
+        "forward+backward": {"graph": times},
+        "backward": {"fused": {"median": 50.0}},
         "memory": {"fused": {"kept": 10}, "eager": {"kept": 200}},
-    }  # fmt: skip
+    }
     found = bars.figures({"layers": {"rows": [row, {**row, "failed": "it broke"}]}})
     assert {key: value for key, value in found.items() if key[1] == "bfloat16"} == {
-        ("layer forward us", "bfloat16"): 30.0, ("layer backward us", "bfloat16"): 50.0,
-        ("forward+backward, x eager", "bfloat16"): 6.0, ("forward+backward, x best compiled", "bfloat16"): 3.0,
+        ("layer forward us", "bfloat16"): 30.0,
+        ("layer backward us", "bfloat16"): 50.0,
+        ("forward+backward, x eager", "bfloat16"): 6.0,
+        ("forward+backward, x best compiled", "bfloat16"): 3.0,
         ("activations, x less than eager", "bfloat16"): 20.0,
-    }  # fmt: skip
+    }
     words = {(row["figure"], row["tier"]): row["verdict"] for row in bars.verdicts({})}
     assert set(words.values()) == {"not measured"}
     assert len(words) == sum(len(tiers) for tiers in BARS.values())

@@ -30,7 +30,8 @@ def test_import_is_lean():
 
 def test_using_the_modules_starts_no_cuda_and_imports_nothing_optional():
     code = (
-        "import sys, torch, jca_fast; jca_fast.JointCoAttention(4, 4, 3)(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4));"
+        "import sys, torch, jca_fast; jca_fast.JointCoAttention(4, 4, 3)(torch.zeros(1, 3, "
+        "4), torch.zeros(1, 3, 4));"
         "optional = ('triton', 'h5py', 'matplotlib', 'torch._dynamo');"
         "print(torch.cuda.is_initialized(), [m for m in optional if m in sys.modules])"
     )

@@ -1,4 +1,6 @@
-"""joint_coattention, joint_affinity and visual_reduction on every backend against a float64 oracle."""
+"""joint_coattention, joint_affinity and visual_reduction on every backend against a
+float64 oracle.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ STRIDES = ("contiguous", "transposed", "sliced")
 def make_inputs(
     shape: Shape, dtype: torch.dtype, strides: str = "contiguous"
 ) -> tuple[list[torch.Tensor], float]:
-    """q, k, v in float32-exact values and the scale; "transposed" is the layout the modules pass."""
+    """q, k, v in float32-exact values and the scale; "transposed" is the layout the
+    modules pass.
+    """
     batches = (shape.B, shape.B, 1 if shape.shared else shape.B)
     sizes = ((shape.M, shape.N), (shape.L, shape.N), (shape.L, shape.D))
     return [

@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _requested(args: argparse.Namespace) -> list[int]:
-    """The architectures to compile for; an error says why they, or the cases, cannot be compiled."""
+    """The architectures to compile for; an error says why they, or the cases, cannot be
+    compiled.
+    """
     known = ", ".join(map(str, ARCHITECTURES))
     try:
         archs = [int(a) for a in args.arch.split(",")]
@@ -94,7 +96,8 @@ def _line(row: Row) -> str:
     per = "" if row.per_element is None else f"{row.per_element:.2f}"
     mufu = "" if row.mufu is None else f"{row.mufu:.2f}"
     text = (
-        f"{row.arch:>3} {row.case:<34} {row.kernel:<25} {row.tile:<16} {row.registers:>4} {row.shared:>6} "
+        f"{row.arch:>3} {row.case:<34} {row.kernel:<25} {row.tile:<16} {row.registers:>4} "
+        f"{row.shared:>6} "
         f"{row.stack:>5} {per:>8} {mufu:>5}"
     )
     return text + ("  BREACH: " + "; ".join(row.breaches) if row.breaches else "")

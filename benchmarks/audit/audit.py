@@ -1,4 +1,6 @@
-"""Compiling the launches of every case and judging their machine code, in one process or in many."""
+"""Compiling the launches of every case and judging their machine code, in one process or
+in many.
+"""
 
 from __future__ import annotations
 

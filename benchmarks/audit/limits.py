@@ -78,9 +78,18 @@ def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
         breaches += narrow_accesses(item, binary)
     tile = "x".join(str(meta[k]) for k in ("BM", "BN", "BR", "BD") if meta.get(k))
     return Row(
-        arch, case, item.kernel.removesuffix("_kernel"), f"{tile} w{meta.get('num_warps', 4)}", binary.registers,
-        item.shared, binary.stack, len(binary.instructions), per_element, mufu, tuple(breaches),
-    )  # fmt: skip
+        arch,
+        case,
+        item.kernel.removesuffix("_kernel"),
+        f"{tile} w{meta.get('num_warps', 4)}",
+        binary.registers,
+        item.shared,
+        binary.stack,
+        len(binary.instructions),
+        per_element,
+        mufu,
+        tuple(breaches),
+    )
 
 
 def tanh_loops(
@@ -156,7 +165,9 @@ def measure(
 
 
 def narrow_accesses(item: Any, binary: Binary) -> list[str]:
-    """Whether a visual kernel reads K, and where it is wanted writes dK, by 128-bit instructions."""
+    """Whether a visual kernel reads K, and where it is wanted writes dK, by 128-bit
+    instructions.
+    """
     size = 4 if "float32" in item.dtype else 2
     wanted = item.meta["BR"] * item.meta["BD"] * size / (16 * 32 * item.meta["num_warps"])
     moves = {"loads of K": r"LDG\S*\.128|LDGSTS\S*\.128"}

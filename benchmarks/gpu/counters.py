@@ -16,10 +16,14 @@ from benchmarks.gpu.checks import kernel_names
 from benchmarks.gpu.processes import Site
 
 METRICS = (
-    "gpu__time_duration.sum", "sm__inst_executed_pipe_xu.sum", "lts__t_bytes.sum", "dram__bytes.sum",
-    "smsp__issue_active.avg.pct_of_peak_sustained_active", "l1tex__t_requests_pipe_lsu_mem_local_op_ld.sum",
+    "gpu__time_duration.sum",
+    "sm__inst_executed_pipe_xu.sum",
+    "lts__t_bytes.sum",
+    "dram__bytes.sum",
+    "smsp__issue_active.avg.pct_of_peak_sustained_active",
+    "l1tex__t_requests_pipe_lsu_mem_local_op_ld.sum",
     "l1tex__t_requests_pipe_lsu_mem_local_op_st.sum",
-)  # fmt: skip
+)
 TIERS = ("exact", "tf32", "bfloat16")
 
 

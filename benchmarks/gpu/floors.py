@@ -117,15 +117,25 @@ def fractions(
         needs = floor(start, sizes, tier, rates)
         bound = max(needs, key=lambda what: needs[what])
         took = sorted(times)[len(times) // 2]
-        found.append({
-            "kernel": start.kernel, "us": took, "floor us": needs[bound], "bound by": bound,
-            "fraction": needs[bound] / took, "needs us": needs, "bytes": start.bytes, "samples": len(times),
-        })  # fmt: skip
+        found.append(
+            {
+                "kernel": start.kernel,
+                "us": took,
+                "floor us": needs[bound],
+                "bound by": bound,
+                "fraction": needs[bound] / took,
+                "needs us": needs,
+                "bytes": start.bytes,
+                "samples": len(times),
+            }
+        )
     return found
 
 
 def trace(call: Call, repeats: int) -> list[dict[str, Any]]:
-    """The profiler's events of some calls; of a device what it did, in a dry run what the CPU did."""
+    """The profiler's events of some calls; of a device what it did, in a dry run what the
+    CPU did.
+    """
     activity = ProfilerActivity.CPU if timing.DRY else ProfilerActivity.CUDA
     with profile(activities=[activity]) as profiler:
         for _ in range(repeats):

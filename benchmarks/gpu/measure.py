@@ -69,7 +69,9 @@ def begin(options: plan.Options) -> None:
 
 
 def attempt(measure: Callable[[plan.Row], dict[str, Any]], row: plan.Row) -> dict[str, Any]:
-    """What ``measure`` finds, or how it failed; graphs and memory of the case are gone afterwards."""
+    """What ``measure`` finds, or how it failed; graphs and memory of the case are gone
+    afterwards.
+    """
     try:
         with precision(row.tier):
             return measure(row)

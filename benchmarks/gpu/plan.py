@@ -10,7 +10,7 @@ from typing import Any
 
 BUDGETS = {
     "build": 20,  # the native CPU library, by CMake
-    "checks": 180,  # tests, verify, sanitizers, first call and filling of compile caches, all at once
+    "checks": 180,  # tests, verify, sanitizers, first call, compile caches: all at once
     "kernels": 30,  # the chip's own rates, then each kernel's share of its floor
     "layers": 155,  # one and four layers, against eager PyTorch and torch.compile
     "training": 40,  # a training step of the whole network

@@ -58,12 +58,18 @@ class Site:
         ]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("JCA_FAST", "TRITON"))}
         return {
-            **kept, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1",
-            "TRITON_CACHE_DIR": str(self.folder / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
-            "TORCHINDUCTOR_COMPILE_THREADS": str(COMPILE_THREADS), "XDG_CACHE_HOME": str(self.folder / "cache"),
-            **({"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} if self.dry else {}), **changes,
-        }  # fmt: skip
+            **kept,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONSAFEPATH": "1",
+            "PYTHONUNBUFFERED": "1",
+            "TRITON_CACHE_DIR": str(self.folder / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(COMPILE_THREADS),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            **({"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} if self.dry else {}),
+            **changes,
+        }
 
     def module(self, name: str, *arguments: str) -> list[str]:
         """The command that runs a module."""
@@ -92,9 +98,16 @@ class Site:
         pipe = subprocess.PIPE
         try:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT,
-                text=True, errors="replace", start_new_session=True,
-            )  # fmt: skip
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
         except OSError as error:
             return None, f"{ABSENT}: {error}"
         self.running.add(process)

@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     )  # some tests use the native library
     if unknown := set(phases) - set(plan.BUDGETS):
         parser.error(
-            f"--only must name phases of {', '.join(plan.BUDGETS)}; got {', '.join(sorted(unknown))}"
+            f"--only must name phases of {', '.join(plan.BUDGETS)}; got "
+            f"{', '.join(sorted(unknown))}"
         )
     try:
         options = plan.options(args)
@@ -77,7 +78,8 @@ def refusal(dry: bool) -> str:
     missing = [name for name in (*NEEDED, *NOT_NEEDED) if importlib.util.find_spec(name) is None]
     if others := [name for name in missing if name in NOT_NEEDED]:
         print(
-            f"not installed: {', '.join(others)}; this script does without, a GPU test that imports one fails"
+            f"not installed: {', '.join(others)}; this script does without, a GPU test that "
+            "imports one fails"
         )
     if needed := [name for name in missing if name in NEEDED]:
         return f"cannot measure: {', '.join(needed)} is not installed"
@@ -97,12 +99,17 @@ def measure(
     site.lay_out()
     sys.path.insert(0, str(site.folder / "site"))
     record: dict[str, Any] = {
-        "passed": False, "complete": sorted(phases) == sorted(plan.BUDGETS) and options == plan.Options(),
-        "dry run": options.dry, "tiers": options.tiers, "budgets": plan.BUDGETS,
-        "machine": store.machine(options.dry, commit), "phases": {},
-    }  # fmt: skip
+        "passed": False,
+        "complete": sorted(phases) == sorted(plan.BUDGETS) and options == plan.Options(),
+        "dry run": options.dry,
+        "tiers": options.tiers,
+        "budgets": plan.BUDGETS,
+        "machine": store.machine(options.dry, commit),
+        "phases": {},
+    }
     facts = record["machine"]
-    name = f"gpu_{'dry-run' if options.dry else facts['architecture']}_{facts['time'].replace(':', '')}"
+    kind = "dry-run" if options.dry else facts["architecture"]
+    name = f"gpu_{kind}_{facts['time'].replace(':', '')}"
     for phase in (p for p in plan.BUDGETS if p in phases):
         allowed += plan.BUDGETS[phase] * (DRY_PATIENCE if options.dry else 1)
         site.deadline, started = begin + allowed, time.monotonic()
@@ -142,7 +149,9 @@ def run_phase(phase: str, site: Site, options: plan.Options) -> dict[str, Any]:
 
 
 def timed(phase: str, site: Site, options: plan.Options) -> dict[str, Any]:
-    """A timed phase in a process of its own; a case without a row in its result was not measured."""
+    """A timed phase in a process of its own; a case without a row in its result was not
+    measured.
+    """
     result = site.folder / f"{phase}.json"
     result.unlink(missing_ok=True)
     worker = site.module(

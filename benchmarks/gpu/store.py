@@ -67,12 +67,18 @@ def machine(dry: bool, commit: str = "") -> dict[str, Any]:
 
     status = _git("status", "--porcelain")
     facts = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S"), "commit": commit or _git("rev-parse", "HEAD"),
-        "tree": status if status == UNKNOWN else "dirty" if status else "clean", "sources": sources(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "commit": commit or _git("rev-parse", "HEAD"),
+        "tree": status if status == UNKNOWN else "dirty" if status else "clean",
+        "sources": sources(),
         "jca_fast": __version__,
-        "python": platform.python_version(), "torch": torch.__version__, "triton": triton.__version__,
-        "cuda": torch.version.cuda, "cpus": os.cpu_count(), "architecture": architecture(dry),
-    }  # fmt: skip
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "cpus": os.cpu_count(),
+        "architecture": architecture(dry),
+    }
     if dry:
         return {**facts, "device": "none (dry run)", "architecture": "none"}
     query = (

@@ -17,7 +17,8 @@ def table(record: dict[str, Any]) -> str:
     ]
     if record["dry run"]:
         lines.append(
-            f"DRY RUN by the interpreter in tiers {', '.join(record['tiers'])}: no figure means anything"
+            f"DRY RUN by the interpreter in tiers {', '.join(record['tiers'])}: no figure "
+            "means anything"
         )
     for part in (_rates, _kernels, _layers, _training, _visual, _first_call):
         lines += part(phases)
@@ -44,7 +45,8 @@ def _rates(phases: dict[str, Any]) -> list[str]:
     if not rates:
         return []
     return [
-        f"measured: copy {rates['copy'] / 1e12:.2f} TB/s, bf16 {rates['bfloat16'] / 1e12:.0f} and TF32 "
+        f"measured: copy {rates['copy'] / 1e12:.2f} TB/s, bf16 {rates['bfloat16'] / 1e12:.0f} "
+        "and TF32 "
         f"{rates['tf32'] / 1e12:.0f} TFLOP/s, tanh {rates['tanh'] / 1e12:.2f} T/s, empty graph "
         f"{rates['empty graph']:.1f} us, under load {phases['kernels'].get('clocks under load')}"
     ]
@@ -58,7 +60,10 @@ def _kernels(phases: dict[str, Any]) -> list[str]:
         for name, launches in row["launches"].items()
         for x in launches
     ]
-    head = f"{'each kernel of':<36} {'call':<13} {'kernel':<22} {'us':>8} {'floor':>8} {'bound':<6} {'share':>5}"
+    head = (
+        f"{'each kernel of':<36} {'call':<13} {'kernel':<22} {'us':>8} {'floor':>8} "
+        f"{'bound':<6} {'share':>5}"
+    )
     return [head, *lines] if lines else []
 
 
@@ -69,7 +74,8 @@ def _layers(phases: dict[str, Any]) -> list[str]:
         line = f"{row['name']:<32}"
         for way in ("forward", "forward+backward"):
             if way in row:
-                line += f" {_side(row[way]['graph'], row['modes'])} {row[way]['eager']['fused']['median']:>8.1f}"
+                eager = row[way]["eager"]["fused"]["median"]
+                line += f" {_side(row[way]['graph'], row['modes'])} {eager:>8.1f}"
         if "error" in row:
             error = row["error"]
             line += f" {error['fused']:.0e} ({error['eager']:.0e})"
@@ -115,7 +121,8 @@ def _first_call(phases: dict[str, Any]) -> list[str]:
 def _verdicts(record: dict[str, Any]) -> list[str]:
     """One line for each bar; the bars are those of an H200."""
     lines = [
-        f"{'figure (bars of an H200)':<36} {'tier':<9} {'value':>8}  good/excellent/impossible  verdict"
+        f"{'figure (bars of an H200)':<36} {'tier':<9} {'value':>8}  "
+        "good/excellent/impossible  verdict"
     ]
     for row in record["verdicts"]:
         value = ABSENT if row["value"] is None else f"{row['value']:.1f}"

@@ -21,7 +21,9 @@ Call = Callable[[], Any]
 def subjects(
     batch: int, tier_dtype: torch.dtype, device: str, tiny: bool, modes: Sequence[str]
 ) -> dict[str, Call]:
-    """One step for each subject, each with a network and an optimizer of its own on the same data."""
+    """One step for each subject, each with a network and an optimizer of its own on the
+    same data.
+    """
     n, regions = (4, 4) if tiny else (10, 49)
     torch.manual_seed(0)
     audio, visual = (
@@ -62,7 +64,9 @@ def network(segments: int, tiny: bool, device: str) -> AVELocalizer:
 
 
 def plain_network(segments: int, tiny: bool, device: str) -> AVELocalizer:
-    """The same network with the published arithmetic in the place of every module of the library."""
+    """The same network with the published arithmetic in the place of every module of the
+    library.
+    """
     model = network(segments, tiny, device)
     for module in model.modules():
         if formula := plain_forward(module):

@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     keys = [key for key in sorted(ENTRIES) if args.entries in "/".join(key)]
     if not keys:
         raise SystemExit(
-            f"--entries {args.entries!r} is in none of: {', '.join('/'.join(k) for k in sorted(ENTRIES))}"
+            f"--entries {args.entries!r} is in none of: "
+            f"{', '.join('/'.join(k) for k in sorted(ENTRIES))}"
         )
     for key in keys:
         tiles = args.tiles or list(candidates(key))
@@ -205,7 +206,9 @@ def timed(key: Key, tiles: Sequence[Tile]) -> dict[Tile, float]:
 
 
 def chosen(key: Key, now: Tile, costs: dict[Tile, float]) -> Tile:
-    """The tile of least cost, or the present one where that is as good or no tile keeps every bar."""
+    """The tile of least cost, or the present one where that is as good or no tile keeps
+    every bar.
+    """
     ranking = sorted(costs, key=lambda tile: costs[tile])
     best = ranking[0] if ranking and costs[ranking[0]] < BETTER * costs.get(now, math.inf) else now
     figures = (

@@ -33,8 +33,9 @@ def batch_mean_accuracy(predicted: Tensor, target: Tensor, batch_size: int = 64)
     clips.
 
     This is the accuracy of the published evaluation code (batches of 64); with 402 clips the last
-    18 weigh 1/7. predicted, target: classes (n, N). Raises ValueError if the shapes differ, nothing
-    is given or batch_size < 1.
+    18 weigh 1/7.
+    predicted, target: classes (n, N). Raises ValueError if the shapes differ, nothing is given or
+    batch_size < 1.
     """
     _check(predicted, target)
     if batch_size < 1:
@@ -90,7 +91,8 @@ def event_f1(
 
     An event is a longest run of segments of one class other than background. A predicted event is
     right if a true event of the same class, not yet taken, overlaps it with intersection / union of
-    at least min_iou. predicted, target: classes (n, N).
+    at least min_iou.
+    predicted, target: classes (n, N).
     """
     _check(predicted, target)
     found = right = wanted = 0
