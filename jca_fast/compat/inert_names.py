@@ -117,7 +117,7 @@ class Array:
         self.value = _array(raw, dtype, shape, "F" if by_columns else "C")
 
 
-def _array(raw: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
+def _array(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> Any:
     import numpy as np
 
     if not isinstance(dtype, Dtype) or not isinstance(raw, (bytes, bytearray)):

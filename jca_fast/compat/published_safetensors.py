@@ -71,5 +71,5 @@ def _checksum(tensors: Mapping[str, Tensor], published: str) -> str:
     for key in sorted(tensors):
         value = tensors[key]
         digest.update(f"\n{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

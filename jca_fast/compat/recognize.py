@@ -144,7 +144,7 @@ def shapes_of(state_dict: Mapping[str, Tensor]) -> Shapes:
 
 def _without_wrappers(shapes: Shapes) -> dict[str, str]:
     """The key of every tensor by its key without wrappers, wherever in the key they stand."""
-    clean = {}
+    clean: dict[str, str] = {}
     for key in shapes:
         short = ".".join(part for part in key.split(".") if part not in WRAPPERS)
         if short in clean:

@@ -144,7 +144,8 @@ class _Tensors:
             for name, item in content.items():
                 filled[name] = self.value(item, depth)
         elif isinstance(content, list):
-            self._done[key] = items = []
+            items: list[Any] = []
+            self._done[key] = items
             items.extend(self.value(item, depth) for item in content)
         elif type(content) is tuple:
             self._done[key] = tuple(self.value(item, depth) for item in content)

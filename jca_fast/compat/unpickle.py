@@ -31,13 +31,13 @@ MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the old layout
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 
 
-class InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
+class InertUnpickler(pickle._Unpickler):
     """find_class and persistent_load are the only ways out of a pickle; neither leads anywhere.
 
     The version in Python, because it shows each tuple before anything hashes it.
     """
 
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: IO[bytes], nested: bool) -> None:
         super().__init__(file)
@@ -69,7 +69,7 @@ class InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
         made = self.stack[-2]  # type: ignore[attr-defined]
         if not isinstance(made, (Inert, InertDict, Dtype, Array)):
             raise pickle.UnpicklingError(f"it gives a state to a {type(made).__name__}")
-        super().load_build()
+        super().load_build()  # type: ignore[misc]
 
     dispatch[pickle.BUILD[0]] = load_build
 

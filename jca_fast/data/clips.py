@@ -32,7 +32,7 @@ class UnlabelledClips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def __init__(self, root: str | Path, dtype: torch.dtype = torch.float32) -> None:
         self.root, self.dtype = Path(root).expanduser(), dtype
-        self.folders = (self.root,)
+        self.folders: tuple[Path, ...] = (self.root,)
         self._tables = open_features(self.root, "")
         self.indices = torch.arange(len(self._tables[0]))
         self._names = _clip_names(self.folders, len(self.indices))
@@ -52,11 +52,10 @@ class UnlabelledClips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 class NpzClips(UnlabelledClips):
     """All clips of an .npz file as `jca-fast predict` reads it."""
 
-    folders = ()
-
     def __init__(self, path: str | Path) -> None:
         self.clips, self._names = read_npz(str(path))
-        self.root, self.indices = Path(path), torch.arange(len(self.clips))
+        self.root, self.folders = Path(path), ()
+        self.indices = torch.arange(len(self.clips))
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         audio, visual = self.clips[index]

@@ -58,7 +58,8 @@ def _from_lists(
     rows: dict[Event, list[int]] = defaultdict(list)
     for row, event in enumerate(events):
         rows[event].append(row)
-    splits, owner = {}, {}
+    splits: dict[str, np.ndarray] = {}
+    owner: dict[int, str] = {}
     for split, name in LISTS.items():
         order = []
         for event in read_annotations(folder / name, num_segments):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,9 @@ from jca_fast._version import __version__
 from jca_fast.atomic import replacing
 from jca_fast.compat.bounds import check_config, check_tensors
 from jca_fast.compat.torch_file import read
+
+if TYPE_CHECKING:
+    from jca_fast.models import AVELocalizer
 
 FORMAT = "jca_fast checkpoint 1"
 
@@ -153,7 +156,7 @@ def load_model(
     return model.to(device).eval(), content
 
 
-def load_initial(path: str | Path) -> torch.nn.Module:
+def load_initial(path: str | Path) -> AVELocalizer:
     """The AVELocalizer of a checkpoint to start from: of this library, converted or published."""
     path = Path(path).expanduser()
     path = path / "best.pt" if path.is_dir() else path

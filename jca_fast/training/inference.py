@@ -80,11 +80,11 @@ def evaluate_split(
         predicted[rows], confidence[rows] = classify(objective.probabilities(scores).double())
         loss_sum += loss.double() * len(rows)
     predicted, confidence = group.sum(predicted).cpu(), group.sum(confidence).cpu()
-    loss = float(group.sum(loss_sum)) / len(labels)
+    mean_loss = float(group.sum(loss_sum)) / len(labels)
     target = labels.argmax(dim=-1)
     broken = (predicted == metrics.UNDEFINED).any(dim=1).nonzero().flatten().tolist()
     return {
-        "loss": loss if math.isfinite(loss) else None,
+        "loss": mean_loss if math.isfinite(mean_loss) else None,
         **metrics.summarize(predicted, target, labels.shape[-1]),
         **metrics.calibration(confidence, predicted == target),
         "not_finite": [dataset.clip_name(index) for index in broken],

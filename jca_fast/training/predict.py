@@ -143,8 +143,8 @@ def read_clips(
 
     count, names = content["model_config"]["num_classes"], content.get("classes")
     if args.data.endswith(".npz"):
-        dataset, clips = read_npz(args.data)
-        return dataset, clips, names or class_names(count), None
+        given, clips = read_npz(args.data)
+        return given, clips, names or class_names(count), None
     record = read_record(args.data)
     require_same_features(args.checkpoint, content.get("features"), args.data, record)
     dataset = open_clips(args.data, args.split)

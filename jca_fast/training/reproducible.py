@@ -87,9 +87,9 @@ def check_state(
         kinds = {"config": dict, "model_config": dict, "data": str, "ranks": list, "run": dict}
         for name, kind in kinds.items():
             _require_kind(name, state[name], kind)
-        for name, kind in run.items():
-            _require_kind(name, state["run"][name], kind)
-            if kind is int and state["run"][name] < 0:
+        for name, wanted in run.items():
+            _require_kind(name, state["run"][name], wanted)
+            if wanted is int and state["run"][name] < 0:
                 raise ValueError(f"{name} is {state['run'][name]}")
         for row in state["run"]["history"]:
             _require_kind("history", row, dict)

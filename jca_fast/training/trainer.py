@@ -239,8 +239,8 @@ class Trainer:
         self.save_last()
         self.say(epoch_line(row, self.config.epochs, better, self.baseline))
         if validation.get("not_finite"):
-            clips = ", ".join(validation["not_finite"][:5])
-            self.say(f"val: the scores of clips {clips} are not finite; they count as wrong")
+            broken = ", ".join(validation["not_finite"][:5])
+            self.say(f"val: the scores of clips {broken} are not finite; they count as wrong")
 
     def stopped(self) -> bool:
         """Whether the early stop has come."""

@@ -118,6 +118,6 @@ def _legend(view: ClipView) -> list[Line2D]:
     handles = [Line2D([], [], label="most attended region", **cross)]  # type: ignore[arg-type]
     for solid, label in ((True, "planted object, heard and seen"), (False, "seen but silent")):
         if solid in outlines(view):
-            dashes = "solid" if solid else (0, (1, 1.2))
+            dashes: Any = "solid" if solid else (0, (1, 1.2))
             handles.append(Line2D([], [], color=OBJECT, linewidth=2, linestyle=dashes, label=label))
     return handles

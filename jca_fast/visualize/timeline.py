@@ -120,7 +120,7 @@ def _legend(view: ClipView) -> list[Any]:
         return handles
     for solid, label in ((True, "planted, heard"), (False, "planted, silent")):
         if solid in outlines(view):
-            dashes = "solid" if solid else (0, (1, 1.2))
+            dashes: Any = "solid" if solid else (0, (1, 1.2))
             handles.append(Line2D([], [], color=OBJECT, linestyle=dashes, label=label))
     if len(view.predicted) <= MOST_PEAKS:
         cross = Line2D([], [], marker="x", linestyle="none", color="black", label="most attended")
