@@ -1,10 +1,12 @@
 """Limits every compiled kernel must meet, judged without a GPU.
 
-For every kernel: no stack, no local memory, at most 99 KB of shared memory, no global atomics. In the loop over the
-affinity matrix: exactly one MUFU instruction per element, MUFU.TANH in the fast tiers and none of it in the exact one,
-the chip's matrix instructions (HGMMA on sm_90), and on sm_90 a bound on instructions per element. In the exact tier
-tensor cores accumulate one product at most, and the loop holds a float32 addition for each sum outside. The visual
-kernels move K by 128-bit loads and stores.
+For every kernel: no stack, no local memory, at most 99 KB of shared memory, no global atomics. In
+the loop over the
+affinity matrix: exactly one MUFU instruction per element, MUFU.TANH in the fast tiers and none of
+it in the exact one, the chip's matrix instructions (HGMMA on sm_90), and on sm_90 a bound on
+instructions per element. In the exact tier tensor cores accumulate one product at most, and the
+loop holds a float32 addition for each sum outside. The visual kernels move K by 128-bit loads and
+stores.
 """
 
 from __future__ import annotations
