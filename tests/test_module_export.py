@@ -69,3 +69,29 @@ def test_exported_with_lengths(form):
         torch.testing.assert_close(
             program(*inputs, lengths=lengths - 1), module(*inputs, lengths=lengths - 1)
         )
+
+
+@FORMS
+@pytest.mark.parametrize("build", [fusion, localizer])
+@pytest.mark.filterwarnings("ignore")
+def test_traced_with_gradients(form, build, tmp_path):
+    """Traced with grad on, saved and loaded: results and gradients of every parameter."""
+    module, inputs = build(form)
+    torch.jit.trace(module, inputs).save(str(tmp_path / "traced.pt"))
+    traced = torch.jit.load(str(tmp_path / "traced.pt"))
+    results = []
+    for run in (module, traced):
+        out = outputs(run(*inputs))
+        sum(x.square().sum() for x in out).backward()
+        results.append([out, {n: p.grad for n, p in run.named_parameters()}])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+@FORMS
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_draws_the_graph(form, tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    module, inputs = localizer(form)
+    with tensorboard.SummaryWriter(str(tmp_path)) as writer:
+        writer.add_graph(module, inputs)
+    assert any(tmp_path.iterdir())

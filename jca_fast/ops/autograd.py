@@ -29,8 +29,8 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
     """Give every backend of ``op`` its derivatives; returns ``call(backend, *args)``.
 
     ``recorder(backend, *args)`` runs the op, on the arguments of its schema, through a Function.
-    In forward mode and while ``torch.jit.trace`` runs, the op is its plain PyTorch formula, which
-    has derivatives of any kind and needs no package when a trace is loaded.
+    In forward mode, while ``torch.jit.trace`` runs, and in an export to ONNX, the op is its plain
+    PyTorch formula, which has derivatives of any kind and needs no package where it is loaded.
     """
     formula = getattr(reference, op)
 
@@ -43,6 +43,8 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
             return _OVERLOADS[op, backend](*args)
 
     def call(backend: str, *args: Any) -> Any:
+        if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+            return formula(*args)
         # Compilers and transforms see one operator; each level of a transform finds the recorder.
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return _OVERLOADS[op, backend](*args)

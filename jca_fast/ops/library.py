@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from . import reference
 from .backends import BACKENDS
 
 _LAYER = (
@@ -108,6 +107,8 @@ def _contiguous(result):
 
 
 def _reference(function: str) -> Callable[..., Any]:
+    from . import reference
+
     formula = getattr(reference, function)
 
     def launch(*args):
@@ -148,10 +149,5 @@ for _op, _schema in SCHEMAS.items():
 
 
 def overload(op: str, backend: str) -> Callable[..., Any]:
-    """The registered overload of ``op`` for ``backend``; its plain formula in an export to ONNX.
-
-    An ONNX runtime knows none of the registered ops.
-    """
-    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
-        return getattr(reference, op)
+    """The registered overload of ``op`` for ``backend``."""
     return getattr(getattr(torch.ops.jca_fast, op), backend)
