@@ -34,6 +34,19 @@ def check_size(name: str, value: Tensor, shape: Sequence[int | None], layout: st
             )
 
 
+def check_number(name: str, value: object) -> None:
+    """``value`` must be a number: an op has no derivative with respect to a tensor in its place.
+
+    While ``torch.jit.trace`` runs, a number that comes from a size is a tensor.
+    """
+    if isinstance(value, Tensor) and torch._C._get_tracing_state() is None:
+        raise TypeError(
+            f"{name} must be a number, got a tensor {tuple(value.shape)}; multiply an input by it"
+            if name == "scale"
+            else f"{name} must be a number, got a tensor {tuple(value.shape)}"
+        )
+
+
 def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
     """All tensors must share the first one's device and dtype."""
     first = tensors[0]
@@ -76,6 +89,7 @@ def dropout_seed(
     device: torch.device,
 ) -> Tensor | None:
     """The seed () int64 of this call's dropout mask: the one given, or one drawn; None where nothing is dropped."""
+    check_number("dropout_p", dropout_p)
     if not 0.0 <= dropout_p <= 1.0:
         raise ValueError(f"dropout_p must be a probability between 0 and 1, got {dropout_p}")
     if seed is not None and generator is not None:
@@ -84,6 +98,8 @@ def dropout_seed(
         return None
     if seed is None:
         return draw_seed(device, generator)
+    if isinstance(seed, (bool, float)):
+        raise TypeError(f"seed must be an int or an int64 tensor (), got {type(seed).__name__}")
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.ndim != 0:
             raise ValueError(

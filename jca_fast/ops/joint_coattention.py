@@ -25,6 +25,7 @@ from .backends import choose
 from .checks import (
     autocast,
     check_alike,
+    check_number,
     check_size,
     check_sizes_positive,
     check_tensor,
@@ -89,6 +90,8 @@ def joint_coattention(
         )
     seed = dropout_seed(dropout_p, seed, generator, tensors[0].device)
     backend = choose("joint_coattention", backend, tensors)
+    for i, scale in enumerate(scales):
+        check_number(f"scales[{i}]", scale)
     scales = [float(s) for s in scales]
     if any(x.dtype != cast.dtype for x, cast in zip(inputs, tensors, strict=False)):
         operands = (inputs, *_split(tensors, sizes)[1:])

@@ -60,7 +60,7 @@ def released_attention_backward(
     grad_out: Tensor, out: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float,
     seed: Tensor | None, attention_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = tanh_attention_backward,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    grad_o = grad_out * (out > 0) * (1 - out * out)  # (B, N, d)
+    grad_o = grad_out.masked_fill(out <= 0, 0) * (1 - out * out)  # (B, N, d)
     grads = attention_backward(grad_o.mT, query.mT, key.mT, value.mT, scale, dropout_p, seed)
     return grads[0].mT, grads[1].mT, grads[2].mT
 
@@ -115,7 +115,7 @@ def joint_coattention_backward(
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
         seed_i = _fold(seed, i)
         key = w_j[i] @ joint  # (B, N, d)
-        grad_h = (w_h[i] @ grad_outs[i]) * (maps[i] > 0)  # (B, k, d_x)
+        grad_h = (w_h[i] @ grad_outs[i]).masked_fill(maps[i] <= 0, 0)  # (B, k, d_x)
         grad_q, grad_k, grad_v = attention_backward(
             grad_h.mT, x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, seed_i
         )  # (B, d_x, N), (B, d, N), (1, d, k)

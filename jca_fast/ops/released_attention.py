@@ -20,6 +20,7 @@ from .backends import choose
 from .checks import (
     autocast,
     check_alike,
+    check_number,
     check_size,
     check_sizes_positive,
     check_tensor,
@@ -68,6 +69,7 @@ def released_attention(
     check_size("value", value, key.shape, "(B, N, d_x)")
     check_sizes_positive("query", query)
     check_sizes_positive("key", key)
+    check_number("scale", scale)
     seed = dropout_seed(dropout_p, seed, generator, query.device)
     backend = choose("released_attention", backend, (query, key, value))
     return _call(backend, query, key, value, float(scale), float(dropout_p), seed)

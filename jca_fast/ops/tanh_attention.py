@@ -22,6 +22,7 @@ from .backends import choose
 from .checks import (
     autocast,
     check_alike,
+    check_number,
     check_size,
     check_sizes_positive,
     check_tensor,
@@ -77,6 +78,7 @@ def tanh_attention(
     )
     for name, value in zip("qkv", (q, k, v), strict=True):
         check_sizes_positive(name, value)
+    check_number("scale", scale)
     seed = dropout_seed(dropout_p, seed, generator, q.device)
     backend = choose("tanh_attention", backend, (q, k, v))
     return _call(backend, q, k, v, float(scale), float(dropout_p), seed)

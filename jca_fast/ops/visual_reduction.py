@@ -16,7 +16,7 @@ from torch import Tensor
 from . import reference
 from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
-from .checks import autocast, check_alike, check_size, check_tensor, inverse_root
+from .checks import autocast, check_alike, check_number, check_size, check_tensor, inverse_root
 
 
 def visual_reduction(
@@ -58,6 +58,7 @@ def visual_reduction(
         )
     query, regions = autocast((query, regions))
     check_alike(("query", "regions"), (query, regions))
+    check_number("scale", scale)
     scale = inverse_root(query.shape[-1]) if scale is None else float(scale)
     lead, (count, width) = query.shape[:-1], regions.shape[-2:]
     q, r = query.reshape(-1, width), regions.reshape(-1, count, width)  # (S, D), (S, R, D)

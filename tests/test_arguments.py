@@ -1,0 +1,81 @@
+"""Arguments that every op refuses by name, the meta device, and special values in the formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jca_fast.functional import joint_affinity, joint_coattention, tanh_attention, visual_reduction
+from jca_fast.ops import reference
+from jca_fast.ops.released_attention import released_attention
+
+X = torch.ones(1, 2, 2)
+CALLS = {
+    "tanh_attention": lambda **k: tanh_attention(X, X, X, **{"scale": 0.5, **k}),
+    "released_attention": lambda **k: released_attention(X, X, X, **{"scale": 0.5, **k}),
+    "joint_affinity": lambda **k: joint_affinity(X, X, **k),
+    "visual_reduction": lambda **k: visual_reduction(X[:, 0], X, **k),
+}
+
+
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("scale", [torch.tensor(0.5), torch.nn.Parameter(torch.ones(()))])
+def test_a_tensor_is_no_scale(op, scale):
+    """A learnable scale would silently get no gradient."""
+    with pytest.raises(TypeError, match="scale must be a number"):
+        CALLS[op](scale=scale)
+
+
+def test_a_tensor_is_no_scale_of_a_layer():
+    weights = [[X[0]] * 2, [X[0]] * 2, [torch.ones(2, 4)] * 2, [X[0]] * 2]
+    with pytest.raises(TypeError, match=r"scales\[1\] must be a number"):
+        joint_coattention([X, X], *weights, scales=[0.5, torch.tensor(0.5)])
+
+
+@pytest.mark.parametrize("op", ["tanh_attention", "released_attention"])
+@pytest.mark.parametrize("seed", [True, 1.0])
+def test_a_seed_is_an_integer(op, seed):
+    with pytest.raises(TypeError, match="seed must be an int"):
+        CALLS[op](dropout_p=0.5, seed=seed)
+
+
+@pytest.mark.parametrize("op", ["tanh_attention", "released_attention"])
+def test_a_dropout_probability_is_a_number(op):
+    with pytest.raises(TypeError, match="dropout_p must be a number"):
+        CALLS[op](dropout_p=torch.tensor(0.5))
+
+
+def test_the_meta_device_gives_shapes_and_a_mismatch_names_the_argument():
+    meta = torch.ones(3, 4, 2, device="meta")
+    out = tanh_attention(meta, meta, meta, 0.5)
+    assert (out.shape, out.device.type) == ((3, 4, 2), "meta")
+    real = torch.ones(3, 4, 2)
+    with pytest.raises(ValueError, match="k must be on meta like q, got cpu"):
+        tanh_attention(meta, real, meta, 0.5)
+    with pytest.raises(ValueError, match="v must be on cpu like q, got meta"):
+        tanh_attention(real, real, meta, 0.5)
+
+
+def test_special_values_in_the_formulas_are_those_of_autograd():
+    """A NaN in H or T keeps its gradient, and an infinite gradient behind a closed ReLU is 0."""
+    query, key, value, grad = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(4))
+    query[0, 0, 0], grad[1] = float("nan"), float("inf")
+    leaves = [t.clone().requires_grad_() for t in (query, key, value)]
+    out = reference.released_attention(*leaves, 0.5, 0.0, None)
+    expected = torch.autograd.grad(out, leaves, grad)
+    found = reference.released_attention_backward(grad, out.detach(), *leaves, 0.5, 0.0, None)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
+    inputs = [query, key]
+    weights = [[torch.randn(3, 3).double()] * 2, [torch.randn(2, 3).double()] * 2,
+               [torch.randn(2, 8).double()] * 2, [torch.randn(2, 3).double()] * 2]  # fmt: skip
+    groups = [[t.clone().requires_grad_() for t in group] for group in (inputs, *weights)]
+    options = ([0.3, 0.3], 0.0, None)
+    *outs, h_a, h_v = reference.joint_coattention(groups[0], [], *groups[1:], *options, True)
+    grads = [grad, grad]
+    flat = [t for group in groups for t in group]
+    expected = torch.autograd.grad(outs, flat, grads)
+    maps = [h_a.detach(), h_v.detach()]
+    found = reference.joint_coattention_backward(grads, maps, groups[0], [], *groups[1:], *options)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.isnan(), b.isnan())
