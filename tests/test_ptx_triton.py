@@ -51,6 +51,14 @@ def test_results_are_right_and_nothing_is_found(case, tier, chip):
     assert not row.failures
 
 
+@pytest.mark.parametrize("guard_bits", [2, 1, 0])
+def test_the_exact_tier_keeps_its_bound_when_tensor_cores_cut_their_sums(guard_bits):
+    """Tensor cores do not round their sums; how many bits they keep differs from chip to chip."""
+    calls = "--tier", "exact", "--chip", "80", "--case", "quick tanh_attention"
+    done = run("tests.ptx", *calls, "--guard-bits", str(guard_bits))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_nearly_every_instruction_runs(capsys):
     """An instruction that never ran has not been checked. Those left out are behind bounds."""
     every = [row for tier in TIERS for chip in CHIPS for row in rows(tier, chip).values()]
