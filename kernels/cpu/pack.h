@@ -14,10 +14,10 @@ namespace {
 struct bfloat16 {
     uint16_t bits;
 };
-#if defined(__FLT16_MAX__)
-typedef _Float16 float16;
-#else
+#if defined(__ARM_FP16_FORMAT_IEEE)  // GCC 12 has no _Float16 in C++ for ARM
 typedef __fp16 float16;
+#else
+typedef _Float16 float16;
 #endif
 
 JCA_INLINE float to_real(float x) {
