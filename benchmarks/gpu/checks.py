@@ -27,8 +27,11 @@ from benchmarks.gpu.store import ROOT
 Check = Callable[[], dict[str, Any]]
 SHARDS = 12
 """Processes that the tests are dealt to: they compile several hundred kernels."""
-SANITIZERS = {"racecheck": "RACECHECK SUMMARY: 0 hazards", "memcheck": "ERROR SUMMARY: 0 errors",
-              "initcheck": "ERROR SUMMARY:"}  # fmt: skip
+SANITIZERS = {
+    "racecheck": "RACECHECK SUMMARY: 0 hazards",
+    "memcheck": "ERROR SUMMARY: 0 errors",
+    "initcheck": "ERROR SUMMARY:",
+}
 """The tools, and what each prints when it watched and found nothing."""
 FOUND = 9
 """Exit status of a tool that found something."""

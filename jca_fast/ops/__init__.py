@@ -1,1 +1,3 @@
-"""The hot paths as registered PyTorch operators: one page per op, their reference, and the table of backends."""
+"""The hot paths as registered PyTorch operators: one page per op, their reference, and the table of
+backends.
+"""

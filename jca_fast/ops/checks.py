@@ -13,7 +13,9 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_tensor(name: str, value: object, ndim: int | None, layout: str) -> None:
-    """``value`` must be a floating-point tensor with ``ndim`` dimensions; ``layout`` is how the message shows them."""
+    """``value`` must be a floating-point tensor with ``ndim`` dimensions; ``layout`` is how the
+    message shows them.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor {layout}, got {type(value).__name__}")
     if ndim is not None and value.ndim != ndim:
@@ -64,7 +66,8 @@ def check_sizes_positive(name: str, value: Tensor) -> None:
     """Every dimension but the batch must be at least 1."""
     if 0 in value.shape and 0 in value.shape[1:]:
         raise ValueError(
-            f"{name} must have at least 1 element in every dimension but the batch, got {tuple(value.shape)}"
+            f"{name} must have at least 1 element in every dimension but the batch, got "
+            f"{tuple(value.shape)}"
         )
 
 
@@ -88,7 +91,9 @@ def dropout_seed(
     generator: torch.Generator | None,
     device: torch.device,
 ) -> Tensor | None:
-    """The seed () int64 of this call's dropout mask: the one given, or one drawn; None where nothing is dropped."""
+    """The seed () int64 of this call's dropout mask: the one given, or one drawn; None where
+    nothing is dropped.
+    """
     check_number("dropout_p", dropout_p)
     if not 0.0 <= dropout_p <= 1.0:
         raise ValueError(f"dropout_p must be a probability between 0 and 1, got {dropout_p}")

@@ -1,8 +1,8 @@
 """The dropout mask of the affinity matrix: a pure function of (seed, batch, row, column).
 
-Kernels never store the mask. Each of them computes the same 16 random bits for element (b, i, j), in the forward and
-again in the backward, whatever its tile shape. All arithmetic is modulo 2^32, with the two multipliers of the
-32-bit mixer "lowbias32" (K1 = 0x7feb352d, K2 = 0x846ca68b):
+Kernels never store the mask. Each of them computes the same 16 random bits for element (b, i, j),
+in the forward and again in the backward, whatever its tile shape. All arithmetic is modulo 2^32,
+with the two multipliers of the 32-bit mixer "lowbias32" (K1 = 0x7feb352d, K2 = 0x846ca68b):
 
     mix(h):  h ^= h >> 16;  h *= K1;  h ^= h >> 15;  h *= K2;  h ^= h >> 16
     key(b)   = mix(mix(mix(seed_lo) + seed_hi) + b * 0x9E3779B9)
@@ -11,9 +11,10 @@ again in the backward, whatever its tile shape. All arithmetic is modulo 2^32, w
     h        = (key(b,i) ^ word * 0x85EBCA77) * K1;  h ^= h >> 15;  h *= K2;  h ^= h >> 16
     bits     = h >> 16 * half & 0xffff
 
-Element (b, i, j) is kept where ``bits >= threshold`` with ``threshold = round(p * 65536)``, and a kept element is
-multiplied by ``65536 / (65536 - threshold)``: p is quantised to 1/65536 and the scale uses the probability in force.
-Two columns, 16 apart, share one hash, which halves its cost and keeps both in one SIMD lane or GPU thread.
+Element (b, i, j) is kept where ``bits >= threshold`` with ``threshold = round(p * 65536)``, and a
+kept element is multiplied by ``65536 / (65536 - threshold)``: p is quantised to 1/65536 and the
+scale uses the probability in force. Two columns, 16 apart, share one hash, which halves its cost
+and keeps both in one SIMD lane or GPU thread.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def keep_scale(p: float) -> float:
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """A fresh int64 seed () drawn from ``generator``, or from the default generator of ``device``."""
+    """A fresh int64 seed () drawn from ``generator``, or from the default generator of
+    ``device``.
+    """
     return torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device=device, generator=generator)
 
 
@@ -52,7 +55,9 @@ def fold_seed(seed: Tensor, index: int) -> Tensor:
 
 
 def keep_mask(seed: Tensor, p: float, batch: int, rows: int, columns: int) -> Tensor:
-    """The mask as a boolean tensor (batch, rows, columns), true = keep. For the reference and for tests."""
+    """The mask as a boolean tensor (batch, rows, columns), true = keep. For the reference and for
+    tests.
+    """
     words = -(-columns // 32) * 16
     h = _hash(seed, batch, rows, words).view(batch, rows, words // 16, 1, 16)
     bits = torch.cat((h, h >> 16), dim=3) & 0xFFFF  # (batch, rows, words / 16, 2, 16)

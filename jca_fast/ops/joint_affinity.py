@@ -32,7 +32,8 @@ def joint_affinity(
     scale: float | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """``C = tanh(xᵀ W_j J * scale)``, the affinity of every channel of one modality with every channel of the joint.
+    """``C = tanh(xᵀ W_j J * scale)``, the affinity of every channel of one modality with every
+    channel of the joint.
 
     Args:
         x: (B, N, d_x), the modality.

@@ -1,13 +1,14 @@
 """One whole layer of Joint Co-Attention in the paper's form, for all modalities at once.
 
-For each modality X_i (B, N, d_i) with its joint feature J (B, N, d), by default the concatenation of all modalities:
+For each modality X_i (B, N, d_i) with its joint feature J (B, N, d), by default the concatenation
+of all modalities:
 
     C_i = tanh( X_iᵀ W_ji J * scale )            (B, d_i, d)      Eqs. 3, 4
     H_i = relu( W_i X_i + W_ci C_iᵀ )            (B, k, d_i)      section 3.3
     X_i' = X_i + W_hiᵀ H_i                       (B, N, d_i)      Eqs. 5, 6
 
-W_ji (N, N), W_i (k, N), W_ci (k, d), W_hi (k, N). Dropout acts on C_i with the seed of its modality. The inputs and the
-small H_i are saved; the backward recomputes C_i.
+W_ji (N, N), W_i (k, N), W_ci (k, d), W_hi (k, N). Dropout acts on C_i with the seed of its
+modality. The inputs and the small H_i are saved; the backward recomputes C_i.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def joint_coattention(
     seed: int | Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, ...]:
-    """``X' = X + W_hᵀ relu(W_x X + W_c tanh(Xᵀ W_j J * scale)ᵀ)`` for every modality X, in one call.
+    """``X' = X + W_hᵀ relu(W_x X + W_c tanh(Xᵀ W_j J * scale)ᵀ)`` for every modality X, in one
+    call.
 
     Args:
         inputs: the modalities X_i (B, N, d_i), audio and visual first; two or more.
@@ -57,7 +59,8 @@ def joint_coattention(
         w_x: one W_a, W_v, ... (k, N) for each modality.
         w_c: one W_ca, W_cv, ... (k, d) for each modality, d the width of its joint feature.
         w_h: one W_ha, W_hv, ... (k, N) for each modality.
-        joints: empty for the concatenation of the inputs, one J (B, N, d) for all, or one for each modality.
+        joints: empty for the concatenation of the inputs, one J (B, N, d) for all, or one for each
+            modality.
         scales: one factor for each modality; 1/sqrt(d) if None.
         dropout_p: probability with which elements of C are dropped, quantised to 1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
@@ -65,8 +68,8 @@ def joint_coattention(
         backend: "auto" or the name of a backend; one that cannot serve raises and says why.
 
     Returns:
-        The new features X_i' (B, N, d_i), in the order and the dtype of ``inputs``. Autocast casts the
-        operands of the products and keeps the residual; wider inputs then cost several calls.
+        The new features X_i' (B, N, d_i), in the order and the dtype of ``inputs``. Autocast casts
+        the operands of the products and keeps the residual; wider inputs then cost several calls.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
@@ -148,7 +151,8 @@ def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
     for name in ("w_j", "w_x", "w_c", "w_h"):
         if len(groups[name]) != len(inputs):
             raise ValueError(
-                f"{name} must hold one weight for each of the {len(inputs)} modalities, got {len(groups[name])}"
+                f"{name} must hold one weight for each of the {len(inputs)} modalities, got "
+                f"{len(groups[name])}"
             )
     for i, width in enumerate(widths):
         check_tensor(f"w_x[{i}]", groups["w_x"][i], 2, "(k, N)")
@@ -173,7 +177,9 @@ def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]
 
 
 class JointCoAttention(torch.autograd.Function):
-    """(sizes, scales, dropout_p, seed, backend, *tensors) -> X' and H of each modality; autograd wants a flat list."""
+    """(sizes, scales, dropout_p, seed, backend, *tensors) -> X' and H of each modality; autograd
+    wants a flat list.
+    """
 
     @staticmethod
     def forward(sizes, scales, dropout_p, seed, backend, *tensors):
@@ -197,7 +203,9 @@ class JointCoAttention(torch.autograd.Function):
 
 
 class JointCoAttentionBackward(torch.autograd.Function):
-    """(sizes, scales, dropout_p, seed, backend, *grad_outs, *maps, *tensors) -> the gradient of every tensor."""
+    """(sizes, scales, dropout_p, seed, backend, *grad_outs, *maps, *tensors) -> the gradient of
+    every tensor.
+    """
 
     @staticmethod
     def forward(sizes, scales, dropout_p, seed, backend, *tensors):

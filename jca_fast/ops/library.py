@@ -1,7 +1,8 @@
 """Schemas and fake implementations of the registered ops ``torch.ops.jca_fast.<op>.<backend>``.
 
-Every backend is one overload of the same op, so a profile or an exported graph shows which one ran. This module needs
-torch only; a backend's launchers are imported when one of its overloads first runs.
+Every backend is one overload of the same op, so a profile or an exported graph shows which one ran.
+This module needs torch only; a backend's launchers are imported when one of its overloads first
+runs.
 """
 
 from __future__ import annotations
@@ -20,21 +21,30 @@ _LAYER = (
     "Tensor[] inputs, Tensor[] joints, Tensor[] w_j, Tensor[] w_x, Tensor[] w_c, Tensor[] w_h, "
     "float[] scales, float dropout_p, Tensor? seed"
 )
+_DROPPED = "float scale, float dropout_p, Tensor? seed"
+_QKV = "Tensor query, Tensor key, Tensor value"
+_REGIONS = "Tensor query, Tensor regions"
+_TWO, _THREE = "(Tensor, Tensor)", "(Tensor, Tensor, Tensor)"
 SCHEMAS = {
-    "tanh_attention": "(Tensor q, Tensor k, Tensor v, float scale, float dropout_p, Tensor? seed) -> Tensor",
-    "tanh_attention_backward": "(Tensor grad_out, Tensor q, Tensor k, Tensor v, float scale, float dropout_p, "
-    "Tensor? seed) -> (Tensor, Tensor, Tensor)",
-    "released_attention": "(Tensor query, Tensor key, Tensor value, float scale, float dropout_p, Tensor? seed) "
-    "-> Tensor",
-    "released_attention_backward": "(Tensor grad_out, Tensor out, Tensor query, Tensor key, Tensor value, "
-    "float scale, float dropout_p, Tensor? seed) -> (Tensor, Tensor, Tensor)",
+    "tanh_attention": f"(Tensor q, Tensor k, Tensor v, {_DROPPED}) -> Tensor",
+    "tanh_attention_backward": (
+        f"(Tensor grad_out, Tensor q, Tensor k, Tensor v, {_DROPPED}) -> {_THREE}"
+    ),
+    "released_attention": f"({_QKV}, {_DROPPED}) -> Tensor",
+    "released_attention_backward": (
+        f"(Tensor grad_out, Tensor out, {_QKV}, {_DROPPED}) -> {_THREE}"
+    ),
     "joint_affinity": "(Tensor q, Tensor k, float scale) -> Tensor",
-    "joint_affinity_backward": "(Tensor grad_c, Tensor q, Tensor k, Tensor c, float scale) -> (Tensor, Tensor)",
+    "joint_affinity_backward": (
+        f"(Tensor grad_c, Tensor q, Tensor k, Tensor c, float scale) -> {_TWO}"
+    ),
     "joint_coattention": f"({_LAYER}, bool keep_maps) -> Tensor[]",
     "joint_coattention_backward": f"(Tensor[] grad_outs, Tensor[] maps, {_LAYER}) -> Tensor[]",
-    "visual_reduction": "(Tensor query, Tensor regions, float scale) -> (Tensor, Tensor)",
-    "visual_reduction_backward": "(Tensor grad_out, Tensor grad_weights, Tensor query, Tensor regions, "
-    "Tensor weights, float scale, bool need_regions) -> (Tensor, Tensor)",
+    "visual_reduction": f"({_REGIONS}, float scale) -> {_TWO}",
+    "visual_reduction_backward": (
+        f"(Tensor grad_out, Tensor grad_weights, {_REGIONS}, Tensor weights, float scale, "
+        f"bool need_regions) -> {_TWO}"
+    ),
 }
 """Name of each op and its schema; the maths of each is on its page in this folder."""
 OPS = tuple(name for name in SCHEMAS if not name.endswith("_backward"))
@@ -119,7 +129,9 @@ def _reference(function: str) -> Callable[..., Any]:
 
 
 def _batched(name: str) -> Callable[..., Any]:
-    """The vmap rule of every op: one call for each mapped sample, each with its own seed where seeds are mapped."""
+    """The vmap rule of every op: one call for each mapped sample, each with its own seed where
+    seeds are mapped.
+    """
 
     def rule(info, in_dims, *args):
         leaves, spec = tree_flatten(args)

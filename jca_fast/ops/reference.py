@@ -1,7 +1,9 @@
-"""The oracle: every op in plain PyTorch, on any device, in any floating dtype, differentiable to any order.
+"""The oracle: every op in plain PyTorch, on any device, in any floating dtype, differentiable to
+any order.
 
-Shapes: B batch, N segments, M and L channels (rows and columns of the affinity matrix), D value width, S segments of
-the whole batch, R regions, d_x channels of one modality, d channels of the joint feature, k attention width.
+Shapes: B batch, N segments, M and L channels (rows and columns of the affinity matrix), D value
+width, S segments of the whole batch, R regions, d_x channels of one modality, d channels of the
+joint feature, k attention width.
 """
 
 from __future__ import annotations
@@ -49,17 +51,29 @@ def tanh_attention_backward(
 
 
 def released_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float, seed: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
     attention: Callable[..., Tensor] = tanh_attention,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     o = attention(query.mT, key.mT, value.mT, scale, dropout_p, seed)  # (B, d, N)
     return torch.relu(torch.tanh(o.mT))  # (B, N, d)
 
 
 def released_attention_backward(
-    grad_out: Tensor, out: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout_p: float,
-    seed: Tensor | None, attention_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = tanh_attention_backward,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_out: Tensor,
+    out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+    attention_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = tanh_attention_backward,
+) -> tuple[Tensor, Tensor, Tensor]:
     grad_o = grad_out.masked_fill(out <= 0, 0) * (1 - out * out)  # (B, N, d)
     grads = attention_backward(grad_o.mT, query.mT, key.mT, value.mT, scale, dropout_p, seed)
     return grads[0].mT, grads[1].mT, grads[2].mT
@@ -77,7 +91,9 @@ def joint_affinity_backward(
 
 
 def joints_of(inputs: Tensors, joints: Tensors) -> list[Tensor]:
-    """The joint feature each modality attends to: one concatenation for all, one given for all, or one for each."""
+    """The joint feature each modality attends to: one concatenation for all, one given for all, or
+    one for each.
+    """
     if len(joints) == len(inputs):
         return list(joints)
     shared = joints[0] if joints else torch.cat(list(inputs), dim=-1)  # (B, N, d)
@@ -85,10 +101,18 @@ def joints_of(inputs: Tensors, joints: Tensors) -> list[Tensor]:
 
 
 def joint_coattention(
-    inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors, w_h: Tensors,
-    scales: Sequence[float], dropout_p: float, seed: Tensor | None, keep_maps: bool,
+    inputs: Tensors,
+    joints: Tensors,
+    w_j: Tensors,
+    w_x: Tensors,
+    w_c: Tensors,
+    w_h: Tensors,
+    scales: Sequence[float],
+    dropout_p: float,
+    seed: Tensor | None,
+    keep_maps: bool,
     attention: Callable[..., Tensor] = tanh_attention,
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor]:
     """X' of every modality; with ``keep_maps`` then H (B, k, d_x) of every modality."""
     out, maps = [], []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
@@ -106,10 +130,19 @@ def _fold(seed: Tensor | None, index: int) -> Tensor | None:
 
 
 def joint_coattention_backward(
-    grad_outs: Tensors, maps: Tensors, inputs: Tensors, joints: Tensors, w_j: Tensors, w_x: Tensors, w_c: Tensors,
-    w_h: Tensors, scales: Sequence[float], dropout_p: float, seed: Tensor | None,
+    grad_outs: Tensors,
+    maps: Tensors,
+    inputs: Tensors,
+    joints: Tensors,
+    w_j: Tensors,
+    w_x: Tensors,
+    w_c: Tensors,
+    w_h: Tensors,
+    scales: Sequence[float],
+    dropout_p: float,
+    seed: Tensor | None,
     attention_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = tanh_attention_backward,
-) -> list[Tensor]:  # fmt: skip
+) -> list[Tensor]:
     """Gradients in the order inputs, joints, w_j, w_x, w_c, w_h."""
     grad_x, grad_joint, grad_w = [], [], []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
@@ -121,12 +154,14 @@ def joint_coattention_backward(
         )  # (B, d_x, N), (B, d, N), (1, d, k)
         grad_x.append(grad_outs[i] + w_x[i].mT @ grad_h + grad_q.mT)  # (B, N, d_x)
         grad_joint.append(w_j[i].mT @ grad_k.mT)  # (B, N, d)
-        grad_w.append((
-            (grad_k.mT @ joint.mT).sum(0),  # (N, N)
-            (grad_h @ x.mT).sum(0),  # (k, N)
-            grad_v[0].mT,  # (k, d)
-            (maps[i] @ grad_outs[i].mT).sum(0),  # (k, N)
-        ))  # fmt: skip
+        grad_w.append(
+            (
+                (grad_k.mT @ joint.mT).sum(0),  # (N, N)
+                (grad_h @ x.mT).sum(0),  # (k, N)
+                grad_v[0].mT,  # (k, d)
+                (maps[i] @ grad_outs[i].mT).sum(0),  # (k, N)
+            )
+        )
     if len(joints) != len(inputs):
         grad_joint = [torch.stack(grad_joint).sum(0)]
     if not joints:
@@ -142,9 +177,14 @@ def visual_reduction(query: Tensor, regions: Tensor, scale: float) -> tuple[Tens
 
 
 def visual_reduction_backward(
-    grad_out: Tensor, grad_weights: Tensor, query: Tensor, regions: Tensor, weights: Tensor, scale: float,
+    grad_out: Tensor,
+    grad_weights: Tensor,
+    query: Tensor,
+    regions: Tensor,
+    weights: Tensor,
+    scale: float,
     need_regions: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     grad_a = grad_weights + (regions @ grad_out[:, :, None])[..., 0]  # (S, R)
     grad_s = weights * (grad_a - (weights * grad_a).sum(-1, keepdim=True)) * scale  # (S, R)
     grad_query = (grad_s[:, None] @ regions)[:, 0]  # (S, D)

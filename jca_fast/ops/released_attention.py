@@ -1,10 +1,14 @@
-"""The attention of the released form: tanh attention on features that lie segment by segment, and its activation.
+"""The attention of the released form: tanh attention on features that lie segment by segment, and
+its activation.
 
     C = dropout(tanh(scale * keyᵀ query))        (B, d_x, d)
-    T = relu(tanh(value C))                      query (B, N, d)   key, value (B, N, d_x)   ->   T (B, N, d)
+    T = relu(tanh(value C))                      (B, N, d)
 
-It is tanh attention with q = queryᵀ, k = keyᵀ, v = valueᵀ, whose result is transposed and activated before it is
-written. Where T > 0 the slope of the activation is 1 - T², elsewhere 0, so that the backward needs T and no more.
+with query (B, N, d), key and value (B, N, d_x).
+
+It is tanh attention with q = queryᵀ, k = keyᵀ, v = valueᵀ, whose result is transposed and activated
+before it is written. Where T > 0 the slope of the activation is 1 - T², elsewhere 0, so that the
+backward needs T and no more.
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ def released_attention(
         key: (B, N, d_x), one modality after its Linear over the segments.
         value: (B, N, d_x), the modality after its Linear over the channels.
         scale: factor on keyᵀ query; the released code's is 1/sqrt(d).
-        dropout_p: probability with which elements of the (d, d_x) matrix are dropped, quantised to 1/65536.
+        dropout_p: probability with which elements of the (d, d_x) matrix are dropped, quantised to
+            1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
         seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
         backend: "auto" or the name of a backend; one that cannot serve raises and says why.

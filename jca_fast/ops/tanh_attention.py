@@ -1,12 +1,13 @@
 """tanh attention: attention over channels with a tanh in place of the softmax.
 
-    out = tanh(scale * q kᵀ) v                q (B, M, N)   k (B, L, N)   v (B or 1, L, D)   ->   out (B, M, D)
+    out = tanh(scale * q kᵀ) v        q (B, M, N)  k (B, L, N)  v (B or 1, L, D) -> out (B, M, D)
 
 With S = scale * q kᵀ, P = tanh(S), both (B, M, L), and dO the gradient of out:
 
-    dS = (dO vᵀ) ∘ (1 - P²) * scale     dq = dS k     dk = dSᵀ q     dv = Pᵀ dO   (summed over B where v is shared)
+    dS = (dO vᵀ) ∘ (1 - P²) * scale     dq = dS k     dk = dSᵀ q     dv = Pᵀ dO
 
-Dropout acts on P (:mod:`jca_fast.ops.dropout`). Only q, k and v are saved; the backward recomputes P.
+A shared v sums dv over the batch. Dropout acts on P (:mod:`jca_fast.ops.dropout`). Only q, k and v
+are saved; the backward recomputes P.
 """
 
 from __future__ import annotations
@@ -41,16 +42,19 @@ def tanh_attention(
     seed: int | Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """``tanh(scale * q kᵀ) v``, the primitive of both forms of Joint Co-Attention; the (M, L) matrix is never stored.
+    """``tanh(scale * q kᵀ) v``, the primitive of both forms of Joint Co-Attention; the (M, L)
+    matrix is never stored.
 
-    Paper form: q = Aᵀ, k = (W_ja J)ᵀ, v = W_caᵀ, shared by the batch. Released form: q = Qᵀ, k = K_a, v = V_aᵀ.
+    Paper form: q = Aᵀ, k = (W_ja J)ᵀ, v = W_caᵀ, shared by the batch. Released form: q = Qᵀ, k =
+    K_a, v = V_aᵀ.
 
     Args:
         q: (B, M, N), any strides.
         k: (B, L, N).
         v: (B, L, D), or (1, L, D) shared by the batch.
         scale: factor on q kᵀ; the paper's is 1/sqrt(d).
-        dropout_p: probability with which elements of the (M, L) matrix are dropped, quantised to 1/65536.
+        dropout_p: probability with which elements of the (M, L) matrix are dropped, quantised to
+            1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
         seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
         backend: "auto" or the name of a backend; one that cannot serve raises and says why.

@@ -1,7 +1,9 @@
-"""Precision tiers and architecture classes: the words in which GPU kernels, their checks and their tables speak.
+"""Precision tiers and architecture classes: the words in which GPU kernels, their checks and their
+tables speak.
 
-A *tier* is a dtype together with the float32 precision of PyTorch: "exact" and "tf32" are float32, "bfloat16" and
-"float16" are themselves. Kernels and their launch tables know three of them, because both 16-bit dtypes run the same
+A *tier* is a dtype together with the float32 precision of PyTorch: "exact" and "tf32" are float32,
+"bfloat16" and "float16" are themselves. Kernels and their launch tables know three of them, because
+both 16-bit dtypes run the same
 instructions on the same tiles: there they are "half".
 """
 
@@ -16,7 +18,9 @@ import torch
 
 
 class Tier(NamedTuple):
-    """The dtype of a tier, its ``torch.backends.cuda.matmul.fp32_precision``, and its name in launch tables."""
+    """The dtype of a tier, its ``torch.backends.cuda.matmul.fp32_precision``, and its name in
+    launch tables.
+    """
 
     dtype: torch.dtype
     fp32_precision: str
@@ -49,8 +53,9 @@ def kernel_tier(dtype: torch.dtype) -> str:
 def float32_tier() -> str:
     """The tier of float32 under the present setting of cuBLAS: "exact" or "tf32".
 
-    ``torch.set_float32_matmul_precision`` sets it too ("high" and "medium" are the same on CUDA). The getter of that
-    function raises where each backend of PyTorch has a setting of its own, so it is not asked.
+    ``torch.set_float32_matmul_precision`` sets it too ("high" and "medium" are the same on CUDA).
+    The getter of that function raises where each backend of PyTorch has a setting of its own, so it
+    is not asked.
     """
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "exact"
 
@@ -68,13 +73,17 @@ def precision(name: str) -> Iterator[torch.dtype]:
 
 
 def architecture_class(capability: int) -> str:
-    """The class of compute capability ``capability`` (80 for 8.0): the nearest one that is not newer."""
+    """The class of compute capability ``capability`` (80 for 8.0): the nearest one that is not
+    newer.
+    """
     known = [c for c in CLASSES if c <= capability]
     return f"sm{known[-1] if known else CLASSES[0]}"
 
 
 @functools.cache
 def device_class(index: int) -> str:
-    """The class of CUDA device ``index``. The driver is asked once, because this runs on every call."""
+    """The class of CUDA device ``index``. The driver is asked once, because this runs on every
+    call.
+    """
     major, minor = torch.cuda.get_device_capability(index)
     return architecture_class(major * 10 + minor)

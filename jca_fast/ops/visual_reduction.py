@@ -1,9 +1,12 @@
-"""Audio-guided visual reduction: the R regions of each segment become one vector by scaled dot-product attention.
+"""Audio-guided visual reduction: the R regions of each segment become one vector by scaled
+dot-product attention.
 
-    a = softmax(K q * scale)     out = Kᵀ a        q (S, D)   K (S, R, D)   ->   out (S, D), a (S, R)
+    a = softmax(K q * scale)     out = Kᵀ a        q (S, D)  K (S, R, D) -> out (S, D), a (S, R)
 
-With dO, dA the gradients of out and a:  g = dA + K dO,  ds = a ∘ (g - a·g) * scale,  dq = Kᵀ ds,  dK = a dOᵀ + ds qᵀ.
-The op is bound by memory: K is read once forward and once backward, and dK is written only if asked for.
+With dO, dA the gradients of out and a:  g = dA + K dO,  ds = a ∘ (g - a·g) * scale,  dq = Kᵀ ds,
+dK = a dOᵀ + ds qᵀ.
+The op is bound by memory: K is read once forward and once backward, and dK is written only if asked
+for.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ def visual_reduction(
     *,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """``softmax(query regionsᵀ * scale) regions``: each segment's regions weighted by its audio query.
+    """``softmax(query regionsᵀ * scale) regions``: each segment's regions weighted by its audio
+    query.
 
     Args:
         query: (..., D), one query for each segment.
@@ -37,19 +41,21 @@ def visual_reduction(
         backend: "auto" or the name of a backend; one that cannot serve raises and says why.
 
     Returns:
-        out (..., D), and with ``return_weights`` the weights (..., R), which sum to 1 over the regions.
+        out (..., D), and with ``return_weights`` the weights (..., R), whose sum over R is 1.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
         RuntimeError: the backend asked for cannot serve these inputs.
 
-    Source: section 3.2 ("scaled dot-product of audio feature and visual feature") of Duan et al., WACV 2021.
+    Source: section 3.2 ("scaled dot-product of audio feature and visual feature") of Duan et al.,
+    WACV 2021.
     """
     check_tensor("query", query, None, "(..., D)")
     check_tensor("regions", regions, None, "(..., R, D)")
     if query.ndim < 1 or regions.ndim != query.ndim + 1:
         raise ValueError(
-            f"regions must be (..., R, D) for a query (..., D), got {tuple(regions.shape)} for {tuple(query.shape)}"
+            f"regions must be (..., R, D) for a query (..., D), got {tuple(regions.shape)} "
+            f"for {tuple(query.shape)}"
         )
     check_size("regions", regions, (*query.shape[:-1], None, query.shape[-1]), "(..., R, D)")
     if 0 in regions.shape[-2:]:

@@ -1,8 +1,8 @@
 """The table of backends: which one serves a call, and why another does not.
 
-``backend="auto"`` takes the first row with no reason and no caution against it, or the backend that the environment
-variable ``JCA_FAST_BACKEND`` names. A backend asked for by name that cannot serve raises an error with its reasons:
-nothing falls back silently.
+``backend="auto"`` takes the first row with no reason and no caution against it, or the backend that
+the environment variable ``JCA_FAST_BACKEND`` names. A backend asked for by name that cannot serve
+raises an error with its reasons: nothing falls back silently.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Backend:
         reasons: lists why the backend cannot serve an op on some tensors; empty where it can.
         cautions: reasons for "auto" to avoid a backend that an explicit request may use.
         device: the type of its devices; "" for any.
-        verdicts: for each tier, whether "auto" uses its kernels on a CUDA device; empty where all is trusted.
+        verdicts: for each tier, whether "auto" uses its kernels on a CUDA device; empty where all
+            is trusted.
     """
 
     name: str
@@ -66,8 +67,14 @@ def _on_cpu(name: str, module: str, summary: str) -> Backend:
 def _on_gpu(kernels: GpuKernels, summary: str) -> Backend:
     """The row of CUDA kernels, which "auto" uses only where they are known to be correct."""
     return Backend(
-        kernels.name, summary, kernels.module, kernels.reasons, kernels.cautions, "cuda", kernels.verdicts
-    )  # fmt: skip
+        kernels.name,
+        summary,
+        kernels.module,
+        kernels.reasons,
+        kernels.cautions,
+        "cuda",
+        kernels.verdicts,
+    )
 
 
 BACKENDS: tuple[Backend, ...] = (

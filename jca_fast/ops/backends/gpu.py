@@ -64,7 +64,9 @@ class GpuKernels:
         return [found] if found else []
 
     def verdicts(self, index: int) -> dict[str, str]:
-        """For each tier, whether "auto" uses the kernels on CUDA device ``index``; starts no check."""
+        """For each tier, whether "auto" uses the kernels on CUDA device ``index``; starts
+        no check.
+        """
         why = self.problem("tanh_attention", index)
         if why:
             return {"all tiers": f"not used: {why}"}

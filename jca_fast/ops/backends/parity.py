@@ -1,6 +1,7 @@
 """Numerical checks of a backend's launchers against float64, beside plain PyTorch in the same tier.
 
-The launchers are called without the dispatcher, so that a check may run while the table of backends decides.
+The launchers are called without the dispatcher, so that a check may run while the table of backends
+decides.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from .. import reference
 from ..tiers import precision
 
 FLOOR = {"exact": 3e-7, "tf32": 4e-3, "bfloat16": 4e-3, "float16": 5e-4}
-"""Relative RMS error that always passes: one rounding of the tier, where PyTorch happens to make none.
+"""Relative RMS error that always passes: one rounding of the tier, where PyTorch happens to make
+none.
 
-TF32 is allowed three products in a row, which reach 2.8e-3: PyTorch on a CPU has no TF32 to compare."""
+TF32 is allowed three products in a row, which reach 2.8e-3: PyTorch on a CPU has no TF32 to
+compare."""
 FACTOR = {"out": 2.0, "grad": 3.0}
 """How much larger than PyTorch's own error an error may be."""
 
@@ -32,7 +35,9 @@ class Case(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One compared quantity: its error, PyTorch's error, both as relative RMS, and the bound it must keep."""
+    """One compared quantity: its error, PyTorch's error, both as relative RMS, and the bound it
+    must keep.
+    """
 
     case: Case
     what: str
@@ -85,9 +90,11 @@ FULL = (
 def run_checks(
     cases: Sequence[Case], tier: str, device: torch.device | str, launchers: ModuleType
 ) -> list[Result]:
-    """Outputs and gradients of every case in one tier, and whether a second run gives the same bits.
+    """Outputs and gradients of every case in one tier, and whether a second run gives the same
+    bits.
 
-    ``launchers`` has a function named like each op: the module of a backend, or the reference itself.
+    ``launchers`` has a function named like each op: the module of a backend, or the reference
+    itself.
     """
     results = []
     with precision(tier) as dtype, torch.no_grad():
@@ -124,8 +131,8 @@ def _run_case(
 def relative_error(a: Tensor, exact: Tensor) -> float:
     """RMS of the difference over RMS of the exact values; not a number where ``a`` has a NaN.
 
-    Where the exact result is zero but for the rounding of float64, as the gradient of a softmax over
-    one region, the error is the RMS itself: the inputs of all cases are of order one.
+    Where the exact result is zero but for the rounding of float64, as the gradient of a softmax
+    over one region, the error is the RMS itself: the inputs of all cases are of order one.
     """
     scale = float(exact.square().mean().sqrt())
     error = float((a.double() - exact).square().mean().sqrt())
@@ -201,7 +208,9 @@ def _layer_inputs(case: Case) -> list[Tensor]:
 def _layer(
     ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
 ) -> Any:
-    """All get the same H in the backward, because one rounding across the ReLU changes the gradient."""
+    """All get the same H in the backward, because one rounding across the ReLU changes the
+    gradient.
+    """
     joints = case.sizes[-1]
     inputs, given, weights, grads = (
         tensors[:2],

@@ -1,9 +1,9 @@
 """Whether "auto" may use a backend's GPU kernels: a recorded run, or a self-check on that device.
 
-Each verdict belongs to a backend, an architecture class and a tier. The self-check runs once for each backend, device
-and tier. Its verdict is kept for the same device, driver, torch, kernels and package in
-``$XDG_CACHE_HOME/jca_fast/gpu_checks.json`` (``~/.cache`` where that is unset). Where nothing can be written, or a
-check could not finish, the verdict lasts as long as the process.
+Each verdict belongs to a backend, an architecture class and a tier. The self-check runs once for
+each backend, device and tier. Its verdict is kept for the same device, driver, torch, kernels and
+package in ``$XDG_CACHE_HOME/jca_fast/gpu_checks.json`` (``~/.cache`` where that is unset). Where
+nothing can be written, or a check could not finish, the verdict lasts as long as the process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ _LOCK = threading.Lock()
 
 
 def caution(backend: str, module: str, index: int, tier: str) -> str:
-    """Why "auto" must not use the kernels of a backend on CUDA device ``index``; "" where it may."""
+    """Why "auto" must not use the kernels of a backend on CUDA device ``index``; "" where
+    it may.
+    """
     if (backend, device_class(index), tier) in VERIFIED:
         return ""
     key = (backend, index, tier)
@@ -134,7 +136,9 @@ def _key(module: str, index: int) -> str:
 
 
 def _read() -> dict[str, Any]:
-    """The kept verdicts on all devices; none where the file is missing or broken, or no home is known."""
+    """The kept verdicts on all devices; none where the file is missing or broken, or no home is
+    known.
+    """
     try:
         found = json.loads(_path().read_text())
     except (OSError, ValueError, RuntimeError):
