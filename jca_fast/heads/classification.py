@@ -66,7 +66,8 @@ class UtteranceClassifier(nn.Module):
     Args:
         dim: width of the segments.
         num_classes: classes.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shapes:
         x (B, N, dim), lengths (B,) -> logits (B, num_classes). ``lengths`` counts the segments in

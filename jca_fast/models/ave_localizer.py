@@ -90,7 +90,8 @@ class AVELocalizer(Pretrained):
             which never read the other input; "visual" pools its regions by average unless
             ``pooling="max"``.
         backend: "auto" or the name of a backend of :mod:`jca_fast.functional`.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shapes:
         audio (B, n, audio_features), visual (B, n, H, W, region_features) or
@@ -170,7 +171,8 @@ class AVELocalizer(Pretrained):
         """Scores (B, n, num_classes): probabilities by a sigmoid, in the released form a softmax.
 
         Args:
-            audio, visual: see the class.
+            audio: see the class.
+            visual: see the class.
             return_maps: also return a dict: "visual_attention" (B, n, R), or None without attention
                 over regions, and "coattention", a list with ``{"C": ..., "H": ...}`` of every
                 fusion layer, audio before visual.

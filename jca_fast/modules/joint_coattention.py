@@ -43,7 +43,8 @@ class JointCoAttention(Pretrained):
             form is 0.3.
         dims: the widths of two or more modalities, in place of ``audio_dim`` and ``visual_dim``.
         backend: "auto" or the name of a backend of :mod:`jca_fast.functional`.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shapes:
         Input: one (B, n, d_i) for each modality; any B, 0 included, and n from 1 to N. Output: the
@@ -128,7 +129,8 @@ class JointCoAttention(Pretrained):
 
         Args:
             inputs: the audio and visual features, or one feature for each width of ``dims``.
-            audio, visual: the features of two modalities by name.
+            audio: the first of two modalities, by name.
+            visual: the second of two modalities, by name.
             lengths: (B,) integers from 0 to n, the segments of each clip that are in use. The
                 result is that of the truly shorter clips, and zero in the padding. What the padding
                 holds does not matter, NaN included, and its gradient is zero.

@@ -27,7 +27,8 @@ class ResidualRNN(nn.Module):
         dropout: between the layers of the network and on the concatenation.
         residual: concatenate the input; False leaves it out (ablation of Table 3).
         normalize: L2-normalise each output vector, as the released code does.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Shapes:
         x (B, N, input_dim) -> (B, N, dim); any B and N, batch 0 included.
