@@ -18,7 +18,7 @@ COMMANDS = {
     ),
     "doctor": (
         "jca_fast.doctor",
-        "report versions, devices and which backend serves what, and why not",
+        "report versions, devices and which backend runs which ops, and why not",
     ),
     "data": ("jca_fast.data.cli", "AVE data: labels, check, prepare, synth"),
     "extract": ("jca_fast.video.extract", "turn video files into features"),

@@ -1,4 +1,4 @@
-"""``jca-fast doctor``: versions, devices, which backend serves what and why not. Runs when the rest
+"""``jca-fast doctor``: versions, devices, which backend runs which ops, and why not. Runs when the rest
 is broken.
 """
 
@@ -93,7 +93,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _backends() -> dict[str, Any]:
-    """Per backend and device, which ops it cannot serve on float32 tensors and why."""
+    """Per backend and device, which ops it cannot run on float32 tensors and why."""
     import torch
 
     from .ops.backends import BACKENDS
@@ -110,7 +110,7 @@ def _backends() -> dict[str, Any]:
 
 
 def _served(backend: Backend, device: str) -> str:
-    """Which ops a backend serves on a device."""
+    """Which ops a backend runs on a device."""
     import torch
 
     from .ops.library import OPS
@@ -118,10 +118,10 @@ def _served(backend: Backend, device: str) -> str:
     tensors = [torch.zeros(1, 1, 1, device=device)] * 3
     refused = {op: "; ".join(why) for op in OPS if (why := backend.reasons(op, tensors))}
     if not refused:
-        return "serves every op"
+        return "runs every op"
     if len(set(refused.values())) == 1 and len(refused) == len(OPS):
-        return "serves none: " + next(iter(refused.values()))
-    return "cannot serve " + ", ".join(f"{op} ({why})" for op, why in refused.items())
+        return "runs none: " + next(iter(refused.values()))
+    return "cannot run " + ", ".join(f"{op} ({why})" for op, why in refused.items())
 
 
 def _gpu_kernels() -> dict[str, Any]:

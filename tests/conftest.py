@@ -45,12 +45,12 @@ NOT_HERE = {
     for row in backends.BACKENDS
     if (reasons := row.reasons("tanh_attention", (torch.zeros(1, 1, 1),)))
 }
-"""The backends that do not serve CPU tensors on this machine, and why not."""
+"""The backends that do not run on CPU tensors on this machine, and why not."""
 
 
 @pytest.fixture(params=[name for name in backends.names() if name not in NOT_HERE])
 def backend(request) -> str:
-    """Every backend of the table that serves CPU tensors, one after the other."""
+    """Every backend of the table that runs on CPU tensors, one after the other."""
     return request.param
 
 

@@ -365,7 +365,7 @@ def test_every_registered_op_has_a_native_kernel():
 
 
 def test_the_first_call_of_a_process_may_be_to_the_registered_op():
-    """Nothing has loaded the library then, and its kernel must serve from the first call on."""
+    """Nothing has loaded the library then, and its kernel must run from the first call on."""
     code = (
         "import torch, jca_fast.functional; t = torch.ones(1, 2, 3)\n"
         "print(torch.ops.jca_fast.tanh_attention.cpu(t, t, t, 1.0, 0.0, None).tolist())"

@@ -261,7 +261,7 @@ def test_a_flipped_bit_in_a_cache_is_found_when_its_block_is_read(cached):
         "rows"
     ]
     intact = [i for i, row in enumerate(dataset.indices) if int(row) < 48 - rows]
-    assert len(dataset[intact[0]]) == 3  # other blocks still serve
+    assert len(dataset[intact[0]]) == 3  # other blocks can still be read
 
 
 def test_a_flipped_bit_in_the_labels_of_a_cache_is_found(cached):

@@ -1,4 +1,4 @@
-"""The published modules' own numbers, through jca_fast.compat alone, on every backend that serves
+"""The published modules' own numbers, through jca_fast.compat alone, on every backend that runs on
 the CPU.
 """
 

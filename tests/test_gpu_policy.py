@@ -292,7 +292,7 @@ def test_cautions_move_auto_to_the_next_backend_but_not_an_explicit_request(monk
 
 def test_reasons_name_what_is_wrong():
     words = " ".join(TRITON.reasons("tanh_attention", [torch.zeros(1, 1, 1, dtype=torch.float64)]))
-    assert "serves CUDA tensors, got cpu" in words
+    assert "runs on CUDA tensors, got cpu" in words
     assert "got torch.float64" in words
     assert "8192 channels" in " ".join(TRITON.reasons("visual_reduction", [torch.zeros(1, 9000)]))
     far = torch.zeros(1).expand(1, 1, 1).as_strided((1, 2, 1), (0, 0, 1))
@@ -344,7 +344,7 @@ def test_the_tier_follows_float32_matmul_precision(monkeypatch, name, tier):
 def test_cpu_tensors_are_refused_by_name_and_served_by_another_backend(op):
     tensors = [torch.ones(1, 3, 3)] * 3
     with pytest.raises(
-        RuntimeError, match=r"'triton' cannot serve \w+: it serves CUDA tensors, got cpu"
+        RuntimeError, match=r"'triton' cannot run \w+: it runs on CUDA tensors, got cpu"
     ):
         op(*tensors, 0.5, backend="triton")
     torch.testing.assert_close(op(*tensors, 0.5), op(*tensors, 0.5, backend="reference"))

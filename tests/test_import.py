@@ -61,10 +61,10 @@ def test_explain_says_who_is_chosen_and_why_not(monkeypatch):
     q = torch.zeros(2, 3, 4)
     text = jca_fast.explain(q, q, q)
     assert "picky" in text
-    assert "cannot serve: it is Tuesday" in text
+    assert "cannot run: it is Tuesday" in text
     assert "chosen" in text
     with pytest.raises(
-        RuntimeError, match="backend 'picky' cannot serve tanh_attention: it is Tuesday"
+        RuntimeError, match="backend 'picky' cannot run tanh_attention: it is Tuesday"
     ):
         jca_fast.tanh_attention(q, q, q, 1.0, backend="picky")
 
@@ -82,7 +82,7 @@ def test_no_backend_left_is_an_error_with_all_reasons(monkeypatch):
     rows = tuple(backends.Backend(n, "", None, lambda op, tensors: ["no"]) for n in ("one", "two"))
     monkeypatch.setattr(backends, "BACKENDS", rows)
     with pytest.raises(
-        RuntimeError, match=r"no backend can serve tanh_attention:[\s\S]*one[\s\S]*two"
+        RuntimeError, match=r"no backend can run tanh_attention:[\s\S]*one[\s\S]*two"
     ):
         backends.choose("tanh_attention", "auto", (torch.zeros(1),))
 

@@ -74,14 +74,14 @@ def test_choose_explain_and_call_use_it(python):
     )
     assert printed.startswith("toy\n")
     assert re.search(r"^  toy +chosen$", printed, re.MULTILINE)
-    assert re.search(r"^  reference +can serve, not first choice$", printed, re.MULTILINE)
+    assert re.search(r"^  reference +can run, not first choice$", printed, re.MULTILINE)
     assert "['tanh_attention']" in printed
 
 
 def test_doctor_shows_it(python):
     printed = python("-c", "import toy_row; from jca_fast.cli import main; main(['doctor'])")
     assert re.search(r"toy\n +is +a toy on CPU tensors\n +kernels +toy 1.0\n", printed)
-    assert "serves every op" in printed
+    assert "runs every op" in printed
 
 
 def test_verify_checks_it(python):

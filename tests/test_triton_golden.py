@@ -24,7 +24,7 @@ FUSED = (
 
 @pytest.fixture
 def launched(monkeypatch) -> list[str]:
-    """The ops that the Triton kernels served, interpreted; plain PyTorch serves the others."""
+    """The ops that the Triton kernels computed, interpreted; plain PyTorch computes the others."""
     serve(monkeypatch)
     monkeypatch.setattr(table, "SMALL", 0)
     calls: list[str] = []

@@ -268,11 +268,11 @@ def test_the_localizer_trains_as_on_the_reference(form):
 def test_what_the_kernels_cannot_serve_is_refused_by_name_and_goes_to_plain_torch_by_auto():
     wide = [t.detach() for t in case("tanh_attention", torch.float64)[1]]
     with pytest.raises(
-        RuntimeError, match=r"'triton' cannot serve tanh_attention: it serves .* got torch.float64"
+        RuntimeError, match=r"'triton' cannot run tanh_attention: it takes .* got torch.float64"
     ):
         tanh_attention(*wide, 0.4, backend="triton")
     assert_bitwise([tanh_attention(*wide, 0.4)], [tanh_attention(*wide, 0.4, backend="reference")])
-    assert "triton     cannot serve: it serves float32, bfloat16 and float16" in explain(*wide)
+    assert "triton     cannot run: it takes float32, bfloat16 and float16" in explain(*wide)
     assert backends.choose("tanh_attention", "auto", wide) == "reference"
     assert backends.choose("tanh_attention", "auto", [t.float() for t in wide]) == "triton"
     with pytest.raises(RuntimeError, match="up to 8192 channels of a region, got 8193"):

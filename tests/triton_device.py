@@ -59,7 +59,7 @@ if DEVICE == "cpu":
 
 
 def serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the kernels, without a self-check, and plain PyTorch where they cannot serve a call.
+    """Offer the kernels, without a self-check, and plain PyTorch where they cannot run a call.
 
     The interpreter's tensors are on the CPU: only that one of the backend's reasons is removed.
     """
@@ -68,7 +68,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def reasons(op, tensors):
         found = row.reasons(op, tensors)
-        return [r for r in found if DEVICE == "cuda" or "serves CUDA tensors" not in r]
+        return [r for r in found if DEVICE == "cuda" or "runs on CUDA tensors" not in r]
 
     trusted = dataclasses.replace(row, reasons=reasons, cautions=lambda op, tensors: [])
     monkeypatch.setattr(backends, "BACKENDS", (trusted, backends.find("reference")))
@@ -76,9 +76,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """New tensors are on DEVICE, where the kernels serve; tiles are large, so programs are few.
+    """New tensors are on DEVICE, where the kernels run; tiles are large, so programs are few.
 
-    Dynamo remembers which backends served: it starts afresh.
+    Dynamo remembers which backends ran: it starts afresh.
     """
     monkeypatch.setattr(table, "SMALL", 0)
     serve(monkeypatch)

@@ -54,7 +54,7 @@ class DCNLayer(released.DCNLayer):
 class PositionAttn(released.PositionAttn):
     """:class:`jca_fast.compat.released.PositionAttn` with a hidden width of 1.
 
-    The published sizes serve one region of 512 numbers and, as here, any other number of regions.
+    The published sizes fit one region of 512 numbers and any other number of regions.
     """
 
     num_regions = 1

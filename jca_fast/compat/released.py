@@ -190,7 +190,7 @@ class PositionAttn(nn.Module):
         )
 
     def _regions(self, video: Tensor) -> Tensor:
-        """The video as (B, N, regions, 512); a hidden width of 1 serves any number of regions."""
+        """The video as (B, N, regions, 512); a hidden width of 1 fits any number of regions."""
         rows, channels = self.num_regions, REGION_FEATURES
         numbers = video.shape[2:].numel()
         if rows == 1 and numbers and numbers % channels == 0:

@@ -65,7 +65,7 @@ def joint_coattention(
         dropout_p: probability with which elements of C are dropped, quantised to 1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
         seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
-        backend: "auto" or the name of a backend; one that cannot serve raises and says why.
+        backend: "auto" or the name of a backend; one that cannot run raises and says why.
 
     Returns:
         The new features X_i' (B, N, d_i), in the order and the dtype of ``inputs``. Autocast casts
@@ -73,7 +73,7 @@ def joint_coattention(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot serve these inputs.
+        RuntimeError: the backend asked for cannot run these inputs.
 
     Source: Eqs. 3-8 of Duan et al., WACV 2021.
     """

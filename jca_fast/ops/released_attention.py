@@ -54,14 +54,14 @@ def released_attention(
             1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
         seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
-        backend: "auto" or the name of a backend; one that cannot serve raises and says why.
+        backend: "auto" or the name of a backend; one that cannot run raises and says why.
 
     Returns:
         T (B, N, d) in the dtype of the inputs; under autocast, in autocast's dtype.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot serve these inputs.
+        RuntimeError: the backend asked for cannot run these inputs.
 
     Source: released code of Duan et al., WACV 2021.
     """

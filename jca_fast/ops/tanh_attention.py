@@ -57,14 +57,14 @@ def tanh_attention(
             1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
         seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
-        backend: "auto" or the name of a backend; one that cannot serve raises and says why.
+        backend: "auto" or the name of a backend; one that cannot run raises and says why.
 
     Returns:
         (B, M, D) in the dtype of the inputs; under autocast, in autocast's dtype.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot serve these inputs.
+        RuntimeError: the backend asked for cannot run these inputs.
 
     Source: Eqs. 3-4 and the attention map of section 3.3 of Duan et al., WACV 2021.
     """

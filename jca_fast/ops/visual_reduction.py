@@ -38,14 +38,14 @@ def visual_reduction(
         regions: (..., R, D), the same leading sizes; R = 49 regions of a 7 x 7 map in the paper.
         scale: factor on the scores; 1/sqrt(D) if None.
         return_weights: also return the attention over the regions.
-        backend: "auto" or the name of a backend; one that cannot serve raises and says why.
+        backend: "auto" or the name of a backend; one that cannot run raises and says why.
 
     Returns:
         out (..., D), and with ``return_weights`` the weights (..., R), whose sum over R is 1.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot serve these inputs.
+        RuntimeError: the backend asked for cannot run these inputs.
 
     Source: section 3.2 ("scaled dot-product of audio feature and visual feature") of Duan et al.,
     WACV 2021.

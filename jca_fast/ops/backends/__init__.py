@@ -1,7 +1,7 @@
-"""The table of backends: which one serves a call, and why another does not.
+"""The table of backends: which one runs a call, and why others do not.
 
 ``backend="auto"`` takes the first row with no reason and no caution against it, or the backend that
-the environment variable ``JCA_FAST_BACKEND`` names. A backend asked for by name that cannot serve
+the environment variable ``JCA_FAST_BACKEND`` names. A backend asked for by name that cannot run
 raises an error with its reasons: nothing falls back silently.
 """
 
@@ -36,7 +36,7 @@ class Backend:
         summary: one line for ``jca-fast doctor``.
         module: holds a launcher named like each op, see :mod:`jca_fast.ops.backends.launchers`;
             None for the plain PyTorch formulas.
-        reasons: lists why the backend cannot serve an op on some tensors; empty where it can.
+        reasons: lists why the backend cannot run an op on some tensors; empty where it can.
         cautions: reasons for "auto" to avoid a backend that an explicit request may use.
         device: the type of its devices; "" for any.
         verdicts: for each tier, whether "auto" uses its kernels on a CUDA device; empty where all
@@ -56,7 +56,7 @@ def _on_cpu(name: str, module: str, summary: str) -> Backend:
     """The row of native CPU kernels."""
 
     def reasons(op: str, tensors: Sequence[Tensor]) -> list[str]:
-        found = [f"it serves CPU tensors, got {t.device}" for t in tensors if not t.is_cpu][:1]
+        found = [f"it runs on CPU tensors, got {t.device}" for t in tensors if not t.is_cpu][:1]
         if not found and (why := problem(module, op)):
             found.append(why)
         return found
@@ -109,18 +109,18 @@ def on_device(kind: str) -> tuple[Backend, ...]:
 
 
 def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
-    """The name of the backend that serves ``op``; RuntimeError with the reasons if none does."""
+    """The name of the backend that runs ``op``; RuntimeError with the reasons if none does."""
     if requested == "auto":
         requested = os.environ.get("JCA_FAST_BACKEND", "auto")
     if requested != "auto":
         backend = find(requested)
         if reasons := backend.reasons(op, tensors):
-            raise RuntimeError(f"backend {backend.name!r} cannot serve {op}: " + "; ".join(reasons))
+            raise RuntimeError(f"backend {backend.name!r} cannot run {op}: " + "; ".join(reasons))
         return backend.name
     for backend in BACKENDS:
         if not backend.reasons(op, tensors) and not backend.cautions(op, tensors):
             return backend.name
-    raise RuntimeError(f"no backend can serve {op}:\n{explain(*tensors, op=op)}")
+    raise RuntimeError(f"no backend can run {op}:\n{explain(*tensors, op=op)}")
 
 
 def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
@@ -140,11 +140,11 @@ def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
         reasons = backend.reasons(op, tensors)
         cautions = [] if reasons or forced != "auto" else backend.cautions(op, tensors)
         if reasons:
-            verdict = "cannot serve: " + "; ".join(reasons)
+            verdict = "cannot run: " + "; ".join(reasons)
         elif cautions:
-            verdict = 'can serve, not taken by "auto": ' + "; ".join(cautions)
+            verdict = 'can run, not taken by "auto": ' + "; ".join(cautions)
         elif taken or forced not in ("auto", backend.name):
-            verdict = "can serve, not first choice"
+            verdict = "can run, not first choice"
         else:
             verdict = "chosen" if forced == "auto" else "chosen by JCA_FAST_BACKEND"
             taken = True

@@ -1,4 +1,4 @@
-"""What keeps a GPU kernel from serving a call, for any backend of CUDA kernels."""
+"""The reasons against GPU kernels for a call, for any backend of CUDA kernels."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class GpuKernels:
     region_channels: int | None = None
 
     def reasons(self, op: str, tensors: Sequence[Tensor]) -> list[str]:
-        """Why the kernels cannot serve ``op`` on these tensors; empty where they can."""
-        found = [f"it serves CUDA tensors, got {t.device}" for t in tensors if not t.is_cuda][:1]
+        """Why the kernels cannot run ``op`` on these tensors; empty where they can."""
+        found = [f"it runs on CUDA tensors, got {t.device}" for t in tensors if not t.is_cuda][:1]
         found += [
-            f"it serves float32, bfloat16 and float16, got {t.dtype}"
+            f"it takes float32, bfloat16 and float16, got {t.dtype}"
             for t in tensors
             if t.dtype not in DTYPES
         ][:1]
@@ -43,7 +43,7 @@ class GpuKernels:
             channels = tensors[0].shape[-1]
             if channels > self.region_channels:
                 found.append(
-                    f"it serves up to {self.region_channels} channels of a region, got {channels}"
+                    f"it takes up to {self.region_channels} channels of a region, got {channels}"
                 )
         if any(span >= 2**31 for span in (*map(_span, tensors), *_results(op, tensors))):
             found.append("one sample of a tensor spans 2^31 elements or more")
