@@ -2,7 +2,7 @@
 within a round.
 
 On a shared machine absolute times drift by tens of percent while the ratio of two neighbours hardly
-moves, so a speed-up here is the median of the per-round ratios, and it counts only after a parity
+moves, so a speed-up is the median of the per-round ratios, and it counts only after a parity
 check in the same process.
 """
 

@@ -1,5 +1,5 @@
-"""``jca-fast doctor``: versions, devices, which backend runs which ops, and why not. Runs when the rest
-is broken.
+"""``jca-fast doctor``: versions, devices, which backend runs which ops, and why not. Runs
+when the rest is broken.
 """
 
 from __future__ import annotations

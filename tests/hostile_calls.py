@@ -1,4 +1,5 @@
-"""Hostile direct calls of the registered CPU ops: refused in words, or answered like the reference.
+"""Hostile direct calls of the registered CPU ops: refused with a message, or answered like the
+reference.
 
     python tests/hostile_calls.py --cases 20000     # the campaign; the tests draw a few hundred
 

@@ -84,7 +84,7 @@ def test_without_a_compiler_the_package_installs_and_says_so(tmp_path):
 
 
 def test_without_the_library_the_reference_serves(tmp_path):
-    """A library that is not there is a reason in words; "auto" then takes plain PyTorch."""
+    """A missing library is a stated reason; "auto" then takes plain PyTorch."""
     code = (
         "import jca_fast.kernels.cpu.native as native, pathlib\n"
         f"native.library_path = lambda: pathlib.Path({str(tmp_path / 'libjca_cpu.so')!r})\n"

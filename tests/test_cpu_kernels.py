@@ -425,7 +425,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def test_threads_come_from_torch():
-    """The library must not bring a pool of its own: no thread is added beside torch's."""
+    """The library must not bring a second pool: no thread is added beside torch's."""
     with threads(2):
         tanh_attention(*qkv(8, 64, 64, 4, 4), 0.3, backend="cpu")
         assert LIBRARY.jca_threads() == 2

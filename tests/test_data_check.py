@@ -1,4 +1,4 @@
-"""`check`: each kind of damage is an error of its own, peculiarities are notes, and a sound set has
+"""`check`: each kind of damage is a separate error, peculiarities are notes, and a sound set has
 no errors."""
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def test_every_entry_of_the_table_is_audited():
 
 
 def run_audit(*args: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own: kernels compile there, where this one
+    """The command in a separate process: kernels compile there, where this one
     interprets them.
     """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

@@ -1,5 +1,5 @@
-"""When "auto" trusts the GPU kernels: recorded runs, the self-check and its cache, and the reasons
-in words.
+"""When "auto" trusts the GPU kernels: recorded runs, the self-check and its cache, and the
+reasons as text.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def test_additive_angular_margin_is_its_definition():
     embedding, speaker = torch.randn(5, 6, dtype=torch.double), torch.tensor([0, 1, 2, 3, 1])
     angles = torch.arccos(F.normalize(embedding) @ F.normalize(loss.weight).mT)
     shifted = angles + 0.3 * F.one_hot(speaker, 4)
-    assert shifted.max() < math.pi  # the published shortcut is not in use here
+    assert shifted.max() < math.pi  # the published shortcut is not in use
     torch.testing.assert_close(
         loss(embedding, speaker), F.cross_entropy(10 * shifted.cos(), speaker)
     )

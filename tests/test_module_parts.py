@@ -361,7 +361,7 @@ def test_a_hook_on_dropout_sees_the_affinity(form):
 
 @FORMS
 def test_maps_are_made_inside_the_call_of_a_layer(form):
-    """So that what prepares a layer's weights before a call has prepared them: here, pruning."""
+    """Hooks that prepare a layer's weights before a call, such as pruning, have run by then."""
     module, inputs = dropped(form)
     layer = module.layers[0]
     target = (layer, "W_ha") if form == "paper" else (layer.value[0], "weight")

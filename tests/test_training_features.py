@@ -46,7 +46,7 @@ def test_features_are_taken_as_they_are_unless_asked_for(data):
 
 
 def few_classes(folder, count, **shape):
-    """A planted set of three classes with names of their own."""
+    """A planted set of three classes with other names."""
     rows = [f"event {i % 3}&clip{i}&good&{i % 2}&{2 + i % 3}" for i in range(count)]
     (folder / "A.txt").write_text("\n".join(rows))
     shape = {**SHAPE, "distractors": 1, **shape}

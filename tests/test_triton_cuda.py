@@ -18,7 +18,7 @@ from jca_fast.ops.tiers import TIERS, precision
 
 if DEVICE == "cpu":
     pytest.skip(
-        "graphs, streams and devices need a GPU; here the kernels are interpreted",
+        "graphs, streams and devices need a GPU; these kernels are interpreted",
         allow_module_level=True,
     )
 

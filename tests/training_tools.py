@@ -57,7 +57,7 @@ def train_here(**arguments: Any) -> dict[str, Any]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a process of its own: one thread, the package importable from the checkout too."""
+    """For a separate process: one thread, the package importable from the checkout too."""
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **more}
 
 

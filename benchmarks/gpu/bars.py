@@ -1,5 +1,5 @@
-"""What each figure is held against: the bars of the H200, and the words for how a figure stands to
-them.
+"""What each figure is held against: the bars of the H200, and the text that says how a
+figure compares with them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ the L2 flushed.
 
 
 def verdict(value: float, bar: Bar) -> str:
-    """In words, how a figure stands to its bar."""
+    """How a figure compares with its bar, as text."""
     sign = 1 if bar.good < bar.excellent else -1
     value, good, excellent, impossible = (sign * x for x in (value, *bar))
     if value > impossible:

@@ -1,4 +1,4 @@
-"""One timed phase, in a process of its own: ``python -m benchmarks.gpu.measure PHASE --result
+"""One timed phase, in a separate process: ``python -m benchmarks.gpu.measure PHASE --result
 FILE``.
 
 Every case is written to the file as soon as it is measured, so that a process that is ended early

@@ -23,7 +23,7 @@ LIMIT = 480
 TIERS = ("exact", "tf32", "bfloat16", "float16")
 BATCHES = (1, 8, 64, 256)
 MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
-"""torch.compile as it is compared. The last is max-autotune without graphs of its own, so that it
+"""torch.compile as it is compared. The last is max-autotune without its CUDA graphs, so that it
 can be replayed in one like ours; "reduce-overhead" keeps its own graphs.
 """
 

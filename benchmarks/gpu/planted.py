@@ -1,7 +1,7 @@
 """A kernel with one fault for each sanitizer: ``python -m benchmarks.gpu.planted memcheck``.
 
-What finds nothing here would find nothing in our kernels either: a filter that names no kernel, a
-tool that is not attached.
+A check that finds none of these faults would find none in our kernels either: a
+filter that names no kernel, a tool that is not attached.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Commands with a deadline, one after the other or all at once, in an environment that knows only
 this checkout.
 
-The package is copied to a folder of its own with ``kernels`` in its place, as an installation has
+The package is copied to a separate folder with ``kernels`` in its place, as an installation has
 it; the native library is built into that copy. Nothing is installed, and files that change during a
 run change nothing in it.
 """

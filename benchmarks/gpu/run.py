@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def refusal(dry: bool) -> str:
-    """Why nothing can be measured here; what is missing and only tests may want is said."""
+    """Why this machine cannot measure; prints the missing packages that only tests need."""
     missing = [name for name in (*NEEDED, *NOT_NEEDED) if importlib.util.find_spec(name) is None]
     if others := [name for name in missing if name in NOT_NEEDED]:
         print(
@@ -124,7 +124,7 @@ def measure(
 
 
 def end_with_us(site: Site) -> None:
-    """Whoever ends this script ends what it started."""
+    """Kill the children when this script gets SIGTERM or SIGINT."""
 
     def stop(signum: int, frame: Any) -> None:
         site.end()
@@ -149,7 +149,7 @@ def run_phase(phase: str, site: Site, options: plan.Options) -> dict[str, Any]:
 
 
 def timed(phase: str, site: Site, options: plan.Options) -> dict[str, Any]:
-    """A timed phase in a process of its own; a case without a row in its result was not
+    """A timed phase in a separate process; a case without a row in its result was not
     measured.
     """
     result = site.folder / f"{phase}.json"

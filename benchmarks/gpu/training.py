@@ -21,7 +21,7 @@ Call = Callable[[], Any]
 def subjects(
     batch: int, tier_dtype: torch.dtype, device: str, tiny: bool, modes: Sequence[str]
 ) -> dict[str, Call]:
-    """One step for each subject, each with a network and an optimizer of its own on the
+    """One step for each subject, each with a separate network and optimizer on the
     same data.
     """
     n, regions = (4, 4) if tiny else (10, 49)

@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    os.environ.pop(
-        "TRITON_INTERPRET", None
-    )  # kernels are compiled here; Triton reads it when it is imported
+    # Kernels must be compiled, and Triton reads this variable when it is imported.
+    os.environ.pop("TRITON_INTERPRET", None)
 
 from jca_fast.kernels.triton import configurations
 

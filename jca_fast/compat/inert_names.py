@@ -1,6 +1,6 @@
 """The names that a pickled model may call, each with a harmless counterpart.
 
-Nothing here imports, opens or calls anything that a file names.
+This module never imports, opens or calls anything that a file names.
 """
 
 from __future__ import annotations

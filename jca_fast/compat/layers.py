@@ -120,8 +120,9 @@ class PublishedLayer(nn.Module):
 class PublishedStack(nn.Module):
     """The published ``DCNLayer``: layers one after the other, each with its own weights.
 
-    ``return_all``, here or in a call, returns one list for each modality with its feature after
-    every layer, ``([x1 of layer 1, x1 of layer 2], [x2 of layer 1, x2 of layer 2])``.
+    ``return_all``, set at construction or in a call, returns one list for each modality
+    with its feature after every layer:
+    ``([x1 of layer 1, x1 of layer 2], [x2 of layer 1, x2 of layer 2])``.
     """
 
     return_all = False

@@ -75,7 +75,8 @@ class NormalSubLayer(PublishedLayer):
 class DCNLayer(PublishedStack):
     """``num_seq`` layers, each with its own weights: (B, N, dim1), (B, N, dim2) -> the same shapes.
 
-    With ``return_all=True``, here or in a call, a list for each modality with every iteration.
+    With ``return_all=True``, set at construction or in a call, a list for each modality
+    with every iteration.
     """
 
     layer_class = NormalSubLayer

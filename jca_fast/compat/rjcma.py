@@ -37,7 +37,8 @@ class NormalSubLayer(PublishedLayer):
 class DCNLayer(PublishedStack):
     """``num_seq`` layers, each with its own weights: three features -> the same shapes.
 
-    With ``return_all=True``, here or in a call, a list for each modality with every iteration.
+    With ``return_all=True``, set at construction or in a call, a list for each modality
+    with every iteration.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def read_record(root: str | Path) -> Record | None:
 def require_same_features(
     checkpoint: str | Path, kept: Record | None, source: str | Path, found: Record | None
 ) -> None:
-    """Raise ValueError, in words, unless a checkpoint's features were made as those of a source.
+    """Raise ValueError unless a checkpoint's features were made like those of a source.
 
     `kept` is the record in the checkpoint, `found` that of the source; None is a missing record.
     """
@@ -70,7 +70,7 @@ def require_same_features(
 
 
 def identity(record: Record) -> dict[str, str]:
-    """What decides whether two records mean the same features, in words."""
+    """The properties, as text, that two records of the same features share."""
     return {
         "visual network": _network(record["visual"]),
         "audio network": _network(record["audio"]),
@@ -80,7 +80,7 @@ def identity(record: Record) -> dict[str, str]:
 
 
 def describe(record: Record) -> str:
-    """Both networks of a record in words."""
+    """The names of both networks of a record."""
     return f"{record['visual']['name']} (picture) and {record['audio']['name']} (sound)"
 
 
@@ -101,7 +101,7 @@ def _attribute(path: Path) -> str | None:
     try:
         with h5py.File(path, "r") as file:
             return file.attrs.get(ATTRIBUTE)
-    except OSError:  # a damaged file is reported by whoever reads its values
+    except OSError:  # the reader of its values reports a damaged file
         return None
 
 

@@ -65,7 +65,7 @@ class Pretrained(nn.Module):
 
 
 def _make_hub_class(cls: type[nn.Module]) -> Any:
-    """A subclass of ``cls`` with the methods of huggingface_hub in front of its own."""
+    """A subclass of ``cls`` whose methods from huggingface_hub come first."""
     try:
         from huggingface_hub import PyTorchModelHubMixin
     except ImportError as error:

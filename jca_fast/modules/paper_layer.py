@@ -80,7 +80,7 @@ class PaperLayer(nn.Module):
     def weights(self, symbol: str, segments: int | None = None) -> list[Tensor]:
         """The weight ``symbol`` of every modality: "W_j", "W_", "W_c" or "W_h".
 
-        ``segments`` cuts its axes over the segments to so many; None leaves them whole.
+        ``segments`` is the length to which its segment axes are cut; None leaves them whole.
         """
         whole = [getattr(self, symbol + name) for name in self.names]
         if segments is None or segments == self.num_segments or symbol == "W_c":

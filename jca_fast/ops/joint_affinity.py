@@ -1,4 +1,4 @@
-"""The joint affinity matrix, materialised: for looking at it. The fused ops never store it.
+"""The joint affinity matrix, materialised for inspection. The fused ops never store it.
 
 C = tanh(scale * q kᵀ)       q = Xᵀ (B, d_x, N)   k = (W_j J)ᵀ (B, d, N)   ->   C (B, d_x, d)
 """
@@ -104,9 +104,8 @@ class JointAffinityBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         def formula(grad_c, q, k):
-            c = reference.joint_affinity(
-                q, k, ctx.scale
-            )  # a function of q and k here, not a constant
+            # recomputed so that gradients flow
+            c = reference.joint_affinity(q, k, ctx.scale)
             return reference.joint_affinity_backward(grad_c, q, k, c, ctx.scale)
 
         grad_c, grad_q, grad_k = vjp_of(formula, ctx.saved_tensors, grads)

@@ -227,9 +227,8 @@ class JointCoAttentionBackward(torch.autograd.Function):
             grad_outs, *groups = _split(tensors, (n, *ctx.sizes))
             inputs, joints, w_j, w_x, w_c, w_h = groups
             weights = (w_j, w_x, w_c, w_h)
-            maps = reference.joint_coattention(inputs, joints, *weights, *options, True)[
-                n:
-            ]  # functions, not constants
+            # recomputed so that gradients flow
+            maps = reference.joint_coattention(inputs, joints, *weights, *options, True)[n:]
             return reference.joint_coattention_backward(
                 grad_outs, maps, inputs, joints, *weights, *options
             )

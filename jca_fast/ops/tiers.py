@@ -54,8 +54,8 @@ def float32_tier() -> str:
     """The tier of float32 under the present setting of cuBLAS: "exact" or "tf32".
 
     ``torch.set_float32_matmul_precision`` sets it too ("high" and "medium" are the same on CUDA).
-    The getter of that function raises where each backend of PyTorch has a setting of its own, so it
-    is not asked.
+    The getter of that function raises where the backends of PyTorch have separate settings, so it
+    is not used.
     """
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "exact"
 

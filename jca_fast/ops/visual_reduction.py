@@ -112,9 +112,8 @@ class VisualReductionBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         def formula(grad_out, grad_weights, query, regions):
-            _, weights = reference.visual_reduction(
-                query, regions, ctx.scale
-            )  # a function here, not a constant
+            # recomputed so that gradients flow
+            _, weights = reference.visual_reduction(query, regions, ctx.scale)
             args = (grad_out, grad_weights, query, regions, weights, ctx.scale, ctx.need_regions)
             return reference.visual_reduction_backward(*args)
 

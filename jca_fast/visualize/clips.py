@@ -52,7 +52,7 @@ class ClipView:
 
     @property
     def title(self) -> str:
-        """The clip in words: its event and which clip it is."""
+        """A title for the clip: its event and which clip it is."""
         events = [
             self.classes[c]
             for c in dict.fromkeys(self.shown.tolist())

@@ -1,7 +1,7 @@
 """The table of backends: which one runs a call, and why others do not.
 
 ``backend="auto"`` takes the first row with no reason and no caution against it, or the backend that
-the environment variable ``JCA_FAST_BACKEND`` names. A backend asked for by name that cannot run
+the environment variable ``JCA_FAST_BACKEND`` names. A backend that is named and cannot run
 raises an error with its reasons: nothing falls back silently.
 """
 
