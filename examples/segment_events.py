@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from jca_fast import JointCoAttention
 from jca_fast.heads import segment_loss
 
-SEGMENTS, CLASSES, BACKGROUND, WIDTH = 10, 5, 4, 24
+SEGMENTS = 10
+CLASSES = 5
+BACKGROUND = 4
+WIDTH = 24
 
 
 def make_clips(count: int, prototypes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,11 @@ from torch.nn import functional as F
 from jca_fast.compat.speaker import CAM, FusionModel
 from jca_fast.heads import AdditiveAngularMargin, equal_error_rate, min_dcf
 
-SEGMENTS, VOICE, FACE, SPEAKERS, KNOWN = 8, 24, 32, 60, 40
+SEGMENTS = 8
+VOICE = 24
+FACE = 32
+SPEAKERS = 60
+KNOWN = 40
 
 
 def make_clips(speakers: Tensor, voices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from jca_fast import JointCoAttention
 from jca_fast.heads import UtteranceClassifier
 
-SEGMENTS, CLASSES, WIDTH = 12, 6, 32
+SEGMENTS = 12
+CLASSES = 6
+WIDTH = 32
 
 
 def make_clips(count: int, prototypes: Tensor) -> tuple[Tensor, ...]:

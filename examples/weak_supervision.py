@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from jca_fast import JointCoAttention
 from jca_fast.heads import video_scores, weak_loss
 
-SEGMENTS, BACKGROUND, AUDIO, VISUAL = 10, 4, 128, 32
+SEGMENTS = 10
+BACKGROUND = 4
+AUDIO = 128
+VISUAL = 32
 
 
 def background_clips(count: int, noisy: Path | None) -> tuple[Tensor, Tensor]:

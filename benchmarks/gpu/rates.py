@@ -57,7 +57,9 @@ def _tanh_rate() -> float:
     """tanh.approx.f32 per second with nothing else to do: confirms or refutes 16 per clock and
     multiprocessor.
     """
-    programs, block, loops = 4096, 1024, 256
+    programs = 4096
+    block = 1024
+    loops = 256
     out = torch.empty(programs * block, device="cuda")
     call = tanh_kernel[(programs,)]
     return (

@@ -77,7 +77,9 @@ class CAM(nn.Module):
         if head_input not in ("attended", "visual"):
             raise ValueError(f"head_input must be 'attended' or 'visual', got {head_input!r}")
         check_probability(dropout=dropout)
-        n, k, d = num_segments, attention_dim, sum(dims)
+        n = num_segments
+        k = attention_dim
+        d = sum(dims)
         check_positive(
             num_segments=n,
             attention_dim=k,
@@ -85,7 +87,9 @@ class CAM(nn.Module):
             in_dim=min(in_dims),
             dim=min(dims),
         )
-        self.num_segments, self.in_dims, self.dims = n, in_dims, dims
+        self.num_segments = n
+        self.in_dims = in_dims
+        self.dims = dims
         self.heads, self.head_input = tuple(heads), head_input
         encoders = (
             nn.Identity() if dim is None else nn.Linear(i, o)

@@ -189,7 +189,9 @@ def _cam(s: Shapes) -> Sized:
         dims, in_dims = (a, v), (in_a, in_v)
         visual = width == in_v + v and (width != d or len(heads) == 2)
     else:  # published only as Jcam_512, whose head reads [visual; attended visual]
-        dims, in_dims, visual = None, (d - width // 2, width // 2), True
+        dims = None
+        in_dims = (d - width // 2, width // 2)
+        visual = True
     head_input = "visual" if visual else "attended"
     # No shape of the bare attention tells the two widths apart.
     taken = "" if heads or dims else " (taken as halves of d)"

@@ -149,7 +149,9 @@ def _storage(file: IO[bytes]) -> Storage:
 
 def _storages(content: Any) -> dict[str, Storage]:
     """Every storage that some tensor in ``content`` refers to, by its key."""
-    found, pending, seen = {}, [content], set()
+    found = {}
+    pending = [content]
+    seen = set()
     while pending:
         value = pending.pop()
         if id(value) in seen:

@@ -141,7 +141,9 @@ class AVELocalizer(Pretrained):
         super().__init__()
         _check_config(config)
         self.config: dict[str, Any] = config
-        self.form, self.normalize, self.modalities = form, config["normalize"], modalities
+        self.form = form
+        self.normalize = config["normalize"]
+        self.modalities = modalities
         factory = {"device": device, "dtype": dtype}
         audio_dim, visual_dim = config["audio_dim"], config["visual_dim"]
         if modalities != "visual":

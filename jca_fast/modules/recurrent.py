@@ -62,7 +62,9 @@ class ResidualRNN(nn.Module):
         if cell not in ("lstm", "gru"):
             raise ValueError(f"cell must be 'lstm' or 'gru', got {cell!r}")
         factory: Any = {"device": device, "dtype": dtype}
-        self.input_dim, self.dim, self.cell = input_dim, dim, cell
+        self.input_dim = input_dim
+        self.dim = dim
+        self.cell = cell
         self.residual, self.normalize = residual, normalize
         states = 2 if cell == "lstm" else 1
         self.init_hidden = nn.Parameter(torch.empty(states * 2 * num_layers, dim // 2, **factory))

@@ -108,7 +108,9 @@ class AdditiveReduction(nn.Module):
         check_positive(**sizes)
         audio, region, out, count = (int(size) for size in sizes.values())
         factory: Any = {"device": device, "dtype": dtype}
-        self.audio_dim, self.region_dim, self.num_regions = audio, region, count
+        self.audio_dim = audio
+        self.region_dim = region
+        self.num_regions = count
         self.audio = xavier_linear(audio, out, **factory)
         self.regions = xavier_linear(region, out, **factory)
         self.score_regions = xavier_linear(out, count, bias=False, **factory)

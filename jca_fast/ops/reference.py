@@ -144,7 +144,9 @@ def joint_coattention_backward(
     attention_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = tanh_attention_backward,
 ) -> list[Tensor]:
     """Gradients in the order inputs, joints, w_j, w_x, w_c, w_h."""
-    grad_x, grad_joint, grad_w = [], [], []
+    grad_x = []
+    grad_joint = []
+    grad_w = []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
         seed_i = _fold(seed, i)
         key = w_j[i] @ joint  # (B, N, d)

@@ -97,7 +97,9 @@ class GlobalBatches(Sampler[list[int]]):
         self, num_clips: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         self.num_clips, self.batch_size = num_clips, batch_size
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed = seed
+        self.rank = rank
+        self.world = world
         self.seek(epoch=0, batch=0)
 
     def seek(self, epoch: int, batch: int) -> None:

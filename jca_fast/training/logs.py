@@ -96,7 +96,9 @@ class Progress:
 
     def __init__(self, total: int, done: int, show: bool | None) -> None:
         """total and done count batches; show: True, False, or None for "on a terminal"."""
-        self.total, self.done, self.first = total, done, done
+        self.total = total
+        self.done = done
+        self.first = done
         self.quiet = show is False
         self.bar = tqdm(
             total=total,

@@ -78,7 +78,9 @@ class Trainer:
     """One run: builds everything, restores last.pt if there is one, and `fit`s."""
 
     def __init__(self, config: Config, group: Group) -> None:
-        self.config, self.group, self.out = config, group, Path(config.out)
+        self.config = config
+        self.group = group
+        self.out = Path(config.out)
         self.record = read_record(config.data)
         self.train_set = training_set(config)
         self.val_set = AVEDataset(config.data, "val")

@@ -121,7 +121,9 @@ class VideoReader:
         """The pictures of each segment, (T, height, width, 3) uint8 RGB."""
         count, segment = self.frames_per_segment, self.segment_seconds
         chosen: list[np.ndarray] = []
-        number, shown, end = 0, None, 0.0
+        number = 0
+        shown = None
+        end = 0.0
         for time, duration, frame in self._frames():
             if shown is None:
                 shown = _Picture(frame, *self._shape)

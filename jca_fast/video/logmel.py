@@ -17,7 +17,9 @@ RATE = 16000
 """Samples per second that the front end needs."""
 
 FRAMES, BANDS = 96, 64
-WINDOW, STEP, FFT = 400, 160, 512
+WINDOW = 400
+STEP = 160
+FFT = 512
 PATCH_SAMPLES = WINDOW + STEP * (FRAMES - 1)
 """Samples of the shortest sound with a whole patch: 15,600, that is 0.975 s."""
 
@@ -55,7 +57,9 @@ def _mel_matrix() -> np.ndarray:
     """M of the module's formula, (257, 64)."""
     mel = _mel(np.arange(FFT // 2 + 1) * RATE / FFT)[:, None]  # (257, 1)
     edges = np.linspace(_mel(125.0), _mel(7500.0), BANDS + 2)
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    low = edges[:-2]
+    centre = edges[1:-1]
+    high = edges[2:]
     triangles = np.minimum((mel - low) / (centre - low), (high - mel) / (high - centre))
     matrix = np.maximum(triangles, 0)
     matrix[0] = 0

@@ -70,7 +70,9 @@ def transcode(
                 drawn = np.ascontiguousarray(draw(picture, number))
                 container.mux(video.encode(av.VideoFrame.from_ndarray(drawn, "rgb24")))
             frame = av.AudioFrame.from_ndarray(segment.sound[None], "fltp", "mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, heard, Fraction(1, RATE)
+            frame.sample_rate = RATE
+            frame.pts = heard
+            frame.time_base = Fraction(1, RATE)
             heard += len(segment.sound)
             container.mux(audio.encode(frame))
         container.mux(video.encode())

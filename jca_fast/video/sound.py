@@ -69,7 +69,9 @@ class Mixer:
     def _begin(self, rate: int) -> None:
         import soxr
 
-        self._start, self._fed, self._rate = self.seconds, 0.0, rate
+        self._start = self.seconds
+        self._fed = 0.0
+        self._rate = rate
         same = rate == RATE
         self._resampler = None if same else soxr.ResampleStream(rate, RATE, 1, dtype="float32")
 

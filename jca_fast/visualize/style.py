@@ -21,8 +21,13 @@ from matplotlib.patheffects import withStroke
 from jca_fast.atomic import replacing
 
 RIGHT, WRONG = "#009E73", "#D55E00"
-EVENT, BACKGROUND, OBJECT, INK = "#0072B2", "#D9D9D9", "#E69F00", "#222222"
-ATTENTION_MAP, SIGNED_MAP, POSITIVE_MAP = "viridis", "RdBu_r", "viridis"
+EVENT = "#0072B2"
+BACKGROUND = "#D9D9D9"
+OBJECT = "#E69F00"
+INK = "#222222"
+ATTENTION_MAP = "viridis"
+SIGNED_MAP = "RdBu_r"
+POSITIVE_MAP = "viridis"
 LEAST_ALPHA, MOST_ALPHA = 0.15, 0.8
 """Opacity of weight 0 and of the largest weight where attention lies over frames."""
 
