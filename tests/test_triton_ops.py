@@ -118,7 +118,9 @@ def test_autocast_gives_its_dtype_full_precision_gradients_and_the_errors_of_tor
         inputs = [t.detach().to(wide).requires_grad_() for t in inputs]
         with torch.autocast(DEVICE, dtype, enabled=wide == torch.float32):
             outputs = as_list(function(*inputs))
-        assert {y.dtype for y in outputs} == {dtype if wide == torch.float32 else wide}
+        # A layer adds its residual in the dtype of its inputs.
+        narrow = dtype if not name.startswith("joint_coattention") else wide
+        assert {y.dtype for y in outputs} == {narrow if wide == torch.float32 else wide}
         grads = backward(outputs, inputs, [torch.ones_like(y) for y in outputs])
         assert {g.dtype for g in grads} == {wide}
         results.append([t.detach().double() for t in (*outputs, *grads)])

@@ -167,6 +167,7 @@ class PositionAttn(nn.Module):
         super().__init__()
         check_positive(embed_dim=embed_dim, dim=dim)
         hidden = self.num_regions
+        self.audio_width = int(embed_dim)
         self.affine_audio = nn.Linear(embed_dim, dim)
         self.affine_video = nn.Linear(REGION_FEATURES, dim)
         self.affine_v = nn.Linear(dim, hidden, bias=False)
@@ -180,7 +181,7 @@ class PositionAttn(nn.Module):
     def attend(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """The result (B, N, dim) and the attention (B, N, 49), which sums to 1 over positions."""
         regions = self._regions(video)  # (B, N, 49, 512)
-        segments, width = regions.shape[:2], self.affine_audio.in_features
+        segments, width = regions.shape[:2], self.audio_width
         if audio.shape[-1:] != (width,) or audio.shape[:-1].numel() != segments.numel():
             needed = f"(B, N, {width}) with B, N = {tuple(segments)} as the video"
             raise ValueError(f"audio must have shape {needed}, got {tuple(audio.shape)}")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from jca_fast.atomic import naming, write_json, write_text
 
@@ -96,6 +95,8 @@ class Progress:
 
     def __init__(self, total: int, done: int, show: bool | None) -> None:
         """total and done count batches; show: True, False, or None for "on a terminal"."""
+        from tqdm import tqdm
+
         self.total = total
         self.done = done
         self.first = done
