@@ -15,9 +15,6 @@ from . import files
 from .annotations import Event
 from .ave import AVEDataset, open_features
 
-CLIPS = "clips.h5"
-"""Datasets `video` (n,) names, `start` (n,) seconds and `length` (n,) segments without padding."""
-
 
 class UnlabelledClips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """All clips of an extracted set without labels: items `(audio (N, d_a), visual (N, ..., d_v))`.
@@ -71,7 +68,7 @@ def open_clips(root: str | Path, split: str) -> AVEDataset | UnlabelledClips:
     if Path(root).suffix == ".npz":
         return NpzClips(root)
     folder = Path(root).expanduser()
-    unlabelled = (folder / CLIPS).is_file() and not files.exists(folder, "labels")
+    unlabelled = (folder / files.CLIPS).is_file() and not files.exists(folder, "labels")
     return UnlabelledClips(folder) if unlabelled else AVEDataset(root, split)
 
 
@@ -86,13 +83,13 @@ def _clip_names(folders: tuple[Path, ...], count: int) -> list[str]:
     if videos is None or starts is None:
         return []
     if len(videos) != count:
-        raise ValueError(f"{folders[0] / CLIPS}: found {len(videos)} rows; needed: {count}")
+        raise ValueError(f"{folders[0] / files.CLIPS}: found {len(videos)} rows; needed: {count}")
     pairs = zip(videos, starts, strict=True)
     return [f"{Path(video.decode()).stem}@{start:g}s" for video, start in pairs]
 
 
 def _read(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
-    path = files.find_companion(CLIPS, *folders)
+    path = files.find_companion(files.CLIPS, *folders)
     if path is None:
         return None
     import h5py

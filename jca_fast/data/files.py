@@ -20,6 +20,8 @@ ORDER = "order"
 SPLITS = ("train", "val", "test")
 ANNOTATIONS = "Annotations.txt"
 PLANTED = "planted.h5"
+CLIPS = "clips.h5"
+"""Datasets `video` (n,) names, `start` (n,) seconds and `length` (n,) segments without padding."""
 
 # Of each file of the published layout: dataset, number of axes (None: four or more), their meaning.
 LAYOUT: dict[str, tuple[str, int | None, str]] = {

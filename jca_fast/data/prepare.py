@@ -16,7 +16,6 @@ from jca_fast import atomic
 
 from . import cache, cast, files, record
 from .cast import CastReport, cast_reports, cast_table
-from .clips import CLIPS
 
 
 def prepare(
@@ -78,7 +77,7 @@ def _plan(root: Path, out: Path, tables: list[files.Table], dtype: str) -> cache
             entries[table.path.name] = {"shape": list(table.shape), "rows": rows, "blocks": []}
         else:
             entries[table.path.name] = {"checksum": None}
-    for name in (files.ANNOTATIONS, files.PLANTED, record.FILE, CLIPS):
+    for name in (files.ANNOTATIONS, files.PLANTED, record.FILE, files.CLIPS):
         if (root / name).is_file():
             entries[name] = {"checksum": None}
     for name, entry in entries.items():

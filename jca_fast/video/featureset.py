@@ -28,9 +28,6 @@ from .settings import Settings
 from .store import UNFINISHED, StoredVideo
 from .windows import Window, cut
 
-CLIPS = "clips.h5"
-"""Which part of which video each row of an extracted set is."""
-
 SPLIT_SEED = 0
 
 
@@ -86,7 +83,7 @@ def write_features(out: Path, rows: Sequence[Row], settings: Settings, record: R
             atomic.sync(path)
             path.replace(out / path.name)
     files.write_h5(
-        out / CLIPS,
+        out / files.CLIPS,
         {ATTRIBUTE: text},
         video=np.array([row.video.video.encode() for row in rows]),
         start=np.array([row.window.start * settings.segment_seconds for row in rows]),
