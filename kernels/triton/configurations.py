@@ -67,11 +67,11 @@ ENTRIES: dict[tuple[str, str, str], dict[str, tuple[int, int, int, int]]] = {
     },
     ("forward", "exact", "blocked"): {
         "": (64, 32, 8, 1),
-        "sm120": (64, 16, 8, 1),
     },
     ("forward", "exact", "narrow"): {
         "": (128, 32, 8, 1),
         "sm100": (128, 64, 8, 1),
+        "sm120": (64, 32, 8, 1),
     },
     ("forward", "exact", "small"): {
         "": (32, 32, 8, 1),
