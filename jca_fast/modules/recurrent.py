@@ -105,8 +105,15 @@ class ResidualRNN(nn.Module):
         h, c = state.chunk(2)
         return h, c
 
+    def _network(self, x: Any, state: Any) -> Any:
+        """The recurrent network; in full precision on a CPU that has none for autocast's dtype."""
+        if x.data.device.type != "cpu" or _cpu_has_autocast_rnn():
+            return self.rnn(x, state)
+        with torch.autocast("cpu", enabled=False):
+            return self.rnn(x.to(self.init_hidden.dtype), state)
+
     def _run(self, x: Tensor) -> Tensor:
-        return self.rnn(x, self._initial(x.shape[0]))[0]
+        return self._network(x, self._initial(x.shape[0]))[0]
 
     def _run_packed(self, x: Tensor, used: Tensor) -> Tensor:
         """The recurrent network over the segments in use alone; both directions skip the others."""
@@ -117,7 +124,7 @@ class ResidualRNN(nn.Module):
         counts = used.sum(dim=1).clamp(min=1).cpu()  # an empty clip has one segment, of zeros
         front = x.gather(1, order.expand_as(x))
         packed = pack_padded_sequence(front, counts, batch_first=True, enforce_sorted=False)
-        packed, _ = self.rnn(packed, self._initial(batch))
+        packed, _ = self._network(packed, self._initial(batch))
         y, _ = pad_packed_sequence(packed, batch_first=True, total_length=segments)
         return y.gather(1, order.argsort(dim=1).expand_as(y))
 
@@ -126,3 +133,12 @@ class ResidualRNN(nn.Module):
             f"input_dim={self.input_dim}, dim={self.dim}, cell={self.cell!r}, "
             f"residual={self.residual}, normalize={self.normalize}"
         )
+
+
+def _cpu_has_autocast_rnn() -> bool:
+    """Whether oneDNN has recurrent networks in the present dtype of autocast on this processor."""
+    if not torch.is_autocast_enabled("cpu"):
+        return True
+    if torch.get_autocast_dtype("cpu") is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
