@@ -5,7 +5,7 @@ Most names are loaded on first use, so that `import jca_fast.data` needs neither
 
 from __future__ import annotations
 
-import importlib
+from jca_fast._lazy import names_of
 
 from .prepare import prepare as prepare  # now, or the module of that name would hide it later
 
@@ -19,17 +19,9 @@ _HOME = {
     "segment_labels": "annotations",
     "AVEDataset": "ave",
     "check": "checks",
+    "prepare": "prepare",
     "synthesize": "synthetic",
 }
 
-__all__ = sorted([*_HOME, "prepare"])
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__ = sorted(_HOME)
+__getattr__, __dir__ = names_of(__name__, _HOME)

@@ -3,7 +3,7 @@ needs no torch."""
 
 from __future__ import annotations
 
-import importlib
+from jca_fast._lazy import names_of
 
 _HOME = {
     "Config": "config",
@@ -15,13 +15,4 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = names_of(__name__, _HOME)

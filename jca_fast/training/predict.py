@@ -138,15 +138,13 @@ def read_clips(
     no clip is padded.
     """
     from jca_fast.data.annotations import class_names
-    from jca_fast.data.clips import clip_lengths, open_clips, read_npz
+    from jca_fast.data.clips import clip_lengths, open_clips
     from jca_fast.data.record import read_record, require_same_features
 
     count, names = content["model_config"]["num_classes"], content.get("classes")
-    if args.data.endswith(".npz"):
-        given, clips = read_npz(args.data)
-        return given, clips, names or class_names(count), None
-    record = read_record(args.data)
-    require_same_features(args.checkpoint, content.get("features"), args.data, record)
+    if Path(args.data).suffix != ".npz":
+        record = read_record(args.data)
+        require_same_features(args.checkpoint, content.get("features"), args.data, record)
     dataset = open_clips(args.data, args.split)
     clips = [dataset.clip_name(index) for index in range(len(dataset))]
     names = names or class_names(count, dataset.events)

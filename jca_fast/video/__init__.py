@@ -5,7 +5,7 @@ The package needs the extra `video` (PyAV and soxr): `pip install 'jca-fast[vide
 
 from __future__ import annotations
 
-import importlib
+from jca_fast._lazy import names_of
 
 _HOME = {
     "Segment": "decode",
@@ -18,13 +18,4 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = names_of(__name__, _HOME)
