@@ -13,6 +13,8 @@ from typing import Any
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+TEMPORARY = ".*.tmp"
+"""Names of temporary files: the holder of a folder's lock may delete those in it."""
 _NO_ANONYMOUS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
@@ -25,9 +27,10 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     When the block or the disk fails, the old file is intact and no temporary file remains.
 
     The temporary file has no name where the file system allows that, so a killed process leaves
-    nothing behind. Elsewhere it is a new file beside `path` with a random name. Either way, nobody
-    can plant a link to be written through. The path holds in this process only, and the writer must
-    write to the file that exists there, not replace it.
+    nothing behind, except in the instant in which a whole file has a temporary name before its
+    rename. Elsewhere it is a new file beside `path` with a random name (`TEMPORARY`). Either way,
+    nobody can plant a link to be written through. The path holds in this process only, and the
+    writer must write to the file that exists there, not replace it.
 
     Raises FileNotFoundError for a missing folder and OSError naming `path` and the reason for any
     failure to write. Other errors from the block, such as ValueError, pass unchanged.

@@ -128,7 +128,7 @@ def kill_while_preparing(root, blocks=20):
     assert not (root / "prepared").exists()
 
 
-@pytest.mark.parametrize("harm", ["none", "last block lost", "journal lost"])
+@pytest.mark.parametrize("harm", ["none", "temporary left", "last block lost", "journal lost"])
 def test_killed_run_goes_on_and_ends_with_the_same_bytes(
     root, planted, tmp_path, monkeypatch, harm
 ):
@@ -138,6 +138,8 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(
         AVEDataset(root / "prepared.partial")
     partial, journal = root / "prepared.partial", root / "prepared.partial" / "journal.json"
     done = journal.read_text().count('"cache"')
+    if harm == "temporary left":
+        (partial / ".0123456789abcdef.tmp").write_text("{")
     if harm == "last block lost":
         os.truncate(max(partial.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns), 300)
     if harm == "journal lost":
@@ -151,6 +153,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(
     total = (root / "prepared" / "prepared.json").read_text().count('"cache"')
     assert {
         "none": len(done_now) == total - done,
+        "temporary left": len(done_now) == total - done,
         "last block lost": total - done < len(done_now) < total + 1,
         "journal lost": len(done_now) == total,
     }[harm]

@@ -139,6 +139,8 @@ def _locked(staging: Path) -> Iterator[None]:
 
 def _resume(staging: Path, plan: cache.Manifest, overwrite: bool) -> cache.Manifest:
     """The journal of a killed run of the same plan, or the plan for a new start."""
+    for left in staging.glob(atomic.TEMPORARY):
+        left.unlink()
     journal = staging / cache.JOURNAL
     try:
         manifest = cache.read_manifest(journal)
