@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.layers import STANDARD, providers, title
-from benchmarks.pairs import in_process
 from benchmarks.table import Row
+from jca_fast.bench.layers import STANDARD, providers, title
+from jca_fast.bench.pairs import in_process
 
 TUNED = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 MODES = {"forward": "fwd", "backward": "fwd+bwd"}
@@ -31,7 +31,7 @@ def elsewhere(replayed, quick):
         rounds, kind = ("3", "plain") if quick else ("10", "compiled" if compiled else "plain")
         sizes = ",".join(map(str, shape))
         arguments = (form, sizes, "0", mode, rounds, kind)
-        result = in_process("benchmarks.layers", *arguments, **environment)
+        result = in_process("jca_fast.bench.layers", *arguments, **environment)
         row = Row(f"{form} {MODES[mode]}, {label}", title(shape), result)
         replayed(row, result["jca_fast"]["ms"] / 1e3)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import memory
-from benchmarks.layers import STANDARD, title
 from benchmarks.table import Row
+from jca_fast.bench.layers import STANDARD, title
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])

@@ -11,9 +11,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.pairs import multiply_add_rate, summarise
 from benchmarks.shapes import PAPER, RELEASED, THIRD_PARTY, Shape
 from benchmarks.table import Row
+from jca_fast.bench.pairs import multiply_add_rate, summarise
 from jca_fast.ops.library import overload
 
 SHAPES = {

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.pairs import check_parity
-from benchmarks.plain import plain_model
 from jca_fast import AVELocalizer
+from jca_fast.bench.pairs import check_parity
+from jca_fast.bench.plain import plain_model
 
 
 @pytest.mark.parametrize("dropout", ["published", "off"])

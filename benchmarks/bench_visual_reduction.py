@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.pairs import interleave, summarise
+from jca_fast.bench.pairs import interleave, summarise
 from jca_fast.functional import visual_reduction
 from jca_fast.ops import reference
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks.pairs import (
+from benchmarks.table import Row, Summary, disturbances, render
+from jca_fast.bench.pairs import (
     Provider,
     check_parity,
     interleave,
@@ -25,7 +26,6 @@ from benchmarks.pairs import (
     seconds,
     summarise,
 )
-from benchmarks.table import Row, Summary, disturbances, render
 
 ROWS = pytest.StashKey[list[Row]]()
 RATES = pytest.StashKey[list[float]]()

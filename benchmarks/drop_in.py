@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.looped import looped
-from benchmarks.pairs import Provider, flatten
-from benchmarks.plain import plain_model
+from jca_fast.bench.pairs import Provider, flatten
+from jca_fast.bench.plain import plain_model
 from jca_fast.compat import cam, orig_cam, released, rjcma, speaker
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import drop_in, layers
-from benchmarks.pairs import Provider, in_process, seconds
+from benchmarks import drop_in
+from jca_fast.bench import layers
+from jca_fast.bench.pairs import Provider, in_process, seconds
 
 
 def peak() -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from benchmarks.pairs import summarise
 from benchmarks.table import Row, disturbances, merged, render
+from jca_fast.bench.pairs import summarise
 
 ROUNDS = {"eager": [4.0, 6.0, 8.0], "compile": [2.0, 2.0, 2.0], "jca_fast": [2.0, 2.0, 2.0]}
 QUIET = {"eager": [4.0, 4.0, 4.1], "jca_fast": [2.0, 2.0, 2.0]}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.looped import looped
-from benchmarks.plain import published_layer
+from jca_fast.bench.plain import published_layer
 from jca_fast.compat import cam, orig_cam, released, rjcma, speaker
 from jca_fast.heads import AttentiveStatisticsPooling
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.plain import published_layer
 from jca_fast import compat
+from jca_fast.bench.plain import published_layer
 from jca_fast.compat import (
     abaw8,
     dynamic_crossattention,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.plain import published_layer
+from jca_fast.bench.plain import published_layer
 from jca_fast.compat import orig_cam, released, speaker
 
 Weights = dict[str, Tensor]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.subjects import BACKEND
-from benchmarks.plain import plain_forward
 from jca_fast import AVELocalizer
+from jca_fast.bench.plain import plain_forward
 from jca_fast.ops import reference
 
 Call = Callable[[], Any]

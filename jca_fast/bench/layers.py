@@ -1,19 +1,22 @@
 """The providers of the layer benchmarks; as a program, timed under the caller's environment
 (allocator, kernels).
 
-python -m benchmarks.layers paper 64,10,512,512,32 0.0 backward 10      prints the summary as JSON
+python -m jca_fast.bench.layers paper 64,10,512,512,32 0.0 backward 10 plain
+prints the summary as JSON
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from benchmarks.pairs import Provider, check_parity, interleave, summarise
-from benchmarks.plain import paper_layer, paper_loop, released_layer
 from jca_fast import JointCoAttention
+from jca_fast.bench.pairs import Provider, check_parity, interleave, summarise
+from jca_fast.bench.plain import paper_layer, paper_loop, released_layer
 
 STANDARD = (64, 10, 512, 512, 32)
 """B, N, d_a, d_v, k of the published model."""
@@ -40,20 +43,20 @@ def providers(
     fusion = JointCoAttention(
         audio, visual, n, attention_dim=k, num_layers=1, form=form, dropout=dropout
     )
-    layer = fusion.layers[0].train(dropout > 0)
+    layer: Any = fusion.layers[0].train(dropout > 0)
     inputs = [torch.randn(batch, n, d, requires_grad=True) for d in (audio, visual)]
     grads = [torch.randn_like(x) for x in inputs]
     leaves = [*inputs, *layer.parameters()]
-    plain = paper_layer if form == "paper" else released_layer
+    plain: Any = paper_layer if form == "paper" else released_layer
 
-    def timed(function) -> Provider:
-        def forward():
+    def timed(function: Callable[[], Any]) -> Provider:
+        def forward() -> Any:
             with torch.no_grad():
                 return function()
 
         return (lambda: torch.autograd.grad(function(), leaves, grads)) if backward else forward
 
-    functions = {"eager": lambda: plain(layer, inputs, dropout)}
+    functions: dict[str, Callable[[], Any]] = {"eager": lambda: plain(layer, inputs, dropout)}
     if compiled:
         compiled_plain = torch.compile(plain, dynamic=False)
         functions["compile"] = lambda: compiled_plain(layer, inputs, dropout)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 Provider = Callable[[], object]
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def flatten(result: object) -> list[Tensor]:

@@ -51,13 +51,15 @@ def published_layer(
     layer: PublishedLayer, inputs: Sequence[Tensor], p: float = 0.0
 ) -> tuple[Tensor, ...]:
     """The same with the weights under their published names, for two modalities or more."""
-    dense = layer.dense_coattn
-    kinds = (
+    dense: Any = layer.dense_coattn
+    keys, values = (
         [getattr(dense, f"{kind}{i}_linear") for i in range(1, len(inputs) + 1)]
         for kind in ("key", "value")
     )
     outputs = [linear[0] for linear in layer.linears]  # type: ignore[index]
-    return _released(inputs, dense.query_linear if dense.use_query else None, *kinds, outputs, p)
+    return _released(
+        inputs, dense.query_linear if dense.use_query else None, keys, values, outputs, p
+    )
 
 
 def _released(
@@ -94,7 +96,7 @@ def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
     if isinstance(module, ReleasedLayer):
         return lambda *x: released_layer(module, x, module.dropout.p if module.training else 0.0)
     if isinstance(module, PublishedLayer):
-        rate = module.dense_coattn.dropouts[0].p
+        rate: Any = module.dense_coattn.dropouts[0].p
         return lambda *x: published_layer(module, x, rate if module.training else 0.0)
     if isinstance(module, nn.Linear):
         return lambda x: F.linear(x, module.weight, module.bias)
@@ -110,7 +112,7 @@ def plain_model(model: nn.Module) -> Iterator[nn.Module]:
         (module, formula) for module in model.modules() if (formula := plain_forward(module))
     ]
     for module, formula in formulas:
-        module.forward = formula  # type: ignore[method-assign]
+        module.forward = formula
     try:
         yield model
     finally:
