@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from jca_fast import AVELocalizer
 from jca_fast.cli import main
-from jca_fast.models.params import TABLE_3, TABLE_5, count_parameters
+from jca_fast.models.params import count_parameters
+from jca_fast.models.tables import TABLE_3, TABLE_5
 
 SMALL = {
     "audio_dim": 8,
@@ -21,7 +22,7 @@ SMALL = {
 }
 ABLATIONS = [
     {},
-    *(arguments for _, arguments in TABLE_3[:-1]),
+    *(row.arguments for row in TABLE_3[:-1]),
     {"joint_cell": "gru"},
     {"modalities": "audio"},
     {"modalities": "visual"},
@@ -36,15 +37,13 @@ def clips(batch=2, regions=(7, 7), dtype=torch.float32):
     return torch.rand(batch, 10, 10, dtype=dtype), torch.rand(batch, 10, *regions, 14, dtype=dtype)
 
 
-@pytest.mark.parametrize(("audio_dim", "visual_dim", "num_layers", "printed"), TABLE_5)
-def test_released_form_has_the_parameters_of_table_5(audio_dim, visual_dim, num_layers, printed):
-    count = count_parameters(
-        audio_dim=audio_dim, visual_dim=visual_dim, num_layers=num_layers, form="released"
-    )
+@pytest.mark.parametrize("row", TABLE_5, ids=lambda row: row.label)
+def test_released_form_has_the_parameters_of_table_5(row):
+    count = count_parameters(form="released", **row.arguments)
     millions = (
         count / 1e6
     )  # the paper rounds most rows and cuts two (20.15 is printed as 20.1, 5.28 as 5.2)
-    assert printed in (f"{millions:.1f}", f"{int(millions * 10) / 10:.1f}")
+    assert row.parameters in (f"{millions:.1f}", f"{int(millions * 10) / 10:.1f}")
 
 
 def test_params_command_prints_all_rows(capsys):
