@@ -224,6 +224,22 @@ def test_settings_are_stored(tmp_path):
     )
 
 
+def test_a_difficulty_names_settings_and_given_ones_go_first(tmp_path):
+    def stored_settings(name, **options):
+        with h5py.File(
+            synthesize(tmp_path / name, num_clips=8, **options, **TINY) / "planted.h5"
+        ) as file:
+            settings = json.loads(file.attrs["settings"])
+        return tuple(settings[key] for key in ("noise", "distractors", "offscreen"))
+
+    assert stored_settings("a") == (1.0, 2, 0.5)
+    assert stored_settings("b", difficulty="hard") == (1.15, 3, 1.0)
+    assert stored_settings("c", difficulty="hard", noise=0.0, distractors=0) == (0.0, 0, 1.0)
+    with pytest.raises(ValueError, match="difficulty is 'harder'; needed: standard or hard"):
+        synthesize(tmp_path / "d", num_clips=8, difficulty="harder", **TINY)
+    assert not (tmp_path / "d").exists()
+
+
 def test_noise_makes_it_harder():
     def separation(noise):
         world = World(noise=noise)

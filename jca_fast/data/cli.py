@@ -136,13 +136,19 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         "--visual-dim", type=int, default=512, metavar="D", help="visual channels (512)"
     )
     parser.add_argument(
-        "--noise", type=float, default=1.0, help="noise against prototypes; more is harder (1)"
+        "--difficulty",
+        choices=["standard", "hard"],
+        default="standard",
+        help="names the next three; hard leaves room for ablations (standard)",
     )
     parser.add_argument(
-        "--distractors", type=int, default=2, metavar="N", help="silent objects, 0 to 3 (2)"
+        "--noise", type=float, help="noise against prototypes; more is harder (1; hard: 1.15)"
     )
     parser.add_argument(
-        "--offscreen", type=float, default=0.5, help="share of clips with a second sound (0.5)"
+        "--distractors", type=int, metavar="N", help="silent objects, 0 to 3 (2; hard: 3)"
+    )
+    parser.add_argument(
+        "--offscreen", type=float, help="share of clips with a second sound (0.5; hard: 1)"
     )
     parser.add_argument(
         "--full-length",
@@ -246,14 +252,16 @@ def _synth_videos(args: argparse.Namespace) -> int:
         "grid": [7, 7],
         "audio_dim": 128,
         "visual_dim": 512,
-        "noise": 1.0,
+        "difficulty": "standard",
+        "noise": None,
     }.items():
         if getattr(args, name) != default:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is of features; needed: leave it out with --videos")
     planted = importlib.import_module("jca_fast.video.planted")
     names = ("classes", "num_segments", "seed", "distractors", "offscreen", "full_length")
-    settings = {name: getattr(args, name) for name in (*names, "overwrite")}
+    given = {name: getattr(args, name) for name in (*names, "overwrite")}
+    settings = {name: value for name, value in given.items() if value is not None}
     planted.synthesize_videos(args.folder, args.videos, **settings, progress=sys.stderr.isatty())
     size = sum(path.stat().st_size for path in (args.folder / planted.FOLDER).iterdir())
     seconds = time.monotonic() - started

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from .annotations import (
     segment_labels,
 )
 from .hdf5 import RowWriter
-from .planted import Clip, World, draw_clip, stream
+from .planted import DIFFICULTIES, Clip, World, draw_clip, stream
 
 _NAMES = [files.ANNOTATIONS, *(f"{stem}.h5" for stem in files.LAYOUT), files.PLANTED]
 _EVENT_STREAM = 2**64 - 2  # made-up events and splits; clips use streams 0, 1, ...
@@ -45,9 +46,10 @@ def synthesize(
     audio_dim: int = 128,
     visual_dim: int = 512,
     grid: tuple[int, int] = (7, 7),
-    noise: float = 1.0,
-    distractors: int = 2,
-    offscreen: float = 0.5,
+    difficulty: str = "standard",
+    noise: float | None = None,
+    distractors: int | None = None,
+    offscreen: float | None = None,
     full_length: float = 0.4,
     overwrite: bool = False,
     progress: bool = False,
@@ -65,15 +67,16 @@ def synthesize(
     Clips: the rows of the file `annotations`, split as in the folder `orders`; or `num_clips` (600)
     made-up ones, the 28 classes in equal blocks, a share `full_length` of the events filling their
     clip, split 70/15/15 at random. Features are `dtype` float64, as published, or float32, with the
-    same values, all exact in float32. Equal arguments give equal values, clip by clip. `noise`,
-    `distractors` and `offscreen` set the difficulty (see `planted.World`). Memory: a few dozen
-    megabytes at any size.
+    same values, all exact in float32. Equal arguments give equal values, clip by clip.
+    `difficulty` is "standard" or "hard" and names the values of `noise`, `distractors` and
+    `offscreen` that are None (see `planted.World`). Memory: a few dozen megabytes at any size.
 
     Raises ValueError for bad arguments, FileExistsError when `root` holds such files and not
     `overwrite`, OSError when the disk is too small, all before the first clip is drawn. The files
     take their names when all are complete.
     """
     _check_arguments(num_clips, annotations, orders, num_noisy, dtype, full_length, seed)
+    hardness = harden(difficulty, noise=noise, distractors=distractors, offscreen=offscreen)
     root = Path(root)
     rng = stream(seed, _EVENT_STREAM)
     events = (
@@ -87,13 +90,19 @@ def synthesize(
         else {split: files.read_order(orders, split, len(events)) for split in files.SPLITS}
     )
     classes = len(event_classes(events))
-    world = World(
-        classes, num_segments, audio_dim, visual_dim, grid, seed, noise, distractors, offscreen
-    )
+    world = World(classes, num_segments, audio_dim, visual_dim, grid, seed, **hardness)
     with _staging(root, _num_bytes(world, len(events) + num_noisy, dtype), overwrite) as folder:
         _write_tables(folder, events, splits, num_segments, num_noisy)
         _write_clips(folder, world, events, num_noisy, dtype, progress)
     return root
+
+
+def harden(difficulty: str, **given: float | None) -> dict[str, Any]:
+    """The settings of a difficulty, except for those that are given."""
+    if difficulty not in DIFFICULTIES:
+        raise ValueError(f"difficulty is {difficulty!r}; needed: {' or '.join(DIFFICULTIES)}")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return {**DIFFICULTIES[difficulty], **chosen}
 
 
 def _check_arguments(
