@@ -9,19 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from benchmarks import drop_in
 from jca_fast.bench import layers
-from jca_fast.bench.pairs import Provider, in_process, seconds
-
-
-def peak() -> float:
-    """MiB. Not getrusage: a child starts with the peak of the parent that forked it."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+from jca_fast.bench.pairs import Provider, in_process, peak, seconds
 
 
 def compare(subject: str, names: Sequence[str]) -> tuple[dict[str, float], float]:

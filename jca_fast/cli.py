@@ -24,6 +24,7 @@ COMMANDS = {
     "extract": ("jca_fast.video.extract", "turn video files into features"),
     "localize": ("jca_fast.video.localize", "find the events of a video, and show them on a page"),
     "train": ("jca_fast.training.train", "train the localizer"),
+    "ablate": ("jca_fast.training.ablate", "train every row of a table of the paper"),
     "evaluate": ("jca_fast.training.evaluate", "score a checkpoint on a split"),
     "predict": (
         "jca_fast.training.predict",

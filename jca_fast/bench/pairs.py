@@ -92,6 +92,17 @@ def best_seconds(run: Provider, rounds: int) -> float:
     return min(seconds(run) for _ in range(rounds))
 
 
+def peak(device: str = "cpu") -> float:
+    """The largest memory of this process so far in MiB: resident, or of tensors on a GPU.
+
+    Not getrusage: a child starts with the peak of the parent that forked it.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def multiply_add_rate() -> float:
     """Multiply-adds of single float32 numbers in a second, on one thread; nan without the native
     library.
@@ -115,21 +126,24 @@ def machine() -> dict[str, object]:
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
         platform.processor(),
     )
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "processor": model,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "kernels": describe(),
         "torch": torch.__version__,
-        "commit": git.stdout.strip(),
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """The commit of the checkout that this package runs from; empty where it is installed."""
+    if not (ROOT / ".git").exists():
+        return ""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def in_process(module: str, *arguments: str, **environment: str) -> dict:

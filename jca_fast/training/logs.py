@@ -111,15 +111,27 @@ class Progress:
         )
         self.start = self.told = time.monotonic()
 
-    def step(self, epoch: int, batch: int, batches: int) -> None:
-        """Counts a batch, the batch-th of the epoch."""
+    def skip(self, count: int) -> None:
+        """Counts batches of an earlier run, which do not tell how fast this one is."""
+        self.done += count
+        self.first += count
+        if not self.bar.disable:
+            self.bar.initial += count
+            self.bar.update(count)
+
+    def name(self, text: str) -> None:
+        """Writes before the bar what it counts now."""
+        self.bar.set_description(text)
+
+    def step(self, where: str) -> None:
+        """Counts a batch; where is the place in the run, for the lines off a terminal."""
         self.done += 1
         self.bar.update()
         now = time.monotonic()
         if self.bar.disable and not self.quiet and now - self.told >= QUIET_SECONDS:
             self.told = now
             left = (now - self.start) / (self.done - self.first) * (self.total - self.done)
-            print(f"epoch {epoch}, batch {batch} of {batches}, {duration(left)} left", flush=True)
+            print(f"{where}, {duration(left)} left", flush=True)
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""

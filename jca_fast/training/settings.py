@@ -18,7 +18,7 @@ def option(
     default: Any,
     help: str,
     *,
-    choices: tuple[str, ...] | None = None,
+    choices: tuple[Any, ...] | None = None,
     low: float | None = None,
     free: bool = False,
 ) -> Any:
@@ -33,13 +33,14 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
+def add_flags(parser: argparse.ArgumentParser, cls: type, file: bool = True) -> None:
     """One flag per field of the dataclass cls, and --config FILE; absent flags set no attribute."""
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="TOML or JSON file with any of the settings below (flags go first)",
-    )
+    if file:
+        parser.add_argument(
+            "--config",
+            metavar="FILE",
+            help="TOML or JSON file with any of the settings below (flags go first)",
+        )
     kinds = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         kind, meta = kinds[field.name], field.metadata
@@ -107,10 +108,10 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
             raise ValueError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raises ValueError unless value is one of choices."""
     if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
 
 
 def check_values(settings: Any) -> None:

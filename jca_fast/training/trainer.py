@@ -171,7 +171,7 @@ class Trainer:
             self.train_step(*(t.to(self.group.device, non_blocking=True) for t in tensors))
             self.seconds = time.perf_counter() - start
             if self.group.main:
-                self.progress.step(self.epoch + 1, self.batch, total)
+                self.progress.step(f"epoch {self.epoch + 1}, batch {self.batch} of {total}")
             if every and self.step % every == 0 and self.batch < total:
                 self.save_last()
 

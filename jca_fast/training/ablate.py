@@ -1,0 +1,103 @@
+"""`jca-fast ablate`: every row of one of the paper's Tables 2 to 5, trained with several seeds.
+
+On Planted AVE by default, at a size that fits two cores; with --data on features of your own, by
+the paper's protocol. A killed run continues when it is started again with the same --out: finished
+trainings are kept, the one that was cut off goes on from its last epoch. A row that several tables
+share is trained once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jca_fast.training.config import RECIPES
+from jca_fast.training.settings import add_flags, check_values, option
+
+PLANTED: dict[str, Any] = {
+    "form": "paper",
+    "scale": 8,
+    "epochs": 25,
+    "batch_size": 32,
+    "recipe": "default",
+}
+"""Settings without --data."""
+
+PROTOCOL: dict[str, Any] = {
+    "form": "released",
+    "scale": 1,
+    "epochs": 300,
+    "batch_size": 64,
+    "recipe": "published",
+}
+"""Settings with --data: the released training code, at the published size."""
+
+SMALLEST_DIM = 128
+"""The smallest d_a and d_v of the tables; a Bi-LSTM needs an even number of channels."""
+
+CLIPS = 1200
+"""Of the planted set."""
+
+
+@dataclass
+class Ablation:
+    """Settings of an ablation; ValueError names a setting of wrong type or out of range.
+
+    0 or "" takes the value of ``PLANTED`` or ``PROTOCOL``.
+    """
+
+    table: int = option(3, "of the paper: 2, 3, 4 or 5", choices=(2, 3, 4, 5), free=True)
+    seeds: int = option(3, "trainings of each row", low=1, free=True)
+    data: str = option("", "folder with features in the published layout (default: Planted AVE)")
+    out: str = option("runs/ablate", "folder for data, trainings and tables", free=True)
+    form: str = option(
+        "",
+        "paper or released (default: paper; with --data released)",
+        choices=("", "paper", "released"),
+    )
+    scale: int = option(0, "divide the paper's d_a and d_v by this; 0: 8, with --data 1", low=0)
+    epochs: int = option(0, "passes over the training clips; 0: 25, with --data 300", low=0)
+    batch_size: int = option(0, "clips per step; 0: 32, with --data 64", low=0)
+    recipe: str = option(
+        "", "of jca-fast train (default: default; with --data published)", choices=("", *RECIPES)
+    )
+    clips: int = option(CLIPS, "clips of the planted set", low=8)
+    device: str = option("auto", "auto, cpu, cuda or cuda:<index>", free=True)
+    progress: bool | None = option(None, "progress bar (default: on a terminal)", free=True)
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        for name, value in (PROTOCOL if self.data else PLANTED).items():
+            setattr(self, name, getattr(self, name) or value)
+        if SMALLEST_DIM % (2 * self.scale):
+            raise ValueError(f"scale: must divide {SMALLEST_DIM // 2}, got {self.scale}")
+
+    def lasting(self) -> dict[str, Any]:
+        """The settings that all tables of a folder share."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if not f.metadata["free"]}
+
+    def folder(self) -> Path:
+        """The data."""
+        return Path(self.data or Path(self.out) / "data").expanduser()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `jca-fast ablate`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = __doc__
+    add_flags(parser, Ablation, file=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and writes the table."""
+    if not hasattr(args, "table"):
+        raise ValueError("table: none given; needed: --table 2, 3, 4 or 5")
+    names = {field.name for field in dataclasses.fields(Ablation)}
+    from jca_fast.training.ablation import ablate
+
+    ablate(Ablation(**{name: value for name, value in vars(args).items() if name in names}))
+    return 0
