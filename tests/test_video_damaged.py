@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 from collections.abc import Callable
 
@@ -103,3 +105,66 @@ def test_every_file_is_used_or_named(tmp_path, capfd):
         assert any(name in row for row in good), said.err
     for name in ("no_sound.mp4", "no_picture.m4a", "jump.mkv", "link.mp4", "cut1.mkv"):
         assert any(name in line for line in refused)
+
+
+NAMES = [
+    "with space.mp4",
+    "a:b.mp4",
+    "file:c.mp4",
+    "concat|d.mp4",
+    "[e]*.mp4",
+    "%03d.mp4",
+    "ünï 日本.mp4",
+    "a'quote\".mp4",
+    "two\nlines.mp4",
+    "-o.mp4",
+    "no suffix",
+]
+
+
+def test_names_of_every_kind(tmp_path, monkeypatch, capfd):
+    """Seen from the working folder, where "a:b.mp4" could be taken for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    content = make_video(tmp_path / "a.mkv", 1.0, audio="pcm_s16le").read_bytes()
+    for name in NAMES:
+        (tmp_path / name).write_bytes(content)
+    no_text = os.fsdecode(b"byte\xff.mp4")
+    (tmp_path / no_text).write_bytes(content)
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / NAMES[0]).write_bytes(content)
+    (tmp_path / "link.mp4").symlink_to(NAMES[0])  # the same file once more
+    os.mkfifo(tmp_path / "pipe.mp4")
+    names = [*NAMES, no_text, "loop.mp4", "other/" + NAMES[0], "link.mp4", "pipe.mp4"]
+    status = main(["extract", "-o", "a:set", "--frames-per-segment", "1", "--", *names])
+    said = capfd.readouterr()
+    assert status == 1
+    refused = said.err.splitlines()
+    assert len(refused) == 3, said.err
+    for name, text in (
+        ("byte\\udcff.mp4", "its name is not UTF-8 text"),
+        ("loop.mp4", "no such file"),
+        ("pipe.mp4", "no such file"),
+    ):
+        assert any(line.startswith(f"{name}: {text}") for line in refused)
+    lines = said.out.splitlines()
+    assert len(lines) == len(names) - 1 + 2  # the link is the file it leads to
+    assert any(line.startswith("two\\nlines.mp4 ") for line in lines)
+    assert lines[-1] == "12 of 15 videos, 12 segments -> a:set"
+
+
+def test_a_disk_that_is_full(tmp_path, capfd):
+    """A limit on the size of files fails as a full disk does: in the middle of a write."""
+    make_video(tmp_path / "a.mkv", 4.0, audio="pcm_s16le")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, hard))
+    try:
+        out = tmp_path / "set"
+        status = main(["extract", str(tmp_path), "-o", str(out), "--frames-per-segment", "1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capfd.readouterr()
+    assert status == 1
+    assert said.err == f"{tmp_path / 'a.mkv'}: [Errno 27] File too large\n"
+    assert "0 of 1 videos" in said.out
+    assert [path.name for path in out.rglob("*")] == [".videos"]

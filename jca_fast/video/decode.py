@@ -16,6 +16,7 @@ import numpy as np
 
 from .logmel import RATE
 from .sound import Mixer
+from .sources import shown
 
 KINDS = ("picture", "sound")
 
@@ -217,12 +218,17 @@ class VideoReader:
                 "PyAV is not installed; needed: pip install 'jca-fast[video]'"
             ) from None
 
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise self._error("its name is not UTF-8 text; needed: a name that is") from None
         if not self.path.is_file():
             raise self._error("no such file")
         if not self.path.stat().st_size:
             raise self._error("the file is empty")
         try:
-            return av.open(str(self.path), metadata_errors="ignore")
+            # a relative path such as a:b.mp4 would name a protocol
+            return av.open(str(self.path.absolute()), metadata_errors="ignore")
         except (av.error.FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise self._error(f"not a readable video ({reason})") from None
@@ -260,7 +266,7 @@ class VideoReader:
                 raise self._error(f"truncated: {what} ends at {end:.1f} s of {length:.1f} s")
 
     def _error(self, text: str) -> VideoError:
-        return VideoError(f"{self.path}: {text}")
+        return VideoError(f"{shown(self.path)}: {text}")
 
 
 class _Picture:

@@ -13,7 +13,7 @@ from pathlib import Path
 from . import featureset
 from .decode import VideoError
 from .settings import Extractor, Settings, add_flags, from_flags, load_extractor
-from .sources import find_videos
+from .sources import find_videos, shown
 from .store import UNFINISHED, StoredVideo
 
 STORE = ".videos"
@@ -120,37 +120,40 @@ def extract_videos(
     return outcomes
 
 
-def extract_one(
-    path: Path, extractor: Extractor, store: Path, threads: int = 0, resume: bool = True
-) -> Outcome:
+def extract_one(path: Path, extractor: Extractor, store: Path, threads: int = 0) -> Outcome:
     """The features of one video, from the store if they are there."""
     from .store import key, store_features
 
     try:
-        target = store / f"{key(path, extractor)}.h5" if path.is_file() else store / "none"
-        if not (resume and target.is_file()):
+        target = store / (key(path, extractor) if path.is_file() else "none")
+        if not target.is_dir():
             store_features(path, extractor, target, threads)
         stored = StoredVideo(target)
     except VideoError as error:
-        return Outcome(path, None, str(error).removeprefix(f"{path}: "))
+        return Outcome(path, None, str(error).removeprefix(f"{shown(path)}: "))
     except OSError as error:
-        return Outcome(path, None, f"{error}")
+        return Outcome(path, None, _first_line(error))
     except Exception as error:  # whatever a damaged file makes a decoder do
         if os.environ.get("JCA_FAST_DEBUG"):
             raise
-        return Outcome(path, None, f"{type(error).__name__}: {error}".split("\n")[0])
+        return Outcome(path, None, f"{type(error).__name__}: {_first_line(error)}")
     note = f"{stored.damaged} damaged packets left out" if stored.damaged else ""
     return Outcome(path, stored, note)
 
 
+def _first_line(error: Exception) -> str:
+    """Messages of HDF5 have several lines."""
+    return str(error).split("\n")[0]
+
+
 def table(outcomes: Sequence[Outcome], out: Path, most: int = 30) -> str:
     """One line for each video (of many, for those with a note) and a line on all."""
-    shown = outcomes if len(outcomes) <= most else [o for o in outcomes if o.note]
-    width = min(60, max((len(str(o.video)) for o in shown), default=0))
-    lines = [f"{'video':<{width}}  segments  note"] if shown else []
-    for outcome in shown:
+    listed = outcomes if len(outcomes) <= most else [o for o in outcomes if o.note]
+    width = min(60, max((len(shown(o.video)) for o in listed), default=0))
+    lines = [f"{'video':<{width}}  segments  note"] if listed else []
+    for outcome in listed:
         count = str(outcome.stored.num_segments) if outcome.stored else "-"
-        name = str(outcome.video)
+        name = shown(outcome.video)
         name = name if len(name) <= width else f"...{name[-width + 3 :]}"
         lines.append(f"{name:<{width}}  {count:>8}  {outcome.note}".rstrip())
     good = [outcome.stored for outcome in outcomes if outcome.stored]

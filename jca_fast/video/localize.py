@@ -105,7 +105,7 @@ def localize_video(
     require_same_features(checkpoint, content.get("features"), video, extractor.record())
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".features.") as folder:
-        target = Path(folder) / "features.h5"
+        target = Path(folder) / "features"
         store_features(video, extractor, target)
         result = read_events(StoredVideo(target), model, content, extractor)
     result = replace(result, video=video)

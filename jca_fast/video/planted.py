@@ -89,7 +89,9 @@ def write_video(
     """Write pictures (height, width, 3) uint8 and mono sound (n,) at 16 kHz as mp4 (H.264, AAC)."""
     import av
 
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(
+        str(path.absolute()), "w", format="mp4", options={"movflags": "faststart"}
+    ) as container:
         video: Any = container.add_stream("libx264", rate=frame_rate)
         video.width = video.height = SIDE
         video.pix_fmt = "yuv420p"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .extract import Outcome, extract_one
 from .settings import Extractor, Settings, load_extractor
+from .sources import shown
 
 
 def extract_all(
@@ -30,7 +31,7 @@ def extract_all(
         outcomes[outcome.video] = outcome
         if outcome.stored is None:
             bar.clear()
-            print(f"{outcome.video}: {outcome.note}", file=sys.stderr, flush=True)
+            print(f"{shown(outcome.video)}: {outcome.note}", file=sys.stderr, flush=True)
     return [outcomes[path] for path in paths]
 
 

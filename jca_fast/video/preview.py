@@ -56,7 +56,9 @@ def transcode(
     reader = VideoReader(path, seconds, count, size)
     with (
         replacing(target) as temporary,
-        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
+        av.open(
+            str(temporary.absolute()), "w", format="mp4", options={"movflags": "faststart"}
+        ) as container,
     ):
         video: Any = container.add_stream("libx264", rate=Fraction(count / seconds))
         video.width, video.height = size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os.path
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,7 +41,12 @@ def find_videos(arguments: Iterable[str]) -> list[Path]:
     videos and for a list that is not UTF-8 text.
     """
     found = (path for argument in arguments for path in _expand(argument))
-    return list({path.resolve(): path for path in found}.values())
+    return list({os.path.realpath(path): path for path in found}.values())
+
+
+def shown(path: Path) -> str:
+    """The path for a line of text: line breaks and bytes that are no text are escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
 def _expand(argument: str) -> Iterator[Path]:

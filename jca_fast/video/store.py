@@ -24,6 +24,9 @@ from .windows import Window, pad
 
 T = TypeVar("T")
 
+ROWS, FACTS = "rows.bin", "facts.json"
+"""The files of a stored video."""
+
 PEAKS = 20
 """Points of the waveform in a segment: the largest absolute values of equal parts."""
 
@@ -40,13 +43,12 @@ def store_features(
     target: Path,
     threads: int = 0,
 ) -> None:
-    """Write the features of all segments of a video to the h5 file `target`, whole or not at all.
+    """Write the features of all segments of a video to the folder `target`, whole or not at all.
 
-    Datasets: audio (S, C_a), visual (S, 7, 7, C_v), peaks (S, 20). Memory does not grow with the
-    video. Raises VideoError naming the file.
+    Its two files hold one record for each segment (audio (C_a,), visual (7, 7, C_v), peaks (20,))
+    and the facts about the video. They are plain files, because HDF5 may crash where a disk is
+    full. Memory does not grow with the video. Raises VideoError naming the file.
     """
-    import h5py
-
     settings = extractor.settings
     reader = VideoReader(
         path,
@@ -57,41 +59,36 @@ def store_features(
     )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as folder:
         unfinished = Path(folder) / target.name
-        with h5py.File(unfinished, "w") as file:
-            _fill(file, reader, extractor)
+        unfinished.mkdir()
+        shapes = _write_rows(unfinished / ROWS, reader, extractor)
+        facts = {
+            "shapes": shapes,
+            "dtype": settings.dtype,
+            "info": reader.info,
+            "video": str(path),
+            "damaged": reader.damaged,
+        }
+        (unfinished / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         unfinished.replace(target)
 
 
-def _fill(file: Any, reader: VideoReader, extractor: Extractor) -> None:
-    """The datasets and attributes of a stored video."""
-    for segment in ahead(reader.segments()):
-        row = {
-            "audio": hear(extractor.audio, segment.sound),
-            "visual": see(extractor.visual, segment.pictures),
-            "peaks": peaks(segment.sound),
-        }
-        for name, values in row.items():
-            dtype = "float32" if name == "peaks" else extractor.settings.dtype
-            append(file, name, values.astype(dtype))
-    file.attrs["info"] = json.dumps(reader.info)
-    file.attrs["video"] = str(reader.path)
-    file.attrs["damaged"] = reader.damaged
-
-
-def append(file: Any, name: str, values: np.ndarray) -> None:
-    """Append one row to a dataset of an h5 file, and create the dataset with the first one."""
-    if name not in file:
-        shape = (1, *values.shape)
-        file.create_dataset(name, data=values[None], maxshape=(None, *shape[1:]), chunks=shape)
-        return
-    rows = file[name]
-    if values.shape != rows.shape[1:]:
-        raise ValueError(
-            f"the {name} network returned shape {values.shape} after {rows.shape[1:]}; "
-            "needed: one shape for all segments"
-        )
-    rows.resize(len(rows) + 1, axis=0)
-    rows[-1] = values
+def _write_rows(path: Path, reader: VideoReader, extractor: Extractor) -> dict[str, Any]:
+    """Write the record of every segment; the shapes of audio and visual."""
+    shapes: dict[str, Any] = {}
+    dtype = extractor.settings.dtype
+    with path.open("wb") as file:
+        for segment in ahead(reader.segments()):
+            audio = hear(extractor.audio, segment.sound)
+            visual = see(extractor.visual, segment.pictures)
+            for name, values in (("audio", audio), ("visual", visual)):
+                if values.shape != shapes.setdefault(name, values.shape):
+                    raise ValueError(
+                        f"the {name} network returned shape {values.shape} after {shapes[name]}; "
+                        "needed: one shape for all segments"
+                    )
+                file.write(values.astype(dtype).tobytes())
+            file.write(peaks(segment.sound).astype(np.float32).tobytes())
+    return shapes
 
 
 def peaks(sound: np.ndarray) -> np.ndarray:
@@ -109,36 +106,33 @@ def key(path: Path, extractor: Extractor) -> str:
 
 @dataclass
 class StoredVideo:
-    """The features of one video on disk."""
+    """The features of one video on disk, the folder that `store_features` wrote."""
 
     path: Path
 
     def __post_init__(self) -> None:
-        with self._open() as file:
-            self.num_segments = len(file["audio"])
-            self.shapes = {name: file[name].shape[1:] for name in ("audio", "visual")}
-            self.info: dict[str, Any] = json.loads(file.attrs["info"])
-            self.video = str(file.attrs["video"])
-            self.damaged = int(file.attrs["damaged"])
+        facts = json.loads((self.path / FACTS).read_text(encoding="utf-8"))
+        self.shapes = {name: tuple(shape) for name, shape in facts["shapes"].items()}
+        self.info: dict[str, Any] = facts["info"]
+        self.video = str(facts["video"])
+        self.damaged = int(facts["damaged"])
+        fields = [(name, facts["dtype"], shape) for name, shape in self.shapes.items()]
+        self._record = np.dtype([*fields, ("peaks", "float32", (PEAKS,))])
+        self.num_segments = len(self._rows())
 
     def window(self, window: Window, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
         """Audio (N, C_a) and visual (N, 7, 7, C_v) of a window, padded with zeros."""
-        span = slice(window.start, window.start + window.length)
-        with self._open() as file:
-            audio, visual = (
-                pad(file[name][span], settings.num_segments) for name in ("audio", "visual")
-            )
+        rows = self._rows()[window.start : window.start + window.length]
+        audio, visual = (pad(rows[name], settings.num_segments) for name in ("audio", "visual"))
         return audio, visual
 
     def peaks(self) -> np.ndarray:
         """The waveform, (S, 20) float32."""
-        with self._open() as file:
-            return file["peaks"][:]
+        return np.array(self._rows()["peaks"])
 
-    def _open(self) -> Any:
-        import h5py
-
-        return h5py.File(self.path, "r")
+    def _rows(self) -> np.ndarray:
+        """The records of all segments, on disk."""
+        return np.memmap(self.path / ROWS, self._record, "r")
 
 
 def ahead(items: Iterator[T], size: int = AHEAD) -> Iterator[T]:
