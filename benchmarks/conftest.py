@@ -16,10 +16,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks.table import Row, Summary, disturbances, render
+from benchmarks.table import Row, Summary, render, spreads
 from jca_fast.bench.pairs import (
     Provider,
     check_parity,
+    disturbances,
     interleave,
     machine,
     multiply_add_rate,
@@ -189,5 +190,5 @@ def pytest_terminal_summary(terminalreporter, config):
     if config.option.smoke:
         terminalreporter.write_line("a smoke run at tiny sizes: no figure means anything")
         return
-    for reason in disturbances(rows, config.stash[RATES], config.stash[LOAD]):
+    for reason in disturbances(spreads(rows), config.stash[RATES], config.stash[LOAD]):
         terminalreporter.write_line(f"DISTURBED RUN, do not rely on it: {reason}", red=True)

@@ -6,6 +6,7 @@ python -m benchmarks.memory cam_n8 published   or jca_fast; a case of benchmarks
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ import torch
 
 from benchmarks import drop_in
 from jca_fast.bench import layers
-from jca_fast.bench.pairs import Provider, in_process, peak, seconds
+from jca_fast.bench.memory import growth
+from jca_fast.bench.pairs import Provider, in_process
 
 
 def compare(subject: str, names: Sequence[str]) -> tuple[dict[str, float], float]:
@@ -33,13 +35,9 @@ def providers(subject: str, batch: int) -> dict[str, Provider]:
 
 def main(subject: str, provider: str) -> None:
     torch.set_num_threads(2)
-    for run in providers(subject, 2).values():  # loads every library before the measurement
-        run()
     case = drop_in.CASES.get(subject)
-    measured = providers(subject, case.batch if case else layers.STANDARD[0])
-    before = peak()
-    duration = seconds(measured[provider])
-    print(json.dumps({"mib": round(peak() - before, 1), "seconds": duration}))
+    build = functools.partial(providers, subject)
+    print(json.dumps(growth(build, case.batch if case else layers.STANDARD[0], provider)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ limit           share of the bound that the case names (multiply-add rate or mem
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 Summary = dict[str, dict[str, float]]
@@ -29,8 +28,6 @@ COLUMNS = (
     ("MiB", 7),
     ("limit", 5),
 )
-SPREAD = 1.35
-"""A larger median spread of the ratios (80th over 20th percentile) marks a disturbed run."""
 BASELINES = ("eager", "published", "loop", "compile")
 
 
@@ -107,26 +104,7 @@ def render(rows: Sequence[Row]) -> list[str]:
     return [*text[:1], "-" * (sum(widths) + len(widths) - 1), *text[1:]]
 
 
-def disturbances(rows: Sequence[Row], rates: Sequence[float], load: float) -> list[str]:
-    """Reasons not to believe this run; empty after a quiet one.
-
-    Args:
-        rows: what was measured.
-        rates: multiply-adds a second of one core, before and after the run.
-        load: the system's load average of the minute before the run.
-    """
-    found = []
-    cores = os.cpu_count() or 1
-    if load > 0.5 * cores:
-        found.append(f"the load average was {load:.1f} on {cores} cores before the run began")
-    spreads = sorted(
-        row.times[name]["high"] / row.times[name]["low"] for row in rows if (name := row.baseline())
-    )
-    if spreads and (middle := spreads[len(spreads) // 2]) > SPREAD:
-        found.append(f"the ratios of a case vary by a factor of {middle:.2f} between rounds")
-    if len(rates) > 1 and min(rates) < 0.85 * max(rates):
-        found.append(
-            f"a core's multiply-add rate varied between {min(rates) / 1e9:.0f} and "
-            f"{max(rates) / 1e9:.0f} GFMA/s: other programs or a changing clock"
-        )
-    return found
+def spreads(rows: Sequence[Row]) -> list[float]:
+    """The spread of the ratio of every row that has one, 80th over 20th percentile."""
+    pairs = ((row, row.baseline()) for row in rows)
+    return [row.times[name]["high"] / row.times[name]["low"] for row, name in pairs if name]

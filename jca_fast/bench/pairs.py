@@ -116,6 +116,32 @@ def multiply_add_rate() -> float:
     return run() / best_seconds(run, 30)
 
 
+SPREAD = 1.35
+"""A larger median spread of the ratios (80th over 20th percentile) marks a disturbed run."""
+
+
+def disturbances(spreads: Sequence[float], rates: Sequence[float], load: float) -> list[str]:
+    """Reasons not to believe a run; empty after a quiet one.
+
+    Args:
+        spreads: of the ratios of each case over the rounds, 80th over 20th percentile.
+        rates: multiply-adds a second of one core, before and after the run.
+        load: the system's load average of the minute before the run.
+    """
+    found = []
+    cores = os.cpu_count() or 1
+    if load > 0.5 * cores:
+        found.append(f"the load average was {load:.1f} on {cores} cores before the run began")
+    if spreads and (middle := sorted(spreads)[len(spreads) // 2]) > SPREAD:
+        found.append(f"the ratios of a case vary by a factor of {middle:.2f} between rounds")
+    if len(rates) > 1 and min(rates) < 0.85 * max(rates):
+        found.append(
+            f"a core's multiply-add rate varied between {min(rates) / 1e9:.0f} and "
+            f"{max(rates) / 1e9:.0f} GFMA/s: other programs or a changing clock"
+        )
+    return found
+
+
 @functools.cache
 def machine() -> dict[str, object]:
     """What a reader needs to judge the numbers."""
