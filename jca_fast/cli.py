@@ -31,6 +31,7 @@ COMMANDS = {
         "write the predicted event of every segment as JSON or CSV",
     ),
     "visualize": ("jca_fast.visualize", "draw attention maps and time lines as PNG"),
+    "bench": ("jca_fast.bench.command", "measure against PyTorch on this machine, as a page"),
     "verify": ("jca_fast.verify", "check the kernels on this device against float64"),
     "convert": ("jca_fast.compat.convert", "turn published checkpoints into safetensors and back"),
     "params": ("jca_fast.models.params", "print the parameter counts of the paper's Tables 3 to 5"),

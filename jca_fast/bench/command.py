@@ -1,0 +1,66 @@
+"""`jca-fast bench`: jca_fast against PyTorch on this machine, as JSON and as one HTML page.
+
+Every figure is the median over rounds in which all providers run one after the other, after a
+parity check. The run takes about four minutes on two cores, with --quick less than one at small
+sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `jca-fast bench`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = __doc__
+    parser.add_argument("--quick", action="store_true", help="small sizes, less than a minute")
+    parser.add_argument(
+        "--out", metavar="DIR", default="runs/bench", help="folder to write (runs/bench)"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A.json", "B.json"),
+        help="measure nothing: name what is slower in B than in A beyond the noise of both; "
+        "exit status 1 if there is anything",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and writes, or compares."""
+    if args.compare:
+        from jca_fast.bench.compare import compare
+
+        lines, slower = compare(*(read(Path(path)) for path in args.compare))
+        print("\n".join(lines))
+        return int(slower)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports every start
+    from jca_fast.atomic import write_json, write_text
+    from jca_fast.bench.measure import measure
+    from jca_fast.bench.report import page
+
+    out = Path(args.out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    result = measure(args.quick)
+    write_json(out / "bench.json", result)
+    write_text(out / "bench.html", page(result))
+    for reason in result["disturbances"]:
+        print(f"DISTURBED RUN, do not rely on it: {reason}")
+    print(f"{out / 'bench.html'}, {out / 'bench.json'}")
+    return 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The result in a file; errors name it."""
+    try:
+        result = json.loads(path.expanduser().read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(result, dict) or not isinstance(result.get("cases"), dict):
+        raise ValueError(f"{path}: holds no cases; needed: the bench.json of `jca-fast bench`")
+    return result

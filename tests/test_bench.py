@@ -1,0 +1,148 @@
+"""`jca-fast bench` at tiny sizes: the JSON, the page, and the comparison of two results."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+
+from jca_fast.bench import measure, profile
+from jca_fast.cli import main
+
+TINY = (2, 4, 8, 8, 2)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The folder of a run."""
+    out = tmp_path_factory.mktemp("bench") / "new" / "out"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "QUICK_SHAPES", (TINY,))
+        patch.setattr(measure, "QUICK_BUDGET", 0.0)
+        patch.setattr(measure, "READ_BYTES", 2**20)
+        patch.setattr(measure, "BASE", {**measure.BASE, "batch": 2, "dim": 8, "k": 2})
+        axes = {axis: (name, values[:2]) for axis, (name, values) in measure.AXES.items()}
+        patch.setattr(measure, "AXES", {**axes, "channels d_a = d_v": ("dim", (4, 8))})
+        patch.setattr(measure, "in_process", lambda _, form, shape, name: {"mib": len(form + name)})
+        small = {"audio_dim": 4, "visual_dim": 4, "num_layers": 1, "region_features": 6}
+        patch.setattr(profile, "QUICK", small)
+        assert main(["bench", "--quick", "--out", str(out)]) == 0
+    torch.set_num_threads(threads)
+    return out
+
+
+@pytest.fixture
+def result(ran):
+    return json.loads((ran / "bench.json").read_text())
+
+
+def test_result_has_cases_axes_memory_profile_and_limits(result):
+    assert result["cases"].keys() == {
+        f"{form} layer, {mode}, 2x4 8+8 k2"
+        for form in ("paper", "released")
+        for mode in ("forward", "forward + backward")
+    }
+    for case in result["cases"].values():
+        assert case["times"].keys() == {"eager", "jca_fast"}
+        assert case["times"]["jca_fast"]["ratio"] == 1
+    assert all(len(points) == 2 for points in result["axes"].values())
+    assert result["memory"]["paper layer, memory"] == {"eager": 10, "jca_fast": 13}
+    for step in result["step"].values():
+        assert sum(step["parts"]["fused"].values()) > 0
+    assert result["step"]["paper"]["parts"]["fused"]["ops of jca_fast"] > 0
+    assert result["limits"]["bytes"] > 0
+    assert result["machine"]["torch"] == torch.__version__
+
+
+def test_page_is_one_file_that_needs_no_network(ran, result):
+    page = (ran / "bench.html").read_text()
+    assert not re.search(r"https?://|<script|<link|src=|@import|url\(", page)
+    assert page.count("<svg") == len(result["axes"])
+    for case in result["cases"]:
+        assert case in page
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+
+
+def compared(tmp_path, before, after):
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, content in zip(paths, (before, after), strict=True):
+        path.write_text(json.dumps(content))
+    return main(["bench", "--compare", *map(str, paths)])
+
+
+def steady(result):
+    """The result with the speed-ups of a quiet run."""
+    for case in result["cases"].values():
+        case["times"]["eager"].update(ratio=4.0, low=3.8, high=4.2)
+    return result
+
+
+def test_compare_flags_what_is_slower_beyond_the_noise(result, tmp_path, capsys):
+    before = steady(result)
+    assert compared(tmp_path, before, before) == 0
+    assert "no regression beyond the noise" in capsys.readouterr().out
+    case = next(iter(before["cases"]))
+    for ratio, low, high, status in (
+        (3.0, 2.9, 3.1, 1),
+        (3.0, 2.5, 3.9, 0),  # the ranges meet
+        (3.79, 3.79, 3.79, 1),
+        (3.81, 3.0, 3.79, 0),  # less than 5 %
+        (9.0, 8.0, 10.0, 0),
+    ):
+        after = copy.deepcopy(before)
+        after["cases"][case]["times"]["eager"].update(ratio=ratio, low=low, high=high)
+        assert compared(tmp_path, before, after) == status
+        assert ("SLOWER" in capsys.readouterr().out) == bool(status)
+
+
+def test_compare_flags_memory_and_names_another_machine(result, tmp_path, capsys):
+    before = steady(result)
+    after = copy.deepcopy(before)
+    after["memory"]["paper layer, memory"]["jca_fast"] += 2
+    after["machine"]["threads"] = 64
+    assert compared(tmp_path, before, after) == 1
+    printed = capsys.readouterr().out
+    assert "LARGER: 13.0 to 15.0 MiB" in printed
+    assert "note: threads was 1, is 64" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "b.json: not valid JSON"),
+        ("[]", "b.json: holds no cases"),
+        ('{"cases": {}, "machine": {}}', "no case in common"),
+    ],
+)
+def test_compare_names_a_file_that_does_not_fit(result, tmp_path, capsys, text, said):
+    (tmp_path / "a.json").write_text(json.dumps(result))
+    (tmp_path / "b.json").write_text(text)
+    assert main(["bench", "--compare", *(str(tmp_path / n) for n in ("a.json", "b.json"))]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_compare_names_a_missing_file(tmp_path, capsys):
+    assert main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
+    assert "a.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("op", "kind"),
+    [
+        ("jca_fast::joint_coattention", "ops of jca_fast"),
+        ("aten::addmm", "matrix products"),
+        ("aten::mkldnn_rnn_layer_backward", "LSTM"),
+        ("Optimizer.step#Adam.step", "optimizer"),
+        ("aten::tanh_backward", "elementwise"),
+        ("aten::copy_", "copies, fills, sums"),
+        ("aten::view", "other"),
+    ],
+)
+def test_ops_go_into_the_bucket_of_their_kind(op, kind):
+    assert profile.bucket(op) == kind
