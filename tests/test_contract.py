@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from jca_fast import JointCoAttention
 from jca_fast.functional import joint_affinity, joint_coattention, tanh_attention, visual_reduction
+from jca_fast.ops.library import SCHEMAS
 from jca_fast.ops.released_attention import released_attention
 
 B, N, AUDIO, VISUAL, K = 2, 3, 4, 2, 3
@@ -147,20 +148,19 @@ def test_exports_with_a_dynamic_batch(form):
         torch.testing.assert_close(got, expected)
 
 
-def registered(backend):
+def registered():
     """Each registered op with arguments for opcheck."""
+    ops = torch.ops.jca_fast
     q, k, v = (t.detach() for t in cases(torch.float32)["tanh_attention"][1])
     seed, grad = torch.tensor(4), torch.randn(1, 5, 4).expand(B, 5, 4)
     flat = [t.detach() for t in layer_inputs(dtype=torch.float32)]
     groups = [flat[:2], [], flat[2:4], flat[4:6], flat[6:8], flat[8:10]]
-    maps = getattr(torch.ops.jca_fast.joint_coattention, backend)(
-        *groups, [0.4, 0.4], 0.0, None, True
-    )[2:]
+    maps = ops.joint_coattention.reference(*groups, [0.4, 0.4], 0.0, None, True)[2:]
     query, regions = torch.randn(6, 4), torch.randn(6, 5, 4)
-    _, weights = getattr(torch.ops.jca_fast.visual_reduction, backend)(query, regions, 0.5)
-    c = getattr(torch.ops.jca_fast.joint_affinity, backend)(q, k, 0.4)
+    weights = ops.visual_reduction.reference(query, regions, 0.5)[1]
+    c = ops.joint_affinity.reference(q, k, 0.4)
     released = [x.detach() for x in cases(torch.float32)["released_attention"][1]]
-    t = getattr(torch.ops.jca_fast.released_attention, backend)(*released, 0.4, 0.0, None)
+    t = ops.released_attention.reference(*released, 0.4, 0.0, None)
     reduction = (torch.ones(1).expand(6, 4), torch.randn(6, 5), query, regions, weights, 0.5)
     return {
         "tanh_attention": [(q, k, v, 0.4, 0.0, None), (q, k, v[:1], 0.4, 0.3, seed)],
@@ -181,9 +181,9 @@ def registered(backend):
     }
 
 
-@pytest.mark.parametrize("op", tuple(registered("reference")))
+@pytest.mark.parametrize("op", tuple(SCHEMAS))
 def test_opcheck(backend, op):
-    for args in registered(backend)[op]:
+    for args in registered()[op]:
         torch.library.opcheck(getattr(getattr(torch.ops.jca_fast, op), backend), args)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jca_fast.ops.library import OPS, SCHEMAS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 KERNELS = '''
@@ -25,7 +27,7 @@ def describe():
     return "toy 1.0"
 
 def __getattr__(name):
-    if name not in dir(reference) or name.startswith("_"):
+    if name not in LAUNCHERS:
         raise AttributeError(name)
 
     def launch(*args):
@@ -37,6 +39,10 @@ def __getattr__(name):
 
     return launch
 '''
+COMMAND = "import sys, toy_row; from jca_fast.cli import main; sys.exit(main(sys.argv[1:]))"
+CHOSEN = "toy and (no_sample or concat or opcheck) and not float16"
+PARTIAL = ("tanh_attention", "tanh_attention_backward", "joint_affinity")
+"""The launchers of a toy with one op, and another whose backward is missing."""
 
 ROW = """
 from jca_fast.ops import backends
@@ -47,13 +53,16 @@ backends.BACKENDS = (row, *backends.BACKENDS)
 
 
 @pytest.fixture
-def python(tmp_path):
-    """Run Python where the table has the row of the toy backend; returns what was printed."""
-    (tmp_path / "toy_kernels.py").write_text(KERNELS)
-    (tmp_path / "toy_row.py").write_text(ROW)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+def start(tmp_path):
+    """``start(launchers)``: how to run Python where the table has a toy backend with them."""
+
+    def install(launchers):
+        (tmp_path / "toy_kernels.py").write_text(f"{KERNELS}\nLAUNCHERS = {tuple(launchers)}\n")
+        (tmp_path / "toy_row.py").write_text(ROW)
+        return run
 
     def run(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
         command = [sys.executable, *arguments]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -61,7 +70,19 @@ def python(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    return run
+    return install
+
+
+@pytest.fixture
+def python(start):
+    """Run Python where the table has a backend with every op; returns what was printed."""
+    return start(SCHEMAS)
+
+
+@pytest.fixture
+def partial(start):
+    """Run Python where the table has a backend that lacks ops; returns what was printed."""
+    return start(PARTIAL)
 
 
 def test_choose_explain_and_call_use_it(python):
@@ -85,18 +106,61 @@ def test_doctor_shows_it(python):
 
 
 def test_verify_checks_it(python):
-    code = "import sys, toy_row; from jca_fast.cli import main; sys.exit(main(sys.argv[1:]))"
-    printed = python("-c", code, "verify", "--backend", "toy", "--quick")
+    printed = python("-c", COMMAND, "verify", "--backend", "toy", "--quick")
     rows = [line for line in printed.splitlines() if line.startswith("toy ")]
-    assert len(rows) == 3 * 5 * 3  # tiers of the CPU, ops, comparisons
+    assert len(rows) == 3 * len(OPS) * 3  # tiers of the CPU, ops, comparisons
     assert printed.endswith("all checks passed\n")
 
 
 def test_the_tests_of_the_ops_run_on_it(python):
     files = ("tests/test_tanh_attention.py", "tests/test_layer_ops.py", "tests/test_contract.py")
-    chosen = "toy and (no_sample or concat or opcheck) and not float16"
-    plugin = ("-m", "pytest", "-q", "-p", "toy_row", "-p", "no:cacheprovider", "-k", chosen)
+    plugin = ("-m", "pytest", "-q", "-p", "toy_row", "-p", "no:cacheprovider", "-k", CHOSEN)
     printed = python(*plugin, *files)
     passed = re.search(r"^(\d+) passed", printed, re.MULTILINE)
     assert passed is not None
     assert int(passed[1]) > 20
+
+
+def test_a_backend_that_lacks_ops_serves_those_that_it_has(partial):
+    printed = partial(
+        "-c",
+        "import toy_row, torch; from jca_fast.functional import joint_affinity\n"
+        "from jca_fast.ops.backends import choose, explain; q = torch.randn(2, 3, 4)\n"
+        "for op in ('tanh_attention', 'joint_affinity', 'visual_reduction'):\n"
+        "    print(op, choose(op, 'auto', (q, q, q)) == 'toy')\n"
+        "print(explain(q, q, op='visual_reduction'))\n"
+        "for call in (lambda: joint_affinity(q, q, q[0] @ q[0].mT, backend='toy'),\n"
+        "             lambda: torch.ops.jca_fast.visual_reduction.toy(q[:, 0], q, 0.5)):\n"
+        "    try: call()\n"
+        "    except RuntimeError as error: print(error)\n",
+    )
+    assert printed.startswith("tanh_attention True\njoint_affinity False\nvisual_reduction False\n")
+    assert re.search(
+        r"^  toy +cannot run: it has no kernel for visual_reduction$", printed, re.MULTILINE
+    )
+    assert (
+        "backend 'toy' cannot run joint_affinity: it has no kernel for joint_affinity_backward"
+        in (printed)
+    )
+    assert "backend 'toy' has no kernel for visual_reduction" in printed
+
+
+def test_doctor_and_verify_name_the_ops_that_a_backend_lacks(partial):
+    printed = partial("-c", COMMAND, "doctor")
+    lacks = "released_attention (it has no kernel for released_attention)"
+    assert f"cannot run {lacks}, joint_affinity (it has no kernel for joint_affinity_b" in printed
+    printed = partial("-c", COMMAND, "verify", "--backend", "toy", "--quick")
+    checked = [line for line in printed.splitlines() if re.match(r"toy +(exact|\w*float16)", line)]
+    assert len(checked) == 3 * 3
+    assert "has no kernel for released_attention, joint_affinity_backward, joint_co" in printed
+    assert printed.endswith("all checks passed\n")
+
+
+def test_the_tests_of_the_ops_skip_the_ops_that_a_backend_lacks(partial):
+    files = ("tests/test_tanh_attention.py", "tests/test_layer_ops.py", "tests/test_contract.py")
+    plugin = ("-m", "pytest", "-q", "-p", "toy_row", "-p", "no:cacheprovider", "-k", CHOSEN)
+    printed = partial(*plugin, *files)
+    counts = re.search(r"^(\d+) passed, (\d+) skipped", printed, re.MULTILINE)
+    assert counts is not None
+    assert int(counts[1]) > 5
+    assert int(counts[2]) > 5

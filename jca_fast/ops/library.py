@@ -100,11 +100,16 @@ def _fake_visual_reduction_backward(
     return _empty(query, *query.shape), _empty(regions, *(regions.shape if need_regions else (0,)))
 
 
-def _launcher(module: str, function: str) -> Callable[..., Any]:
+def _launcher(backend: str, module: str, function: str) -> Callable[..., Any]:
     """Call ``module.function``, importing the module at the first call."""
 
     def launch(*args):
-        return getattr(importlib.import_module(module), function)(*args)
+        kernels = importlib.import_module(module)
+        try:
+            kernel = getattr(kernels, function)
+        except AttributeError:
+            raise RuntimeError(f"backend {backend!r} has no kernel for {function}") from None
+        return kernel(*args)
 
     return launch
 
@@ -153,7 +158,9 @@ LIBRARY = torch.library.Library("jca_fast", "DEF")
 for _op, _schema in SCHEMAS.items():
     for _backend in BACKENDS:
         _name = f"{_op}.{_backend.name}"
-        _impl = _launcher(_backend.module, _op) if _backend.module else _reference(_op)
+        _impl = (
+            _launcher(_backend.name, _backend.module, _op) if _backend.module else _reference(_op)
+        )
         LIBRARY.define(_name + _schema)
         LIBRARY.impl(_name, _impl, "CompositeExplicitAutograd")
         torch.library.register_fake(f"jca_fast::{_name}", globals()[f"_fake_{_op}"], lib=LIBRARY)

@@ -52,7 +52,9 @@ class GpuKernels:
         return found
 
     def problem(self, op: str, index: int) -> str:
-        """Why the kernel of ``op`` cannot run on CUDA device ``index``; "" where it can."""
+        """Why the kernel of ``op``, or any for "", cannot run on CUDA device ``index``; "" where
+        it can.
+        """
         return problem(self.module, op) or _old(index, self.capability)
 
     def cautions(self, op: str, tensors: Sequence[Tensor]) -> list[str]:
@@ -67,7 +69,7 @@ class GpuKernels:
         """For each tier, whether "auto" uses the kernels on CUDA device ``index``; starts
         no check.
         """
-        why = self.problem("tanh_attention", index)
+        why = self.problem("", index)
         if why:
             return {"all tiers": f"not used: {why}"}
         return trust.report(self.name, self.module, index)

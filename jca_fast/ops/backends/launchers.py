@@ -1,7 +1,7 @@
 """What a folder of kernels offers to the table of backends.
 
-The module of a backend has a launcher named and typed like each op of :mod:`jca_fast.ops.library`
-that it implements, and
+The module of a backend has, for each op of :mod:`jca_fast.ops.library` that it implements, a
+launcher named and typed like the op and one named ``<op>_backward``; and
 
 * ``problem()``: why the kernels cannot run on this machine at all; "" where they can;
 * ``describe()``: one line for reports, with whatever version decides how the kernels compute;
@@ -28,9 +28,15 @@ def load(module: str | None) -> ModuleType:
 
 
 @assume_constant_result
-def problem(module: str, op: str) -> str:
-    """Why ``module`` cannot run ``op`` on this machine; "" where it can."""
+def problem(module: str, op: str = "") -> str:
+    """Why ``module`` cannot run ``op`` (or any op at all) on this machine; "" where it can."""
     return _problem(module, op)
+
+
+def missing(kernels: ModuleType, op: str) -> str:
+    """The launcher of ``op`` or of its backward that ``kernels`` lacks; "" where it has both."""
+    names = (op, f"{op}_backward")
+    return next((name for name in names if not callable(getattr(kernels, name, None))), "")
 
 
 def description(module: str) -> str:
@@ -51,10 +57,8 @@ def _problem(module: str, op: str) -> str:
         return f"{module} cannot be imported: {error}"
     if why := kernels.problem():
         return why
-    missing = [
-        name for name in (op, f"{op}_backward") if not callable(getattr(kernels, name, None))
-    ]
-    return f"it has no kernel for {missing[0]}" if missing else ""
+    lacks = missing(kernels, op) if op else ""
+    return f"it has no kernel for {lacks}" if lacks else ""
 
 
 @functools.cache
