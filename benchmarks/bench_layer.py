@@ -47,6 +47,15 @@ def test_layer(paired, quick, form, mode):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_layer_against_max_autotune(paired, quick, form):
+    """torch.compile that times the candidates of every product, forward."""
+    shape = QUICK if quick else STANDARD
+    found = providers(form, shape, compiled=False, autotune=not quick)
+    paired(f"{form} fwd, autotuned", title(shape), found)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("form", ["paper", "released"])
 def test_layer_tuned_allocator(elsewhere, form, mode):

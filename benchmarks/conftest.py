@@ -185,7 +185,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(line)
     terminalreporter.write_line(
         f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}, "
-        f"kernels {facts['kernels']}; loop: the Python loop or the published code"
+        f"kernels {facts['kernels']}; loop: the Python loop, published code or KeOps"
     )
     if config.option.smoke:
         terminalreporter.write_line("a smoke run at tiny sizes: no figure means anything")

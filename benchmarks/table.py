@@ -3,7 +3,7 @@
 what, shape     the case
 ours .. loop    median milliseconds of jca_fast, of plain PyTorch, of torch.compile of the same
 formulas, and
-                of the Python loop over the batch or the published code
+                of the Python loop over the batch, the published code or KeOps
 ratio           time of the first baseline over ours: median (20th to 80th percentile of the rounds)
 MiB             growth of the peak memory, ours/baseline, each in a separate process
 limit           share of the bound that the case names (multiply-add rate or memory bandwidth)
@@ -84,8 +84,8 @@ def cells(row: Row) -> tuple[str, ...]:
         row.shape,
         ms.get("jca_fast", ""),
         ms.get("eager", ""),
-        ms.get("compile", ""),
-        ms.get("loop", ms.get("published", "")),
+        ms.get("compile", ms.get("autotune", "")),
+        ms.get("loop", ms.get("published", ms.get("keops", ""))),
         ratio,
         f"{ours:.0f}/{others[0]:.0f}" if others and ours is not None else "",
         f"{100 * row.limit:.0f} %" if row.limit is not None else "",

@@ -35,9 +35,10 @@ def providers(
     backward: bool = False,
     compiled: bool = True,
     loop: bool = False,
+    autotune: bool = False,
 ) -> dict[str, Provider]:
-    """Plain PyTorch, also compiled and as the loop over the batch, and ours, on one layer's weights
-    and inputs.
+    """Plain PyTorch, also compiled, compiled with max-autotune, and as the loop over the batch, and
+    ours, on one layer's weights and inputs.
     """
     batch, n, audio, visual, k = shape
     fusion = JointCoAttention(
@@ -60,6 +61,9 @@ def providers(
     if compiled:
         compiled_plain = torch.compile(plain, dynamic=False)
         functions["compile"] = lambda: compiled_plain(layer, inputs, dropout)
+    if autotune:
+        tuned = torch.compile(plain, dynamic=False, mode="max-autotune-no-cudagraphs")
+        functions["autotune"] = lambda: tuned(layer, inputs, dropout)
     if loop:
         functions["loop"] = lambda: paper_loop(layer, inputs)
     functions["jca_fast"] = lambda: layer(*inputs)
