@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 TEMPORARY = ".*.tmp"
 """Names of temporary files: the holder of a folder's lock may delete those in it."""
+SCRATCH = ".scratch."
 _NO_ANONYMOUS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
@@ -27,10 +31,10 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     When the block or the disk fails, the old file is intact and no temporary file remains.
 
     The temporary file has no name where the file system allows that, so a killed process leaves
-    nothing behind, except in the instant in which a whole file has a temporary name before its
-    rename. Elsewhere it is a new file beside `path` with a random name (`TEMPORARY`). Either way,
-    nobody can plant a link to be written through. The path holds in this process only, and the
-    writer must write to the file that exists there, not replace it.
+    nothing behind, except in the instant in which a whole file has a temporary name before it
+    replaces an older one. Elsewhere it is a new file beside `path` with a random name
+    (`TEMPORARY`). Either way, nobody can plant a link to be written through. The path holds in this
+    process only, and the writer must write to the file that exists there, not replace it.
 
     Raises FileNotFoundError for a missing folder and OSError naming `path` and the reason for any
     failure to write. Other errors from the block, such as ValueError, pass unchanged.
@@ -47,9 +51,7 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         yield written or path.with_name(name)
         if durable:
             os.fsync(descriptor)
-        if written:
-            os.link(written, name, src_dir_fd=folder, dst_dir_fd=folder)
-        os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        _put(written, name, path.name, folder)
         if durable:
             os.fsync(folder)
 
@@ -69,6 +71,24 @@ def sync(path: str | Path) -> None:
     """Force the contents of a file, or the names in a folder, to the disk."""
     with naming(Path(path)), _opened(Path(path), os.O_RDONLY) as descriptor:
         os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A new folder inside `folder`, deleted after the block, with those that a kill left there."""
+    for left in folder.glob(f"{SCRATCH}*"):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(left):
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as name, _locked(Path(name)):
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, or raise BlockingIOError where somebody else holds it."""
+    with _opened(folder, _FOLDER) as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 @contextlib.contextmanager
@@ -96,6 +116,17 @@ def _temporary(folder: int) -> Iterator[tuple[int, str, Path | None]]:
         raise
     finally:
         os.close(descriptor)
+
+
+def _put(written: Path | None, name: str, final: str, folder: int) -> None:
+    """Give a whole file its final name: a new file has no other one before."""
+    if written:
+        try:
+            os.link(written, final, dst_dir_fd=folder)
+            return
+        except FileExistsError:
+            os.link(written, name, dst_dir_fd=folder)
+    os.replace(name, final, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _anonymous(folder: int) -> int | None:

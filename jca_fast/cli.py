@@ -38,6 +38,17 @@ COMMANDS = {
 }
 
 
+OUT_OF_MEMORY = (
+    "bad_alloc",
+    "allocate memory",
+    "failed to map segment",  # of a library
+    "could not create a primitive",  # of oneDNN, which tells no reason
+    "could not create a memory",
+    "can't start new thread",
+)
+"""What messages of the system and of libraries say where memory is short."""
+
+
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of ``jca-fast``; only the module of ``command`` is imported."""
     parser = argparse.ArgumentParser(
@@ -70,25 +81,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in argv if a in COMMANDS), None)
-    args = build_parser(command).parse_args(argv)
-    set_threads(getattr(args, "threads", None))
     try:
+        args = build_parser(command).parse_args(argv)
+        set_threads(getattr(args, "threads", None))
         return importlib.import_module(COMMANDS[args.command][0]).run(args)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output, such as "head", has gone
         sys.stderr.close()
         return 1
-    except (ValueError, TypeError, RuntimeError, OSError, KeyError, ImportError) as error:
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+        OSError,
+        KeyError,
+        ImportError,
+        MemoryError,
+    ) as error:
         if os.environ.get("JCA_FAST_DEBUG"):
             raise
-        print(f"jca-fast {args.command}: error: {error}", file=sys.stderr)
+        print(f"jca-fast {command}: error: {told(error)}", file=sys.stderr)
         return 2
-    except MemoryError as error:
-        if os.environ.get("JCA_FAST_DEBUG"):
-            raise
-        print(f"jca-fast {args.command}: error: out of memory: {error}", file=sys.stderr)
-        return 2
+
+
+def told(error: BaseException) -> str:
+    """An error as one line of at most 600 printable characters, which says if memory ran out."""
+    text = str(error).split("\nException raised from")[0].split("\nC++ CapturedTraceback")[0]
+    line = " ".join(text[:100_000].split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    if isinstance(error, MemoryError) or any(sign in line for sign in OUT_OF_MEMORY):
+        line = f"out of memory: {line}".removesuffix(": ")
+    return line if len(line) <= 600 else f"{line[:400]} ... {line[-190:]}"
 
 
 def set_threads(count: int | None) -> None:

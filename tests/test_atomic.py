@@ -171,3 +171,26 @@ def test_killed_writer_leaves_nothing(tmp_path):
         writer.wait()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_new_file_gets_its_name_in_one_step(tmp_path, monkeypatch):
+    """A kill between naming and renaming would leave a temporary file that nobody deletes."""
+    monkeypatch.setattr(os, "replace", lambda *args, **kwargs: pytest.fail("named twice"))
+    atomic.write_text(tmp_path / "a.txt", "new")
+    assert names(tmp_path) == ["a.txt"]
+    (tmp_path / "b.txt").symlink_to(tmp_path / "nowhere")
+    monkeypatch.undo()
+    atomic.write_text(tmp_path / "b.txt", "new")
+    assert not (tmp_path / "b.txt").is_symlink()
+    assert names(tmp_path) == ["a.txt", "b.txt"]
+
+
+def test_a_scratch_folder_deletes_those_of_killed_runs_only(tmp_path):
+    left = tmp_path / f"{atomic.SCRATCH}left"
+    left.mkdir()
+    (left / "half").write_text("half")
+    with atomic.scratch(tmp_path) as first, atomic.scratch(tmp_path) as second:
+        assert first.is_dir()
+        assert second.is_dir()
+        assert not left.exists()
+    assert names(tmp_path) == []

@@ -16,7 +16,7 @@ import pytest
 import torch
 from training_tools import MODEL, csv_rows, make_data, settings, train_here
 
-from jca_fast.cli import main
+from jca_fast.cli import main, told
 from jca_fast.data import AVEDataset
 from jca_fast.training import evaluate_checkpoint
 from jca_fast.training.distributed import pick_device
@@ -122,6 +122,46 @@ def test_random_damage_to_checkpoints_is_named(made, run, tmp_path, capsys):
         status = main(["evaluate", str(path), "--data", str(made), "--device", "cpu"])
         error = capsys.readouterr().err
         assert status == 0 or (status == 2 and "damaged.pt" in error and error.count("\n") == 1)
+
+
+HUGE = 10**5000
+CONFIGS = [("num_segments", 10**30), ("audio_dim", HUGE), ("modalities", "x" * 10**5)]
+
+
+@pytest.mark.parametrize(("key", "value"), CONFIGS, ids=["segments", "size", "name"])
+@pytest.mark.parametrize("command", ["evaluate", "convert"])
+def test_errors_are_one_short_line(made, run, tmp_path, capsys, command, key, value):
+    """Even where PyTorch adds its stack of calls, or a file a word of any length."""
+    state = torch.load(run / "best.pt", weights_only=True)
+    state["model_config"][key] = value
+    path = tmp_path / "damaged.pt"
+    torch.save(state, path)
+    more = ["--data", str(made)] if command == "evaluate" else [str(tmp_path / "w.safetensors")]
+    assert main([command, str(path), *more]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert len(error) < 700
+    assert "damaged.pt: " in error
+
+
+def test_a_model_without_published_form_is_named(run, tmp_path, capsys):
+    assert main(["convert", str(run / "best.pt"), str(tmp_path / "w.safetensors")]) == 2
+    assert "best.pt: the published model has audio_features=128" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("std::bad_alloc"), "out of memory: std::bad_alloc"),
+        (OSError(12, "Cannot allocate memory"), "out of memory: [Errno 12] Cannot allocate memory"),
+        (ValueError("a\n  b\x1b[31m\ud800"), "a b?[31m?"),
+        (KeyError("config"), "'config'"),
+        (RuntimeError("no\nException raised from f at g:1"), "no"),
+    ],
+)
+def test_what_an_error_says(error, line):
+    assert told(error) == line
 
 
 # ---- clips that are not finite

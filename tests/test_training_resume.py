@@ -19,6 +19,8 @@ import time
 import pytest
 from training_tools import assert_same_run, csv_rows, environment, make_data, settings, train_here
 
+from jca_fast import atomic
+
 PRELOAD = [
     "torch._inductor",
     "jca_fast.training.trainer",
@@ -38,9 +40,12 @@ def child(arguments, target=None, at=0, when="before"):
 
 
 def die_at_call(target, at, when):
-    owner, name = {"replace": (os, "replace"), "fsync": (os, "fsync"), "step": (adam(), "step")}[
-        target
-    ]
+    owner, name = {
+        "put": (atomic, "_put"),
+        "replace": (os, "replace"),
+        "fsync": (os, "fsync"),
+        "step": (adam(), "step"),
+    }[target]
     original, calls = getattr(owner, name), [0]
 
     def counted(*args, **kwargs):
@@ -90,23 +95,20 @@ def uninterrupted(tmp_path_factory, run):
     return arguments, folder / "reference"
 
 
-# A first epoch renames config.json, last.pt (step 2), last.pt (step 4), best.pt, last.pt,
+# A first epoch writes config.json, last.pt (step 2), last.pt (step 4), best.pt, last.pt,
 # metrics.csv, metrics.json.
 @pytest.mark.parametrize(
     ("target", "at", "when"),
     [
-        (
-            "replace",
-            2,
-            "before",
-        ),  # the first last.pt is written but has not its name yet: begin again
+        ("put", 2, "before"),  # the first last.pt is written but has no name yet: begin again
+        ("replace", 1, "before"),  # the second last.pt has a temporary name
         ("fsync", 7, "before"),  # inside the write of best.pt or last.pt
-        ("replace", 4, "after"),  # best.pt is one epoch ahead of last.pt
-        ("replace", 5, "after"),  # last.pt is ahead of the logs
-        ("replace", 6, "after"),  # metrics.csv is ahead of metrics.json
+        ("put", 4, "after"),  # best.pt is one epoch ahead of last.pt
+        ("put", 5, "after"),  # last.pt is ahead of the logs
+        ("put", 6, "after"),  # metrics.csv is ahead of metrics.json
         ("step", 9, "after"),  # in the middle of the second epoch
         ("step", 15, "before"),  # before the last step
-        ("replace", 18, "after"),  # near the end
+        ("put", 18, "after"),  # near the end
     ],
 )
 def test_killed_at_a_chosen_moment(uninterrupted, run, tmp_path, target, at, when):

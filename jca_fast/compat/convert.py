@@ -47,8 +47,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"IN and OUT are the same file: {args.source}")
     checkpoint = read_checkpoint(args.source)
     print(checkpoint)
-    for line in _write(checkpoint, args.target, args.native):
-        print(line)
+    try:
+        lines = _write(checkpoint, args.target, args.native)
+    except ValueError as error:
+        raise ValueError(f"{args.source}: {error}") from error
+    print(*lines, sep="\n")
     return 0
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from jca_fast.atomic import write_json
+from jca_fast.atomic import TEMPORARY, write_json
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.cache import find_cache
 from jca_fast.data.files import exists
@@ -295,7 +295,7 @@ class Trainer:
         if not self.group.main:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        for leftover in self.out.glob(".*.tmp"):  # of a process killed while writing
+        for leftover in self.out.glob(TEMPORARY):  # of a process killed while writing
             leftover.unlink()
         if not self.step:
             for name in ("last.pt", "best.pt", "metrics.csv", "metrics.json"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from jca_fast.data.annotations import (
 from jca_fast.data.record import ATTRIBUTE, FILE, Record
 
 from .settings import Settings
-from .store import UNFINISHED, StoredVideo
+from .store import StoredVideo
 from .windows import Window, cut
 
 SPLIT_SEED = 0
@@ -65,8 +64,8 @@ def write_features(out: Path, rows: Sequence[Row], settings: Settings, record: R
     files.require_space(out, size, "the features")
     text = json.dumps(record)
     kinds = ("audio", "visual")
-    with tempfile.TemporaryDirectory(dir=out, prefix=UNFINISHED) as name:
-        unfinished = {kind: Path(name) / f"{kind}_feature.h5" for kind in kinds}
+    with atomic.scratch(out) as folder:
+        unfinished = {kind: folder / f"{kind}_feature.h5" for kind in kinds}
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(_create(path, text)) for path in unfinished.values()]
             audio, visual = (

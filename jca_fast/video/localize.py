@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jca_fast import atomic
 from jca_fast.data.annotations import class_names
 from jca_fast.data.record import Record, require_same_features
 
@@ -104,8 +104,8 @@ def localize_video(
     extractor = load_extractor(choose(recorded_settings(content, str(checkpoint))))
     require_same_features(checkpoint, content.get("features"), video, extractor.record())
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".features.") as folder:
-        target = Path(folder) / "features"
+    with atomic.scratch(out) as folder:
+        target = folder / "features"
         store_features(video, extractor, target)
         result = read_events(StoredVideo(target), model, content, extractor)
     result = replace(result, video=video)
@@ -169,11 +169,10 @@ def read_events(
 
 def write_files(result: Result, out: Path, checkpoint: str, record: Record) -> None:
     """events.json, events.csv and events.vtt."""
-    from jca_fast.atomic import write_json, write_text
     from jca_fast.training.logs import csv_text
 
     rows = [event.record() for event in result.events]
-    write_json(
+    atomic.write_json(
         out / "events.json",
         {
             "video": str(result.video),
@@ -186,8 +185,8 @@ def write_files(result: Result, out: Path, checkpoint: str, record: Record) -> N
             "probabilities": result.probabilities.round(4).tolist(),
         },
     )
-    write_text(out / "events.csv", csv_text(rows, event_files.COLUMNS))
-    write_text(out / "events.vtt", event_files.webvtt(result.events))
+    atomic.write_text(out / "events.csv", csv_text(rows, event_files.COLUMNS))
+    atomic.write_text(out / "events.vtt", event_files.webvtt(result.events))
 
 
 def _predict(

@@ -6,14 +6,13 @@ import base64
 import html
 import json
 import re
-import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jca_fast.atomic import write_text
+from jca_fast import atomic
 
 from . import preview
 from .events import webvtt
@@ -42,7 +41,7 @@ def write_page(result: Result, out: Path) -> Path:
         "video": source["bytes"],
     }
     page = re.sub(r"\{\{(title|data|video)\}\}", lambda match: values[match[1]], page)
-    write_text(out / "index.html", page)
+    atomic.write_text(out / "index.html", page)
     return out / "index.html"
 
 
@@ -89,8 +88,8 @@ def _source(result: Result, out: Path) -> dict[str, str]:
     if preview.is_playable(result.info) and size <= EMBEDDED_BYTES:
         content = result.video.read_bytes()
     else:
-        with tempfile.TemporaryDirectory(dir=out, prefix=".preview.") as folder:
-            made = Path(folder) / "video.mp4"
+        with atomic.scratch(out) as folder:
+            made = folder / "video.mp4"
             preview.transcode(result.video, made)
             if made.stat().st_size > EMBEDDED_BYTES:
                 made.replace(beside)
