@@ -35,6 +35,9 @@ sanitize:  ## the native kernels under AddressSanitizer and UBSan; `.ci/sanitize
 hostile:  ## 20,000 hostile direct calls of the native kernels; the test suite draws 400
 	python tests/hostile_calls.py
 
+memory:  ## every command with too little memory: one line, nothing lost or left
+	PYTHONPATH=tests python tests/memory_limits.py
+
 wheel:  ## build the wheel, audit it, and use it where no source is (needs the network)
 	.ci/wheel
 

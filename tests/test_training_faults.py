@@ -19,6 +19,7 @@ from training_tools import MODEL, csv_rows, make_data, settings, train_here
 from jca_fast.cli import main, told
 from jca_fast.data import AVEDataset
 from jca_fast.training import evaluate_checkpoint
+from jca_fast.training.checkpoint import load_initial
 from jca_fast.training.distributed import pick_device
 
 ROUNDS = int(os.environ.get("JCA_FAST_CAMPAIGN", "6"))
@@ -122,6 +123,47 @@ def test_random_damage_to_checkpoints_is_named(made, run, tmp_path, capsys):
         status = main(["evaluate", str(path), "--data", str(made), "--device", "cpu"])
         error = capsys.readouterr().err
         assert status == 0 or (status == 2 and "damaged.pt" in error and error.count("\n") == 1)
+
+
+WRONG_RECORDS = [3, [1], "x", torch.ones(3), {}, {"visual": 1}, {1: 2}, float("nan")]
+
+
+@pytest.mark.parametrize("record", WRONG_RECORDS, ids=lambda value: type(value).__name__)
+def test_a_wrong_record_of_the_features_names_the_file(made, run, tmp_path, record):
+    state = torch.load(run / "best.pt", weights_only=True)
+    torch.save({**state, "features": record}, tmp_path / "damaged.pt")
+    with pytest.raises(ValueError, match=r"damaged\.pt: its record of the extraction is damaged"):
+        evaluate_checkpoint(tmp_path / "damaged.pt", made, device="cpu")
+
+
+@pytest.mark.parametrize("value", [3, "x" * 10**5, 10**5000], ids=["number", "text", "huge"])
+def test_a_wrong_format_names_the_file(made, run, tmp_path, value):
+    state = torch.load(run / "best.pt", weights_only=True)
+    torch.save({**state, "format": value}, tmp_path / "damaged.pt")
+    with pytest.raises(ValueError, match=r"damaged\.pt: expected a file of format") as caught:
+        evaluate_checkpoint(tmp_path / "damaged.pt", made, device="cpu")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
+def test_weights_of_another_kind_of_number_name_the_file(made, run, tmp_path, dtype):
+    state = torch.load(run / "best.pt", weights_only=True)
+    key = next(iter(state["model"]))
+    state["model"][key] = state["model"][key].to(dtype)
+    torch.save(state, tmp_path / "damaged.pt")
+    with pytest.raises(ValueError, match=rf"damaged\.pt: .*{key} holds {dtype}"):
+        evaluate_checkpoint(tmp_path / "damaged.pt", made, device="cpu")
+    with pytest.raises(ValueError, match=rf"damaged\.pt: .*{key} holds {dtype}"):
+        load_initial(tmp_path / "damaged.pt")
+
+
+def test_weights_to_start_from_are_finite(run, tmp_path):
+    state = torch.load(run / "best.pt", weights_only=True)
+    key = next(iter(state["model"]))
+    state["model"][key].fill_(math.nan)
+    torch.save(state, tmp_path / "damaged.pt")
+    with pytest.raises(ValueError, match=rf"damaged\.pt: {key} holds numbers .* not finite"):
+        load_initial(tmp_path / "damaged.pt")
 
 
 HUGE = 10**5000

@@ -100,15 +100,29 @@ def _attribute(path: Path) -> str | None:
 
     try:
         with h5py.File(path, "r") as file:
-            return file.attrs.get(ATTRIBUTE)
-    except OSError:  # the reader of its values reports a damaged file
+            value = file.attrs.get(ATTRIBUTE)
+    except (OSError, RuntimeError, KeyError, ValueError):  # the reader of its values reports it
         return None
+    return value if value is None or isinstance(value, str) else ""
 
 
-def _parse(text: str, path: Path) -> Record:
+def _parse(text: Any, path: Path) -> Record:
     try:
-        record = json.loads(text)
-        identity(record)
-        return record
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: its record of the extraction is damaged ({error!r})") from None
+        return check_record(json.loads(text), path)
+    except (TypeError, UnicodeError, json.JSONDecodeError, RecursionError):
+        return check_record(None, path)
+
+
+def check_record(record: Any, path: str | Path) -> Record:
+    """The record; ValueError naming the file `path` where it is none."""
+    fields = record if isinstance(record, dict) else {}
+    networks = [fields.get(kind) for kind in ("visual", "audio")]
+    texts = [n.get(key) for n in networks if isinstance(n, dict) for key in ("name", "sha256")]
+    numbers = [fields.get(key) for key in ("segment_seconds", "frames_per_segment")]
+    if [type(value) for value in texts] != [str] * 4 or not all(map(_is_number, numbers)):
+        raise ValueError(f"{path}: its record of the extraction is damaged")
+    return fields
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < 10**9

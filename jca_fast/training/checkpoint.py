@@ -18,6 +18,7 @@ from jca_fast._version import __version__
 from jca_fast.atomic import replacing
 from jca_fast.compat.bounds import check_config, check_tensors
 from jca_fast.compat.torch_file import read
+from jca_fast.data.record import check_record
 
 if TYPE_CHECKING:
     from jca_fast.models import AVELocalizer
@@ -74,14 +75,17 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
             f"{path}: not a readable checkpoint "
             f"(damaged or of another program: jca-fast convert --native): {error}"
         ) from error
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    found = content.get("format") if isinstance(content, dict) else content
     if found != FORMAT:
+        found = found[:80] if isinstance(found, str) else type(found).__name__
         raise ValueError(
             f"{path}: expected a file of format {FORMAT!r}, found {found!r}; see jca-fast convert"
         )
     for key in ("model", "model_config"):
         if key not in content:
             raise ValueError(f"{path}: the entry {key!r} is missing")
+    if content.get("features") is not None:
+        check_record(content["features"], path)
     return content if torch.device(device).type == "cpu" else _moved(content, device)
 
 
@@ -121,6 +125,11 @@ def check_weights(model: torch.nn.Module, weights: Any, source: str | Path) -> N
         f"{key} has shape {tuple(weights[key].shape)}, the model needs {tuple(own[key].shape)}"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
+    ]
+    problems += [
+        f"{key} holds {weights[key].dtype}, the model needs {own[key].dtype}"
+        for key in own
+        if key in weights and weights[key].is_floating_point() != own[key].is_floating_point()
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -167,10 +176,17 @@ def load_initial(path: str | Path) -> AVELocalizer:
     from jca_fast.compat.native import to_native
     from jca_fast.models import AVELocalizer
 
-    model = read_checkpoint(path).load()
-    model = model if isinstance(model, AVELocalizer) else to_native(model)
+    checkpoint = read_checkpoint(path)
+    try:
+        model = checkpoint.load()
+        model = model if isinstance(model, AVELocalizer) else to_native(model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(model, AVELocalizer):
         raise ValueError(f"{path}: holds a {type(model).__name__}; needed: a localizer")
+    for key, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise ValueError(f"{path}: {key} holds numbers that are not finite")
     return model
 
 
