@@ -120,7 +120,7 @@ def test_second_order_under_a_compiler_that_runs_the_graph(backend, name):
 
 @pytest.mark.parametrize("op", OPS)
 def test_the_registered_op_is_differentiable(backend, op):
-    for args in registered(backend)[op]:
+    for args in registered()[op]:
         given = [a.double().requires_grad_() if _floating(a) else a for a in _flat(args)]
         wanted = [t for t in given if _floating(t)]
         results = {}
