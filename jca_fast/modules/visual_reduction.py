@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..functional import visual_reduction
 from .checks import check_backend, check_like, check_positive
 from .linear import call_linear, reset_children, xavier_linear
+from .region_scores import region_scores
 
 
 class AudioGuidedReduction(nn.Module):
@@ -151,9 +152,8 @@ def additive_reduction(
     output: nn.Module,
 ) -> tuple[Tensor, Tensor]:
     """The formula of :class:`AdditiveReduction` with the Linears given one by one."""
-    hidden_regions = torch.relu(call_linear(of_regions, regions))  # (..., R, out_dim)
     hidden_audio = torch.relu(call_linear(of_audio, audio))  # (..., out_dim)
-    by_region = call_linear(score_regions, hidden_regions)  # (..., R, R)
+    by_region = region_scores(of_regions, score_regions, regions)  # (..., R, R)
     by_audio = call_linear(score_audio, hidden_audio)  # (..., R)
     z = call_linear(score, torch.tanh(by_region + by_audio[..., None]))[..., 0]  # (..., R)
     weights = torch.softmax(z, dim=-1)  # (..., R)
