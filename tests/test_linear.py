@@ -14,11 +14,13 @@ from jca_fast.modules import linear as page
 @pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product"
 )
-def test_onednn_gets_dense_weights(monkeypatch):
+@pytest.mark.parametrize("for_weights", [True, False])
+def test_onednn_gets_dense_weights(monkeypatch, for_weights):
     """A slice of something wider, such as one half of ``features.split(...)``, once sent oneDNN
     down a path that takes a thousand times longer. The gradient of a weight has the features as its
     second operand."""
     monkeypatch.setattr(page, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(page, "_onednn_for_weights", lambda: for_weights)
     layouts = []
     onednn = torch.ops.mkldnn._linear_pointwise
 
@@ -34,7 +36,7 @@ def test_onednn_gets_dense_weights(monkeypatch):
         out = function(wide.split(128, dim=-1)[1], weight)
         results.append((out, *torch.autograd.grad(out.sum() + (out * out).sum(), (wide, weight))))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-3)
-    assert len(layouts) == 3  # forward, both gradients
+    assert len(layouts) == 2 + for_weights  # forward, gradient of x, perhaps that of the weight
     assert all(layouts)
 
 

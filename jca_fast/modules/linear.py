@@ -79,7 +79,6 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-@functools.cache
 def _onednn_for_weights() -> bool:
     """Whether oneDNN is also faster at the gradient of a weight, a product over all rows."""
     return prefers_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512"
