@@ -13,7 +13,7 @@ from . import files
 from .annotations import Event, class_names, mil_labels, read_annotations
 from .cache import find_cache, open_table
 
-Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Item = tuple[torch.Tensor, ...]
 
 
 class AVEDataset(Dataset[Item]):
@@ -33,8 +33,10 @@ class AVEDataset(Dataset[Item]):
     segments, use a dataset that is not weak.
 
     Attributes: `indices` (n,) int64, the row of each item in the feature files (noisy clips count
-    on from the last row); `labels` (n, N, 29), or (n, 29) when weak, float32; `events`, the rows of
-    Annotations.txt, or None; `class_names`, background last.
+    on from the last row); `labels` (n, N, 29), or (n, 29) when weak, float32; `lengths` (n,) int64,
+    the segments of each item without padding, or None where nothing is padded; `events`, the rows
+    of Annotations.txt, or None; `class_names`, background last. With lengths, each item ends with
+    its own, (): clips of `jca-fast extract` may be padded at the end of a video.
 
     Raises FileNotFoundError or ValueError naming the file, the dataset, what was found and what is
     needed: files missing, damaged or of the wrong shape, files that disagree, rows of a split that
@@ -74,6 +76,7 @@ class AVEDataset(Dataset[Item]):
             labels = np.concatenate([labels, background])
         self.indices = torch.from_numpy(order)
         self.labels = torch.from_numpy(labels)
+        self.lengths = self._read_lengths()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -83,7 +86,8 @@ class AVEDataset(Dataset[Item]):
         noisy = row >= self._num_clips
         audio, visual = self._tables[noisy]
         row -= self._num_clips * noisy
-        return self._tensor(audio[row]), self._tensor(visual[row]), self.labels[index]
+        item = self._tensor(audio[row]), self._tensor(visual[row]), self.labels[index]
+        return item if self.lengths is None else (*item, self.lengths[index])
 
     @functools.cached_property
     def events(self) -> list[Event] | None:
@@ -121,6 +125,20 @@ class AVEDataset(Dataset[Item]):
         if self.events is None or row >= self._num_clips:
             return str(row)
         return f"{row}:{self.events[row].video_id}"
+
+    def _read_lengths(self) -> torch.Tensor | None:
+        found = files.read_clip_column(self.folders, "length")
+        segments = self._tables[0][0].shape[1]
+        if found is None or (found == segments).all():
+            return None
+        if found.shape != (self._num_clips,) or not ((found >= 1) & (found <= segments)).all():
+            raise ValueError(
+                f"{files.CLIPS} of {self.folders[0]}: found lengths of shape {found.shape} from "
+                f"{found.min()} to {found.max()}; needed: {self._num_clips} from 1 to {segments}"
+            )
+        noisy = sum(len(tables[0]) for tables in self._tables[1:])
+        found = np.concatenate([found, np.full(noisy, segments)])
+        return torch.from_numpy(found.astype(np.int64))[self.indices]
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self.dtype)

@@ -74,31 +74,18 @@ def open_clips(root: str | Path, split: str) -> AVEDataset | UnlabelledClips:
 
 def clip_lengths(dataset: AVEDataset | UnlabelledClips) -> list[int] | None:
     """Segments without padding of each item; None where nothing is padded."""
-    rows = _read(dataset.folders, "length")
+    rows = files.read_clip_column(dataset.folders, "length")
     return None if rows is None else [int(rows[row]) for row in dataset.indices.tolist()]
 
 
 def _clip_names(folders: tuple[Path, ...], count: int) -> list[str]:
-    videos, starts = _read(folders, "video"), _read(folders, "start")
+    videos, starts = (files.read_clip_column(folders, name) for name in ("video", "start"))
     if videos is None or starts is None:
         return []
     if len(videos) != count:
         raise ValueError(f"{folders[0] / files.CLIPS}: found {len(videos)} rows; needed: {count}")
     pairs = zip(videos, starts, strict=True)
     return [f"{Path(video.decode()).stem}@{start:g}s" for video, start in pairs]
-
-
-def _read(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
-    path = files.find_companion(files.CLIPS, *folders)
-    if path is None:
-        return None
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            return file[name][:]
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); extract the set anew") from None
 
 
 def read_npz(path: str) -> tuple[TensorDataset, list[str]]:

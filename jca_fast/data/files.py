@@ -184,6 +184,21 @@ def find_companion(name: str, *folders: Path) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
+def read_clip_column(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
+    """A column of clips.h5, which `jca-fast extract` writes; None for other data. ValueError if
+    damaged."""
+    path = find_companion(CLIPS, *folders)
+    if path is None:
+        return None
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return file[name][:]
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); extract the set anew") from None
+
+
 def read_planted(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """position (n, N, R), audible (n, N) and visible (n, N) of planted.h5; ValueError if
     damaged."""

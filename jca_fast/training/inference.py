@@ -66,29 +66,41 @@ def evaluate_split(
 
     The result is the same on every process: each writes the predictions of its clips into a zero
     matrix (n, N), and their sum holds each clip once. Segments whose scores are not finite count as
-    wrong; their clips are named in not_finite, and a loss that is not finite is None.
+    wrong; their clips are named in not_finite, and a loss that is not finite is None. The padding
+    of clips that the dataset gives lengths of does not count.
     """
     objective.eval()
     labels: Tensor = dataset.labels  # (n, N, C)
     predicted = torch.zeros(labels.shape[:2], dtype=torch.int64, device=group.device)  # (n, N)
     confidence = torch.zeros(labels.shape[:2], dtype=torch.float64, device=group.device)  # (n, N)
     loss_sum = torch.zeros((), dtype=torch.float64, device=group.device)
-    for rows, (audio, visual, target) in split_batches(dataset, batch_size, group, num_workers):
+    used = _used_segments(dataset)  # (n, N)
+    for rows, tensors in split_batches(dataset, batch_size, group, num_workers):
+        audio, visual, target, *lengths = tensors
         with autocast(group.device, precision):
-            scores = objective.scores(audio, visual)
-            loss = objective.measure(scores, target)
+            scores = objective.scores(audio, visual, *lengths)
+            loss = objective.measure(scores, target, *lengths)
         predicted[rows], confidence[rows] = classify(objective.probabilities(scores).double())
-        loss_sum += loss.double() * len(rows)
+        loss_sum += loss.double() * used[rows].sum().item()
     predicted, confidence = group.sum(predicted).cpu(), group.sum(confidence).cpu()
-    mean_loss = float(group.sum(loss_sum)) / len(labels)
+    mean_loss = float(group.sum(loss_sum)) / int(used.sum())
     target = labels.argmax(dim=-1)
-    broken = (predicted == metrics.UNDEFINED).any(dim=1).nonzero().flatten().tolist()
+    broken = ((predicted == metrics.UNDEFINED) & used).any(dim=1).nonzero().flatten().tolist()
     return {
         "loss": mean_loss if math.isfinite(mean_loss) else None,
-        **metrics.summarize(predicted, target, labels.shape[-1]),
-        **metrics.calibration(confidence, predicted == target),
+        **metrics.summarize(predicted, target, labels.shape[-1], used=used),
+        **metrics.calibration(confidence[used], (predicted == target)[used]),
         "not_finite": [dataset.clip_name(index) for index in broken],
     }
+
+
+def _used_segments(dataset: Any) -> Tensor:
+    """Which segments of a split are no padding, bool (n, N)."""
+    count, segments = dataset.labels.shape[:2]
+    lengths = getattr(dataset, "lengths", None)
+    if lengths is None:
+        return torch.ones(count, segments, dtype=torch.bool)
+    return torch.arange(segments) < lengths[:, None]
 
 
 def classify(probabilities: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,10 +152,12 @@ def play_pointing_game(
     position, audible, visible = (torch.from_numpy(table) for table in read_planted(planted))
     score = metrics.PointingGame()
     model.eval()
-    for rows, (audio, visual, _) in split_batches(dataset, batch_size, group):
-        attention = model(audio, visual, return_maps=True)[1]["visual_attention"]  # (B, N, R)
+    for rows, (audio, visual, _, *lengths) in split_batches(dataset, batch_size, group):
+        padded = {"lengths": lengths[0]} if lengths else {}
+        attention = model(audio, visual, return_maps=True, **padded)[1]["visual_attention"]
         if attention is None:
             return None
+        # attention (B, N, R)
         clips = dataset.indices[rows]  # (B,)
         score += metrics.pointing_game(
             attention.cpu(), position[clips], audible[clips] & visible[clips]
@@ -198,8 +212,8 @@ def evaluate_checkpoint(
         }
         result = evaluate_split(objective, dataset, group, **settings)
         target, reference = (
-            dataset.labels.argmax(dim=-1),
-            AVEDataset(data, "train").labels.argmax(dim=-1),
+            table.labels.argmax(dim=-1)[_used_segments(table)]
+            for table in (dataset, AVEDataset(data, "train"))
         )
         game = (
             play_pointing_game(model, dataset, dataset.planted, group) if dataset.planted else None

@@ -28,19 +28,23 @@ def segment_accuracy(predicted: Tensor, target: Tensor) -> float:
     return float((predicted == target).double().mean())
 
 
-def batch_mean_accuracy(predicted: Tensor, target: Tensor, batch_size: int = 64) -> float:
+def batch_mean_accuracy(
+    predicted: Tensor, target: Tensor, batch_size: int = 64, used: Tensor | None = None
+) -> float:
     """Mean over batches of the mean accuracy of a batch, the batches cut in the given order of
     clips.
 
     This is the accuracy of the published evaluation code (batches of 64); with 402 clips the last
     18 weigh 1/7.
-    predicted, target: classes (n, N). Raises ValueError if the shapes differ, nothing is given or
-    batch_size < 1.
+    predicted, target: classes (n, N). used: bool (n, N), False in the padding. Raises ValueError
+    if the shapes differ, nothing is given or batch_size < 1.
     """
     _check(predicted, target)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    per_clip = (predicted == target).double().mean(dim=1)  # (n,)
+    used = torch.ones_like(target, dtype=torch.bool) if used is None else used
+    right = (predicted == target) & used
+    per_clip = right.sum(dim=1).double() / used.sum(dim=1)  # (n,)
     return float(torch.stack([batch.mean() for batch in per_clip.split(batch_size)]).mean())
 
 
@@ -111,24 +115,32 @@ def event_f1(
 
 
 def summarize(
-    predicted: Tensor, target: Tensor, num_classes: int, *, background: int | None = None
+    predicted: Tensor,
+    target: Tensor,
+    num_classes: int,
+    *,
+    background: int | None = None,
+    used: Tensor | None = None,
 ) -> dict[str, Any]:
     """All segment metrics of one split as plain numbers, ready for JSON.
 
     predicted, target: classes (n, N) in the order of the split. background: index of the background
-    class, by default the last one. Keys: accuracy, batch_mean_accuracy, event_f1, background_share,
+    class, by default the last one. used: bool (n, N), False in the padding, which does not count.
+    Keys: accuracy, batch_mean_accuracy, event_f1, background_share,
     per_class_accuracy, confusion (rows = true class), num_clips, num_segments.
     """
     background = num_classes - 1 if background is None else background
-    defined = predicted != UNDEFINED
+    used = torch.ones_like(target, dtype=torch.bool) if used is None else used
+    defined = used & (predicted != UNDEFINED)
+    events = (classes.masked_fill(~used, background) for classes in (predicted, target))
     confusion = confusion_matrix(predicted[defined], target[defined], num_classes)
     return {
-        "accuracy": segment_accuracy(predicted, target),
-        "batch_mean_accuracy": batch_mean_accuracy(predicted, target),
-        "event_f1": event_f1(predicted, target, background),
-        "background_share": float((target == background).double().mean()),
+        "accuracy": segment_accuracy(predicted[used], target[used]),
+        "batch_mean_accuracy": batch_mean_accuracy(predicted, target, used=used),
+        "event_f1": event_f1(*events, background),
+        "background_share": float((target[used] == background).double().mean()),
         "num_clips": target.shape[0],
-        "num_segments": target.numel(),
+        "num_segments": int(used.sum()),
         "per_class_accuracy": per_class_accuracy(confusion),
         "confusion": confusion.tolist(),
     }

@@ -25,6 +25,7 @@ from jca_fast.data.cache import find_cache
 from jca_fast.data.files import exists
 from jca_fast.data.record import read_record, require_same_features
 from jca_fast.models import AVELocalizer
+from jca_fast.modules.lengths import used_segments
 from jca_fast.training import checkpoint
 from jca_fast.training.config import Config
 from jca_fast.training.distributed import GlobalBatches, Group, process_group
@@ -175,29 +176,37 @@ class Trainer:
             if every and self.step % every == 0 and self.batch < total:
                 self.save_last()
 
-    def train_step(self, audio: Tensor, visual: Tensor, labels: Tensor) -> None:
-        """One step of Adam.
+    def train_step(
+        self, audio: Tensor, visual: Tensor, labels: Tensor, lengths: Tensor | None = None
+    ) -> None:
+        """One step of Adam; lengths (B,) are the segments of each clip without padding.
 
         DDP averages the gradients of the processes; the weight makes that the mean over clips.
         """
         share, size = self.batches.share(self.batch), self.batches.size(self.batch)
         with autocast(self.group.device, self.config.precision):
-            loss, predicted = self.wrapped(audio, visual, labels)
+            padded = () if lengths is None else (lengths,)
+            loss, predicted = self.wrapped(audio, visual, labels, *padded)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * (share * self.group.world / size)).backward()
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         if share:
-            right = (predicted == labels.argmax(dim=-1)).sum()
-            self.sums += torch.stack([loss.detach().double() * share, right.double()])
+            right = predicted == labels.argmax(dim=-1)  # (B, N), or (B,) of whole clips
+            if right.ndim == 2 and (used := used_segments(lengths, None, right)) is not None:
+                right &= used[..., 0]
+            self.sums += torch.stack([loss.detach().double() * share, right.sum().double()])
         self.batch += 1
         self.step += 1
 
     def finish_epoch(self) -> None:
         """Validation, schedule, row of the history, checkpoints."""
         clips = len(self.train_set)
-        answers = self.train_set.labels[..., 0].numel()  # segments, or clips
+        lengths, labels = self.train_set.lengths, self.train_set.labels
+        answers = labels[..., 0].numel()  # segments, or clips
+        if lengths is not None and labels.ndim == 3:
+            answers = int(lengths.sum())
         loss_sum, right = self.group.sum(self.sums.clone()).tolist()
         if not math.isfinite(loss_sum):
             raise RuntimeError(
