@@ -1,5 +1,5 @@
 # The checks of this repository. `make help` lists them; .ci/run calls them in a fresh environment.
-.PHONY: help lint test demo benchmarks interpreted executed nightly audit docs
+.PHONY: help lint test demo benchmarks interpreted executed nightly audit cpp docs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,6 +40,17 @@ memory:  ## every command with too little memory: one line, nothing lost or left
 
 wheel:  ## build the wheel, audit it, and use it where no source is (needs the network)
 	.ci/wheel
+
+cpp:  ## build examples/cpp, and compare its bits with Python's for both forms (a minute or two)
+	cmake -S examples/cpp -B build/cpp -DCMAKE_BUILD_TYPE=Release \
+	  -DCMAKE_PREFIX_PATH="$$(python -c 'import torch; print(torch.utils.cmake_prefix_path)')" \
+	  -DJCA_FAST="$$(python -c 'import jca_fast; print(jca_fast.__path__[0])')"
+	cmake --build build/cpp
+	for form in paper released; do \
+	  python examples/cpp/package.py build/cpp/$$form --form $$form && \
+	  (cd build/cpp/$$form && ../fuse model.pt2 inputs.pt outputs.pt) && \
+	  python examples/cpp/package.py build/cpp/$$form --compare || exit 1; \
+	done
 
 docs:  ## build the documentation into site/, warnings as errors (needs the extra "docs")
 	mkdocs build --strict --quiet

@@ -18,11 +18,11 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from . import reference
-from .backends import BACKENDS
-from .library import LIBRARY, SCHEMAS, overload
+from .flops import tell_counters
+from .library import LIBRARY, OVERLOADS, SCHEMAS, overload, with_lists
 
 _OVERLOADS: dict[tuple[str, str], Callable[..., Any]] = {}
-"""The registered overload of each (op, backend): looking it up in torch.ops takes a microsecond."""
+"""The overload of each (op, backend or "auto"): to look it up in torch.ops takes a microsecond."""
 
 
 def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,10 +37,18 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
     def record_or_run(backend: str, *args: Any) -> Any:
         if forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None:
             return formula(*args)
+        if torch._C._len_torch_dispatch_stack():
+            tell_counters()
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return recorder(backend, *args)
         with torch._C._AutoDispatchBelowAutograd():
             return _OVERLOADS[op, backend](*args)
+
+    def registered(backend: str, *args: Any) -> Any:
+        return record_or_run(backend, *with_lists(op, args))
+
+    def batched(*args: Any) -> Any:
+        return formula(*with_lists(op, args))
 
     def call(backend: str, *args: Any) -> Any:
         if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
@@ -50,11 +58,11 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
             return _OVERLOADS[op, backend](*args)
         return record_or_run(backend, *args)
 
-    for row in BACKENDS:
-        _OVERLOADS[op, row.name] = overload(op, row.name)
-        LIBRARY.impl(f"{op}.{row.name}", partial(record_or_run, row.name), "Autograd")
+    for backend in OVERLOADS:
+        _OVERLOADS[op, backend] = overload(op, backend)
+        LIBRARY.impl(f"{op}.{backend}", partial(registered, backend), "Autograd")
         if "Tensor[]" in SCHEMAS[op]:  # PyTorch's loop over batched gradients takes no lists
-            LIBRARY.impl(f"{op}.{row.name}", formula, "Batched")
+            LIBRARY.impl(f"{op}.{backend}", batched, "Batched")
     return call
 
 

@@ -8,7 +8,8 @@ of all modalities:
     X_i' = X_i + W_hiᵀ H_i                       (B, N, d_i)      Eqs. 5, 6
 
 W_ji (N, N), W_i (k, N), W_ci (k, d), W_hi (k, N). Dropout acts on C_i with the seed of its
-modality. The inputs and the small H_i are saved; the backward recomputes C_i.
+modality. The inputs and the small H_i are saved; the backward recomputes C_i. The registered op
+leaves the first term of X_i' out where ``residual`` is False.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from .checks import (
     dropout_seed,
     inverse_root,
 )
-from .tanh_attention import tanh_attention
 
 
 def joint_coattention(
@@ -69,7 +69,7 @@ def joint_coattention(
 
     Returns:
         The new features X_i' (B, N, d_i), in the order and the dtype of ``inputs``. Autocast casts
-        the operands of the products and keeps the residual; wider inputs then cost several calls.
+        the operands of the products; the residual is added in the dtype of the inputs.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
@@ -96,36 +96,15 @@ def joint_coattention(
     for i, scale in enumerate(scales):
         check_number(f"scales[{i}]", scale)
     scales = [float(s) for s in scales]
-    if any(x.dtype != cast.dtype for x, cast in zip(inputs, tensors, strict=False)):
-        operands = (inputs, *_split(tensors, sizes)[1:])
-        return _by_parts(operands, scales, float(dropout_p), seed, backend)
-    grouped = _split(tensors, sizes)
-    return tuple(_call(backend, *grouped, scales, float(dropout_p), seed, False))
-
-
-def _by_parts(
-    operands: Sequence[Sequence[Tensor]],
-    scales: Sequence[float],
-    dropout_p: float,
-    seed: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    """The layer under autocast, for inputs of a wider dtype.
-
-    The layer op would round X' to its own dtype. The products and the attention run in autocast's
-    dtype, and the residual is added in the dtype of the inputs, so that it is never rounded.
-    """
-
-    def attention(q, k, v, scale, dropout_p, seed):
-        return tanh_attention(q, k, v, scale, dropout_p=dropout_p, seed=seed, backend=backend)
-
-    inputs, joints, w_j, w_x, w_c, w_h = operands
-    weights = (w_j, w_x, w_c, w_h)
-    return tuple(
-        reference.joint_coattention(
-            inputs, joints, *weights, scales, dropout_p, seed, False, attention=attention
-        )
-    )
+    grouped: list[Any] = _split(tensors, sizes)
+    if not joints and torch.compiler.is_exporting():
+        grouped[1] = None  # an empty list does not get through PyTorch's ahead-of-time compiler
+    options = (scales, float(dropout_p), seed, False)
+    if all(x.dtype == cast.dtype for x, cast in zip(inputs, tensors, strict=False)):
+        return tuple(_call(backend, *grouped, *options))
+    # Under autocast the residual is added in the dtype of the inputs, which is never rounded.
+    updates = _call(backend, *grouped, *options, False)
+    return tuple(x + update for x, update in zip(inputs, updates, strict=True))
 
 
 def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
@@ -177,18 +156,20 @@ def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]
 
 
 class JointCoAttention(torch.autograd.Function):
-    """(sizes, scales, dropout_p, seed, backend, *tensors) -> X' and H of each modality; autograd
-    wants a flat list.
+    """(backend, sizes, options, seed, *tensors) -> X' and H of each modality.
+
+    ``options`` are (scales, dropout_p, residual). Autograd wants a flat list of tensors.
     """
 
     @staticmethod
-    def forward(sizes, scales, dropout_p, seed, backend, *tensors):
-        groups = _split(tensors, sizes)
-        return tuple(run("joint_coattention", backend, *groups, scales, dropout_p, seed, True))
+    def forward(backend, sizes, options, seed, *tensors):
+        scales, dropout_p, residual = options
+        args = (*_split(tensors, sizes), scales, dropout_p, seed, True, residual)
+        return tuple(run("joint_coattention", backend, *args))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.sizes, ctx.scales, ctx.dropout_p, seed, ctx.backend, *tensors = inputs
+        ctx.backend, ctx.sizes, ctx.options, seed, *tensors = inputs
         maps = output[ctx.sizes[0] :]
         ctx.mark_non_differentiable(*maps)
         ctx.save_for_backward(seed, *maps, *tensors)
@@ -198,30 +179,33 @@ class JointCoAttention(torch.autograd.Function):
         seed, *tensors = ctx.saved_tensors
         n = ctx.sizes[0]
         groups = _split((*grads[:n], *tensors), (n, n, *ctx.sizes))
-        options = (ctx.scales, ctx.dropout_p, seed)
-        return None, None, None, None, None, *_call_backward(ctx.backend, *groups, *options)
+        scales, dropout_p, residual = ctx.options
+        args = (*groups, scales, dropout_p, seed, residual)
+        return None, None, None, None, *_call_backward(ctx.backend, *args)
 
 
 class JointCoAttentionBackward(torch.autograd.Function):
-    """(sizes, scales, dropout_p, seed, backend, *grad_outs, *maps, *tensors) -> the gradient of
-    every tensor.
-    """
+    """(backend, sizes, options, seed, *grad_outs, *maps, *tensors) -> every tensor's gradient."""
 
     @staticmethod
-    def forward(sizes, scales, dropout_p, seed, backend, *tensors):
+    def forward(backend, sizes, options, seed, *tensors):
+        scales, dropout_p, residual = options
         groups = _split(tensors, (sizes[0], sizes[0], *sizes))
-        return tuple(run("joint_coattention_backward", backend, *groups, scales, dropout_p, seed))
+        args = (*groups, scales, dropout_p, seed, residual)
+        return tuple(run("joint_coattention_backward", backend, *args))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.sizes, ctx.scales, ctx.dropout_p, seed, _, *tensors = inputs
+        _, ctx.sizes, ctx.options, seed, *tensors = inputs
         n = ctx.sizes[0]
         ctx.save_for_backward(seed, *tensors[:n], *tensors[2 * n :])
 
     @staticmethod
     def backward(ctx, *grads):
         seed, *tensors = ctx.saved_tensors
-        n, options = ctx.sizes[0], (ctx.scales, ctx.dropout_p, seed)
+        n = ctx.sizes[0]
+        scales, dropout_p, residual = ctx.options
+        options = (scales, dropout_p, seed)
 
         def formula(*tensors):
             grad_outs, *groups = _split(tensors, (n, *ctx.sizes))
@@ -230,28 +214,28 @@ class JointCoAttentionBackward(torch.autograd.Function):
             # recomputed so that gradients flow
             maps = reference.joint_coattention(inputs, joints, *weights, *options, True)[n:]
             return reference.joint_coattention_backward(
-                grad_outs, maps, inputs, joints, *weights, *options
+                grad_outs, maps, inputs, joints, *weights, *options, residual
             )
 
         vjp = vjp_of(formula, tensors, grads)
-        return None, None, None, None, None, *vjp[:n], *(None for _ in range(n)), *vjp[n:]
+        return None, None, None, None, *vjp[:n], *(None for _ in range(n)), *vjp[n:]
 
 
 def _record(backend: str, *args: Any) -> list[Tensor]:
     """joint_coattention on the arguments of its schema."""
-    *groups, scales, dropout_p, seed, keep_maps = args
+    groups, (scales, dropout_p, seed, keep_maps, *rest) = args[:6], args[6:]
     sizes = [len(group) for group in groups]
-    tensors = chain.from_iterable(groups)
-    results = record(JointCoAttention, sizes, scales, dropout_p, seed, backend, *tensors)
+    options = (scales, dropout_p, *(rest or (True,)))
+    results = record(JointCoAttention, backend, sizes, options, seed, *chain(*groups))
     return list(results if keep_maps else results[: sizes[0]])
 
 
 def _record_backward(backend: str, *args: Any) -> list[Tensor]:
     """joint_coattention_backward on the arguments of its schema."""
-    grad_outs, maps, *groups, scales, dropout_p, seed = args
-    sizes = [len(group) for group in groups]
-    tensors = chain(grad_outs, maps, *groups)
-    return list(record(JointCoAttentionBackward, sizes, scales, dropout_p, seed, backend, *tensors))
+    groups, (scales, dropout_p, seed, *rest) = args[:8], args[8:]
+    sizes = [len(group) for group in groups[2:]]
+    options = (scales, dropout_p, *(rest or (True,)))
+    return list(record(JointCoAttentionBackward, backend, sizes, options, seed, *chain(*groups)))
 
 
 _call = differentiable("joint_coattention", _record)

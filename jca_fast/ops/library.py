@@ -1,6 +1,7 @@
 """Schemas and fake implementations of the registered ops ``torch.ops.jca_fast.<op>.<backend>``.
 
-Every backend is one overload of the same op, so a profile or an exported graph shows which one ran.
+Every backend is one overload of the same op, so a profile or a compiled graph shows which one ran.
+Exported programs hold the overload "auto", which chooses the backend of each call where it runs.
 This module needs torch only; a backend's launchers are imported when one of its overloads first
 runs.
 """
@@ -8,17 +9,17 @@ runs.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .backends import BACKENDS
+from .backends import AUTO, BACKENDS, choose, find
 
 _LAYER = (
-    "Tensor[] inputs, Tensor[] joints, Tensor[] w_j, Tensor[] w_x, Tensor[] w_c, Tensor[] w_h, "
+    "Tensor[] inputs, Tensor[]? joints, Tensor[] w_j, Tensor[] w_x, Tensor[] w_c, Tensor[] w_h, "
     "float[] scales, float dropout_p, Tensor? seed"
 )
 _DROPPED = "float scale, float dropout_p, Tensor? seed"
@@ -38,8 +39,10 @@ SCHEMAS = {
     "joint_affinity_backward": (
         f"(Tensor grad_c, Tensor q, Tensor k, Tensor c, float scale) -> {_TWO}"
     ),
-    "joint_coattention": f"({_LAYER}, bool keep_maps) -> Tensor[]",
-    "joint_coattention_backward": f"(Tensor[] grad_outs, Tensor[] maps, {_LAYER}) -> Tensor[]",
+    "joint_coattention": f"({_LAYER}, bool keep_maps, bool residual=True) -> Tensor[]",
+    "joint_coattention_backward": (
+        f"(Tensor[] grad_outs, Tensor[] maps, {_LAYER}, bool residual=True) -> Tensor[]"
+    ),
     "visual_reduction": f"({_REGIONS}, float scale) -> {_TWO}",
     "visual_reduction_backward": (
         f"(Tensor grad_out, Tensor grad_weights, {_REGIONS}, Tensor weights, float scale, "
@@ -79,15 +82,18 @@ def _fake_joint_affinity_backward(grad_c, q, k, c, scale):
     return _empty(q, *q.shape), _empty(k, *k.shape)
 
 
-def _fake_joint_coattention(inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps):
+def _fake_joint_coattention(
+    inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, keep_maps, residual=True
+):
     maps = [_empty(x, x.shape[0], w.shape[0], x.shape[2]) for x, w in zip(inputs, w_x, strict=True)]
     return [_empty(x, *x.shape) for x in inputs] + (maps if keep_maps else [])
 
 
 def _fake_joint_coattention_backward(
-    grad_outs, maps, inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed
+    grad_outs, maps, inputs, joints, w_j, w_x, w_c, w_h, scales, dropout_p, seed, residual=True
 ):
-    return [_empty(t, *t.shape) for group in (inputs, joints, w_j, w_x, w_c, w_h) for t in group]
+    groups = (inputs, joints or [], w_j, w_x, w_c, w_h)
+    return [_empty(t, *t.shape) for group in groups for t in group]
 
 
 def _fake_visual_reduction(query, regions, scale):
@@ -133,6 +139,43 @@ def _reference(function: str) -> Callable[..., Any]:
     return launch
 
 
+def with_lists(op: str, args: Sequence[Any]) -> Sequence[Any]:
+    """The arguments of an op with an empty list of joints in place of None.
+
+    PyTorch's ahead-of-time compiler turns an empty list into None.
+    """
+    place = _JOINTS.get(op)
+    if place is None or args[place] is not None:
+        return args
+    return (*args[:place], [], *args[place + 1 :])
+
+
+_JOINTS = {"joint_coattention": 1, "joint_coattention_backward": 3}
+"""The ops with a list of joints, and its place among their arguments."""
+
+
+def _chosen(op: str) -> Callable[..., Any]:
+    """Call the backend that serves the tensors of the call."""
+
+    def launch(*args):
+        tensors = [t for t in tree_flatten(args)[0] if isinstance(t, Tensor) and t.dtype != _SEED]
+        backend = choose(op.removesuffix("_backward"), AUTO, tensors)
+        return overload(op, backend)(*args)
+
+    return launch
+
+
+_SEED = torch.int64  # the dtype of the seed, which does not bear on the choice
+
+
+def _implementation(op: str, backend: str) -> Callable[..., Any]:
+    if backend == AUTO:
+        return _chosen(op)
+    module = find(backend).module
+    launch = _launcher(backend, module, op) if module else _reference(op)
+    return (lambda *args: launch(*with_lists(op, args))) if op in _JOINTS else launch
+
+
 def _batched(name: str) -> Callable[..., Any]:
     """The vmap rule of every op: one call for each mapped sample, each with its own seed where
     seeds are mapped.
@@ -155,18 +198,17 @@ def _batched(name: str) -> Callable[..., Any]:
 
 
 LIBRARY = torch.library.Library("jca_fast", "DEF")
-for _op, _schema in SCHEMAS.items():
-    for _backend in BACKENDS:
-        _name = f"{_op}.{_backend.name}"
-        _impl = (
-            _launcher(_backend.name, _backend.module, _op) if _backend.module else _reference(_op)
-        )
-        LIBRARY.define(_name + _schema)
-        LIBRARY.impl(_name, _impl, "CompositeExplicitAutograd")
+OVERLOADS = (*(row.name for row in BACKENDS), AUTO)
+"""The overloads of every op: the backends, and "auto"."""
+for _op in SCHEMAS:
+    for _backend in OVERLOADS:
+        _name = f"{_op}.{_backend}"
+        LIBRARY.define(_name + SCHEMAS[_op])
+        LIBRARY.impl(_name, _implementation(_op, _backend), "CompositeExplicitAutograd")
         torch.library.register_fake(f"jca_fast::{_name}", globals()[f"_fake_{_op}"], lib=LIBRARY)
         torch.library.register_vmap(f"jca_fast::{_name}", _batched(_name), lib=LIBRARY)
 
 
 def overload(op: str, backend: str) -> Callable[..., Any]:
-    """The registered overload of ``op`` for ``backend``."""
+    """The registered overload of ``op`` for ``backend``, or for "auto"."""
     return getattr(getattr(torch.ops.jca_fast, op), backend)

@@ -111,9 +111,12 @@ def joint_coattention(
     dropout_p: float,
     seed: Tensor | None,
     keep_maps: bool,
+    residual: bool = True,
     attention: Callable[..., Tensor] = tanh_attention,
 ) -> list[Tensor]:
-    """X' of every modality; with ``keep_maps`` then H (B, k, d_x) of every modality."""
+    """X' of every modality, without its first term X where ``residual`` is False; with
+    ``keep_maps`` then H (B, k, d_x) of every modality.
+    """
     out, maps = [], []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
         key = w_j[i] @ joint  # (B, N, d)
@@ -121,7 +124,8 @@ def joint_coattention(
             x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, _fold(seed, i)
         )  # (B, d_x, k)
         maps.append(torch.relu(w_x[i] @ x + o.mT))  # (B, k, d_x)
-        out.append(x + w_h[i].mT @ maps[-1])  # (B, N, d_x)
+        update = w_h[i].mT @ maps[-1]  # (B, N, d_x)
+        out.append(x + update if residual else update)
     return out + maps if keep_maps else out
 
 
@@ -141,6 +145,7 @@ def joint_coattention_backward(
     scales: Sequence[float],
     dropout_p: float,
     seed: Tensor | None,
+    residual: bool = True,
     attention_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = tanh_attention_backward,
 ) -> list[Tensor]:
     """Gradients in the order inputs, joints, w_j, w_x, w_c, w_h."""
@@ -154,7 +159,8 @@ def joint_coattention_backward(
         grad_q, grad_k, grad_v = attention_backward(
             grad_h.mT, x.mT, key.mT, w_c[i].mT[None], scales[i], dropout_p, seed_i
         )  # (B, d_x, N), (B, d, N), (1, d, k)
-        grad_x.append(grad_outs[i] + w_x[i].mT @ grad_h + grad_q.mT)  # (B, N, d_x)
+        direct = grad_outs[i] + w_x[i].mT @ grad_h if residual else w_x[i].mT @ grad_h
+        grad_x.append(direct + grad_q.mT)  # (B, N, d_x)
         grad_joint.append(w_j[i].mT @ grad_k.mT)  # (B, N, d)
         grad_w.append(
             (

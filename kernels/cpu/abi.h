@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define JCA_ABI_VERSION 2
+#define JCA_ABI_VERSION 3
 
 // The list of ops. The op NAME has an argument block jca_NAME and the entry points
 // jca_NAME_forward and jca_NAME_backward; every table of ops is an expansion of this list.
@@ -102,7 +102,8 @@ typedef struct {
     jca_weight dw_j, dw_x, dw_c, dw_h;
 } jca_modality;
 
-// out = x + w_h^T relu(w_x x + w_c (mask o tanh(scale x^T w_j joint))^T) for every modality
+// out = x + w_h^T relu(w_x x + w_c (mask o tanh(scale x^T w_j joint))^T) for every modality;
+// without the residual the first x is left out, and so is its share of dx
 typedef struct {
     int64_t struct_size;
     int64_t dtype;
@@ -111,6 +112,7 @@ typedef struct {
     int64_t joints;  // 0: concatenation, 1: one for all, count: one each
     int64_t threshold;
     int64_t seed;              // of modality 0; modality i uses seed + i * 0x9e3779b97f4a7c15
+    int64_t without_residual;  // 0 or 1
     jca_modality modality[1];  // really `count` of them; struct_size covers them all
 } jca_joint_coattention;
 
@@ -144,7 +146,11 @@ const char* jca_isa_name(void);               // the one in use, "" before the f
 int jca_isa_select(const char* name);         // null or "" takes the best
 int jca_use_torch(const char* libtorch_cpu);  // 1: calls share torch's thread pool
 const char* jca_register_ops(const char* libtorch_cpu);  // null, or what this PyTorch lacks
-int jca_threads(void);                                   // that the next call may use
+// All that a program without Python needs: ops, kernels, threads and the instruction set of
+// JCA_FAST_ISA. Returns null, or what failed.
+const char* jca_load(void);
+const char* jca_op_schemas(void);          // those that jca_load defines, one a line
+int jca_threads(void);                     // that the next call may use
 int64_t jca_fma_yardstick(int64_t steps);  // runs multiply-adds at peak rate, returns how many
 const char* jca_op_names(void);            // separated by blanks
 

@@ -114,7 +114,7 @@ struct LayerSource {
              own->attention, count, Real(1), dst, width);
     }
 
-    // o (k x 64) -> H = relu(W_x X + o), X' = X + W_h^T H
+    // o (k x 64) -> H = relu(W_x X + o), X' = X + W_h^T H, or W_h^T H without the residual
     void put(int64_t b, int64_t i, int64_t count, Real* o, Real* temp) const {
         const int64_t n = layer->n, k = own->attention;
         Real* x = temp;
@@ -126,6 +126,7 @@ struct LayerSource {
             store(o + e, h < Real(0) ? vec_t<Real>{} : h);  // this way round NaN stays NaN
         }
         if (own->h.data) untile(own->h, b, i, count, k, o);
+        if (layer->without_residual) memset(x, 0, (size_t)(n * kTile) * sizeof(Real));
         small_product(w_ht, n, k, o, x);
         untile(own->out, b, i, count, n, x);
     }

@@ -109,7 +109,8 @@ struct SmallGradients {
                     joint_tile(s, b, m, j);
     }
 
-    // dX = G + W_x^T dH + dQ, and where J is the concatenation + sum_m W_jm^T dP_m on these columns
+    // dX = G (the residual's) + W_x^T dH + dQ, and where J is the concatenation + sum_m W_jm^T dP_m
+    // on these columns
     void input_tile(const Scratch& s, int64_t b, int64_t m, int64_t i, int64_t column) const {
         const LayerSource<St>& src = source[m];
         const jca_modality& own = a.modality[m];
@@ -124,7 +125,7 @@ struct SmallGradients {
         w_x(s, m).add(s.dh, s.x);
         w_h(s, m).add(s.h, s.g);
         pack(src.dq + b * n * own.width + i, own.width, 1, n, count, T(1), s.dx, kTile);
-        add_tile(s.dx, s.g);
+        if (!a.without_residual) add_tile(s.dx, s.g);
         small_product(src.w_xt, n, k, s.dh, s.dx);
         if (!own.joint.data)
             for (int64_t o = 0; o < a.count; o++) through_joint(s, b, o, column, count, s.x, s.dx);

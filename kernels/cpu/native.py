@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """What ``JCA_ABI_VERSION`` of abi.h must be in the loaded library."""
 
 

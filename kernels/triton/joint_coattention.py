@@ -91,12 +91,13 @@ def joint_coattention(
     dropout_p: float,
     seed: Tensor | None,
     keep_maps: bool,
+    residual: bool = True,
 ) -> list[Tensor]:
     """X' (B, N, d_i) of every modality; with ``keep_maps`` then H (B, k, d_i) of every modality."""
     layer = Layer(inputs, joints, w_j, w_x, w_c, w_h)
     if not layer.fits:
         composed = reference.joint_coattention(
-            *layer, scales, dropout_p, seed, keep_maps, attention=tanh_attention
+            *layer, scales, dropout_p, seed, keep_maps, residual, attention=tanh_attention
         )
         return [x.contiguous() for x in composed]
     outs = [x.new_empty(x.shape) for x in inputs]
@@ -107,7 +108,7 @@ def joint_coattention(
             for x, w in zip(inputs, w_x, strict=True)
         ]
     modalities = _modalities(layer, scales, outs, maps)
-    _launch_forward(layer, modalities, dropout_argument(dropout_p, seed), keep_maps)
+    _launch_forward(layer, modalities, dropout_argument(dropout_p, seed), keep_maps, residual)
     return outs + maps
 
 
@@ -132,7 +133,11 @@ def _modalities(
 
 
 def _launch_forward(
-    layer: Layer, modalities: tuple[Modality, ...], dropout: Dropout, keep_maps: bool
+    layer: Layer,
+    modalities: tuple[Modality, ...],
+    dropout: Dropout,
+    keep_maps: bool,
+    residual: bool,
 ) -> None:
     """The one launch of the forward."""
     x, level = layer.inputs[0], layer.tier
@@ -159,6 +164,7 @@ def _launch_forward(
         dropout,
         ALIKE=alike(modalities),
         KEEP_MAPS=keep_maps,
+        RESIDUAL=residual,
         TILE=tile,
         num_warps=config.warps,
         num_stages=config.stages,
@@ -177,6 +183,7 @@ def joint_coattention_backward(
     scales: Sequence[float],
     dropout_p: float,
     seed: Tensor | None,
+    residual: bool = True,
 ) -> list[Tensor]:
     """Gradients of inputs, joints, w_j, w_x, w_c, w_h; ``maps``: the forward's H (B, k, d_i)."""
     layer = Layer(inputs, joints, w_j, w_x, w_c, w_h)
@@ -190,13 +197,14 @@ def joint_coattention_backward(
             scales,
             dropout_p,
             seed,
+            residual,
             attention_backward=tanh_attention_backward,
         )
         return [g.contiguous() for g in composed]
     grads = Layer(*([t.new_empty(t.shape) for t in group] for group in layer))
     dropout = dropout_argument(dropout_p, seed)
     tile = table.layer_rows(inputs[0].shape[1], layer.width)
-    prepared, sums = _prepare(layer, grad_outs, maps, scales, grads, tile)
+    prepared, sums = _prepare(layer, grad_outs, maps, scales, grads, tile, residual)
     core = _attention_backward(layer, prepared, grads.joints, dropout)
     sums += [partial_sum(partial, out) for partial, out in zip(core.dw_c, grads.w_c, strict=True)]
     sums += _finish(layer, prepared, core, grads, tile)
@@ -237,6 +245,7 @@ def _prepare(
     scales: Sequence[float],
     grads: Layer,
     tile: dict[str, int],
+    residual: bool,
 ) -> tuple[list[Prepare], list[Sum]]:
     """The first launch; returns also the sums that remain to be done for W_x and W_h."""
     prepared, sums = [], []
@@ -269,6 +278,7 @@ def _prepare(
         prepared,
         ALIKE=alike(prepared),
         BD=pad(layer.width),
+        RESIDUAL=residual,
         **tile,
     )
     return prepared, sums

@@ -3,6 +3,7 @@
 With the names of :mod:`.joint_coattention_forward`, and dX' (B, N, d_x) the gradient of X':
 
     prepare:    Q = Xᵀ W_j * scale      dH = (W_h dX') ∘ (H > 0)      dX0 = dX' + W_xᵀ dH
+                (without dX' where RESIDUAL is False)
                 dW_x = Σ dH Xᵀ          dW_h = Σ H dX'ᵀ
     attention:  dQ, dJ and dW_c, by :mod:`.tanh_attention_backward` with q = Q, k = J, v = W_cᵀ,
                 g = dHᵀ
@@ -63,6 +64,7 @@ def joint_coattention_prepare_kernel(
     per_group,
     ALIKE: tl.constexpr,
     EXACT: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     BM: tl.constexpr,
     BO: tl.constexpr,
     BD: tl.constexpr,
@@ -71,17 +73,24 @@ def joint_coattention_prepare_kernel(
     if ALIKE:
         m = select_entry(modalities, tl.program_id(2))
         if tl.program_id(0) * BM < m.x.rows:
-            prepare_rows(m, batch, per_group, EXACT, BM, BO, BD)
+            prepare_rows(m, batch, per_group, EXACT, RESIDUAL, BM, BO, BD)
     else:
         for i in tl.static_range(len(modalities)):
             m = modalities[i]
             if tl.program_id(2) == i and tl.program_id(0) * BM < m.x.rows:
-                prepare_rows(m, batch, per_group, EXACT, BM, BO, BD)
+                prepare_rows(m, batch, per_group, EXACT, RESIDUAL, BM, BO, BD)
 
 
 @triton.jit
 def prepare_rows(
-    m, batch, per_group, EXACT: tl.constexpr, BM: tl.constexpr, BO: tl.constexpr, BD: tl.constexpr
+    m,
+    batch,
+    per_group,
+    EXACT: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    BM: tl.constexpr,
+    BO: tl.constexpr,
+    BD: tl.constexpr,
 ):
     """One row tile of one modality for one group of samples."""
     dtype: tl.constexpr = m.x.p.dtype.element_ty
@@ -104,7 +113,10 @@ def prepare_rows(
         b_dh = product(b_g, b_wh, EXACT, False)  # (BM, BD)
         b_dh = tl.where(b_h <= 0.0, 0.0, b_dh).to(dtype)  # at a NaN too, as PyTorch does it
         store_tile(packed_matrix(m.dh, i_b, rows, width), o_m, o_k, b_dh)
-        b_dx = add_product(b_g.to(tl.float32), b_dh, b_wx, EXACT, False)  # (BM, BO)
+        b_dx = tl.zeros((BM, BO), tl.float32)
+        if RESIDUAL:
+            b_dx = b_g.to(tl.float32)
+        b_dx = add_product(b_dx, b_dh, b_wx, EXACT, False)  # (BM, BO)
         store_tile(packed_transpose(m.dx, i_b, rows, segments, rows), o_m, o_n, b_dx)
         b_dwx = add_product(b_dwx, tl.trans(b_dh), b_x, EXACT, False)  # (BD, BO)
         b_dwh = add_product(b_dwh, tl.trans(b_h), b_g, EXACT, False)  # (BD, BO)

@@ -6,7 +6,7 @@ that nothing is concatenated):
     Q = Xᵀ W_j * scale      O = tanh(Q J) W_cᵀ      H = relu(W_x X + Oᵀ)      X' = X + W_hᵀ H
 
 Rows are the channels of X: a program computes Q for its rows, attends to all parts of J and
-finishes X' in its epilogue. The backward is in :mod:`.joint_coattention_backward`.
+finishes X' in its epilogue, without the first X where RESIDUAL is False. The backward is in :mod:`.joint_coattention_backward`.
 """
 
 from __future__ import annotations
@@ -63,18 +63,19 @@ def joint_coattention_forward_kernel(
     dropout,
     ALIKE: tl.constexpr,
     KEEP_MAPS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Axis 0: row tiles of all samples; axis 1: the modalities."""
     if ALIKE:
         m = select_entry(modalities, tl.program_id(1))
         if tl.program_id(0) < batch * tl.cdiv(m.x.rows, TILE.BM):
-            layer_rows(m, tl.program_id(1), dropout, KEEP_MAPS, TILE)
+            layer_rows(m, tl.program_id(1), dropout, KEEP_MAPS, RESIDUAL, TILE)
     else:
         for i in tl.static_range(len(modalities)):
             m = modalities[i]
             if tl.program_id(1) == i and tl.program_id(0) < batch * tl.cdiv(m.x.rows, TILE.BM):
-                layer_rows(m, i, dropout, KEEP_MAPS, TILE)
+                layer_rows(m, i, dropout, KEEP_MAPS, RESIDUAL, TILE)
 
 
 @triton.jit
@@ -104,7 +105,14 @@ def repeat_halves(b_q, o_n, o_c, i_product):
 
 
 @triton.jit
-def layer_rows(m, i_modality, dropout, KEEP_MAPS: tl.constexpr, TILE: tl.constexpr):
+def layer_rows(
+    m,
+    i_modality,
+    dropout,
+    KEEP_MAPS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    TILE: tl.constexpr,
+):
     """One row tile of one sample of one modality."""
     dtype: tl.constexpr = m.x.p.dtype.element_ty
     tiles = tl.cdiv(m.x.rows, TILE.BM)
@@ -143,5 +151,8 @@ def layer_rows(m, i_modality, dropout, KEEP_MAPS: tl.constexpr, TILE: tl.constex
     if KEEP_MAPS:
         store_tile(sample_matrix(m.h, i_b), o_m, o_k, b_h)
     b_wh = load_tile(sample_matrix(m.w_h, 0), o_k, o_n)  # (BD, BO)
-    b_out = add_product(b_x.to(tl.float32), b_h.to(dtype), b_wh, TILE.EXACT)  # (BM, BO)
+    b_out = tl.zeros((TILE.BM, TILE.BO), tl.float32)
+    if RESIDUAL:
+        b_out = b_x.to(tl.float32)
+    b_out = add_product(b_out, b_h.to(dtype), b_wh, TILE.EXACT)  # (BM, BO)
     store_tile(sample_matrix(m.out, i_b), o_m, o_n, b_out)

@@ -2,7 +2,8 @@
 
 ``backend="auto"`` takes the first row with no reason and no caution against it, or the backend that
 the environment variable ``JCA_FAST_BACKEND`` names. A backend that is named and cannot run
-raises an error with its reasons: nothing falls back silently.
+raises an error with its reasons: nothing falls back silently. An exported program keeps "auto",
+so that the choice is made where it runs.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .gpu import GpuKernels
 from .launchers import problem
 
+AUTO = "auto"
 Judge = Callable[[str, Sequence[Tensor]], list[str]]
 
 
@@ -109,8 +112,13 @@ def on_device(kind: str) -> tuple[Backend, ...]:
 
 
 def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
-    """The name of the backend that runs ``op``; RuntimeError with the reasons if none does."""
-    if requested == "auto":
+    """The name of the backend that runs ``op``; RuntimeError with the reasons if none does.
+
+    It is "auto" while ``torch.export`` runs, where no backend is named.
+    """
+    if requested == AUTO:
+        if torch.compiler.is_exporting():
+            return AUTO
         requested = os.environ.get("JCA_FAST_BACKEND", "auto")
     if requested != "auto":
         backend = find(requested)

@@ -14,7 +14,7 @@ class LayerArguments {
     LayerArguments(const char* op, StableValue* stack)
         : check(op),
           inputs_(stack[0]),
-          joints_(stack[1]),
+          joints_(take(stack[1])),
           w_j_(stack[2]),
           w_x_(stack[3]),
           w_c_(stack[4]),
@@ -24,7 +24,7 @@ class LayerArguments {
           seed_(stack[8]) {}
 
     // Everything checked, and the sizes and inputs filled in.
-    void read() {
+    void read(bool residual) {
         inputs = inputs_.tensors();
         joints = joints_.tensors();
         weights[0] = w_j_.tensors();
@@ -36,6 +36,7 @@ class LayerArguments {
         check_inputs();
         memory_.resize(sizeof(jca_joint_coattention) + (inputs.size() - 1) * sizeof(jca_modality));
         fill_head();
+        block().without_residual = !residual;
         for (size_t i = 0; i < inputs.size(); i++) fill_modality(i, scales[i]);
     }
 
@@ -127,11 +128,11 @@ class LayerArguments {
     std::vector<char> memory_;
 };
 
-// (<layer>, keep_maps) -> X' and, with keep_maps, H of every modality
+// (<layer>, keep_maps, residual) -> X' and, with keep_maps, H of every modality
 void joint_coattention(StableValue* stack, uint64_t, uint64_t) {
     LayerArguments layer("joint_coattention", stack);
     const bool keep_maps = flag(stack[9]);
-    layer.read();
+    layer.read(flag(stack[10]));
     jca_joint_coattention& a = layer.block();
     std::vector<Tensor> results;
     results.reserve(2 * layer.inputs.size());
@@ -148,11 +149,11 @@ void joint_coattention(StableValue* stack, uint64_t, uint64_t) {
     stack[0] = list_of(results);
 }
 
-// (grad_outs, maps, <layer>) -> the gradients of inputs, joints, w_j, w_x, w_c, w_h
+// (grad_outs, maps, <layer>, residual) -> the gradients of inputs, joints, w_j, w_x, w_c, w_h
 void joint_coattention_backward(StableValue* stack, uint64_t, uint64_t) {
     const List grad_list(stack[0]), map_list(stack[1]);
     LayerArguments layer("joint_coattention_backward", stack + 2);
-    layer.read();
+    layer.read(flag(stack[11]));
     const std::vector<Tensor> grads = grad_list.tensors(), maps = map_list.tensors();
     layer.check_maps("grad_outs", grads, false);
     layer.check_maps("maps", maps, true);

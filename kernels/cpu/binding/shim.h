@@ -23,33 +23,35 @@ typedef void (*BoxedKernel)(StableValue* stack, uint64_t arguments, uint64_t res
 constexpr uint64_t kShimVersion = 0x020a000000000000ull;  // 2.10: the layout written down above
 
 // X(result, name, arguments): status 0 is success.
-#define JCA_SHIM_FUNCTIONS(X)                                                              \
-    X(int32_t, aoti_torch_dtype_float32, (void))                                           \
-    X(int32_t, aoti_torch_dtype_float64, (void))                                           \
-    X(int32_t, aoti_torch_dtype_bfloat16, (void))                                          \
-    X(int32_t, aoti_torch_dtype_float16, (void))                                           \
-    X(int32_t, aoti_torch_dtype_int64, (void))                                             \
-    X(int32_t, aoti_torch_device_type_cpu, (void))                                         \
-    X(int32_t, aoti_torch_get_data_ptr, (TorchTensor*, void**))                            \
-    X(int32_t, aoti_torch_get_dim, (TorchTensor*, int64_t*))                               \
-    X(int32_t, aoti_torch_get_sizes, (TorchTensor*, int64_t**))                            \
-    X(int32_t, aoti_torch_get_strides, (TorchTensor*, int64_t**))                          \
-    X(int32_t, aoti_torch_get_dtype, (TorchTensor*, int32_t*))                             \
-    X(int32_t, aoti_torch_get_device_type, (TorchTensor*, int32_t*))                       \
-    X(int32_t, aoti_torch_get_layout, (TorchTensor*, int32_t*))                            \
-    X(int32_t, aoti_torch_layout_strided, (void))                                          \
-    X(int32_t, aoti_torch_get_storage_size, (TorchTensor*, int64_t*))                      \
-    X(int32_t, aoti_torch_get_storage_offset, (TorchTensor*, int64_t*))                    \
-    X(int32_t, aoti_torch_empty_strided,                                                   \
-      (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TorchTensor**)) \
-    X(int32_t, aoti_torch_delete_tensor_object, (TorchTensor*))                            \
-    X(int32_t, aoti_torch_library_init_impl,                                               \
-      (const char*, const char*, const char*, uint32_t, TorchLibrary**))                   \
-    X(int32_t, torch_library_impl, (TorchLibrary*, const char*, BoxedKernel, uint64_t))    \
-    X(int32_t, torch_list_size, (TorchList*, size_t*))                                     \
-    X(int32_t, torch_list_get_item, (TorchList*, size_t, StableValue*))                    \
-    X(int32_t, torch_list_push_back, (TorchList*, StableValue))                            \
-    X(int32_t, torch_new_list_reserve_size, (size_t, TorchList**))                         \
+#define JCA_SHIM_FUNCTIONS(X)                                                                     \
+    X(int32_t, aoti_torch_dtype_float32, (void))                                                  \
+    X(int32_t, aoti_torch_dtype_float64, (void))                                                  \
+    X(int32_t, aoti_torch_dtype_bfloat16, (void))                                                 \
+    X(int32_t, aoti_torch_dtype_float16, (void))                                                  \
+    X(int32_t, aoti_torch_dtype_int64, (void))                                                    \
+    X(int32_t, aoti_torch_device_type_cpu, (void))                                                \
+    X(int32_t, aoti_torch_get_data_ptr, (TorchTensor*, void**))                                   \
+    X(int32_t, aoti_torch_get_dim, (TorchTensor*, int64_t*))                                      \
+    X(int32_t, aoti_torch_get_sizes, (TorchTensor*, int64_t**))                                   \
+    X(int32_t, aoti_torch_get_strides, (TorchTensor*, int64_t**))                                 \
+    X(int32_t, aoti_torch_get_dtype, (TorchTensor*, int32_t*))                                    \
+    X(int32_t, aoti_torch_get_device_type, (TorchTensor*, int32_t*))                              \
+    X(int32_t, aoti_torch_get_layout, (TorchTensor*, int32_t*))                                   \
+    X(int32_t, aoti_torch_layout_strided, (void))                                                 \
+    X(int32_t, aoti_torch_get_storage_size, (TorchTensor*, int64_t*))                             \
+    X(int32_t, aoti_torch_get_storage_offset, (TorchTensor*, int64_t*))                           \
+    X(int32_t, aoti_torch_empty_strided,                                                          \
+      (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TorchTensor**))        \
+    X(int32_t, aoti_torch_delete_tensor_object, (TorchTensor*))                                   \
+    X(int32_t, aoti_torch_library_init_def, (const char*, const char*, uint32_t, TorchLibrary**)) \
+    X(int32_t, aoti_torch_library_def, (TorchLibrary*, const char*))                              \
+    X(int32_t, aoti_torch_library_init_impl,                                                      \
+      (const char*, const char*, const char*, uint32_t, TorchLibrary**))                          \
+    X(int32_t, torch_library_impl, (TorchLibrary*, const char*, BoxedKernel, uint64_t))           \
+    X(int32_t, torch_list_size, (TorchList*, size_t*))                                            \
+    X(int32_t, torch_list_get_item, (TorchList*, size_t, StableValue*))                           \
+    X(int32_t, torch_list_push_back, (TorchList*, StableValue))                                   \
+    X(int32_t, torch_new_list_reserve_size, (size_t, TorchList**))                                \
     X(int32_t, torch_delete_list, (TorchList*))
 
 struct Shim {

@@ -30,6 +30,7 @@ class Tensor {
         if (handle_) shim.aoti_torch_delete_tensor_object(handle_);
     }
 
+    bool given() const { return handle_; }
     int64_t dims() const { return get(shim.aoti_torch_get_dim, "the rank of a tensor"); }
     const int64_t* sizes() const { return get(shim.aoti_torch_get_sizes, "the sizes of a tensor"); }
     const int64_t* strides() const {
@@ -151,22 +152,21 @@ StableValue list_of(std::vector<Tensor>& items) {
     return reinterpret_cast<StableValue>(list);
 }
 
+// The value of an optional argument, which is freed; 0 where none is given.
+StableValue take(StableValue optional) {
+    auto* value = reinterpret_cast<StableValue*>(optional);
+    const StableValue taken = value ? *value : 0;
+    delete value;
+    return taken;
+}
+
 // The optional seed of a call.
 class Seed {
   public:
-    explicit Seed(StableValue optional) : tensor_(unwrap(optional)) {}
-    const Tensor* tensor() const { return given_ ? &tensor_ : nullptr; }
+    explicit Seed(StableValue optional) : tensor_(take(optional)) {}
+    const Tensor* tensor() const { return tensor_.given() ? &tensor_ : nullptr; }
 
   private:
-    StableValue unwrap(StableValue optional) {
-        auto* value = reinterpret_cast<StableValue*>(optional);
-        given_ = value != nullptr;
-        const StableValue tensor = given_ ? *value : 0;
-        delete value;
-        return tensor;
-    }
-
-    bool given_ = false;
     Tensor tensor_;
 };
 
