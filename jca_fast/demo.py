@@ -170,7 +170,7 @@ def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, A
     `evaluate_checkpoint`'s dict."""
     from jca_fast.training.config import Config
     from jca_fast.training.inference import evaluate_checkpoint
-    from jca_fast.training.trainer import run_training
+    from jca_fast.training.seeds import run_training
 
     folder = out / modalities
     folder.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ _HOME = {
     "Trainer": "trainer",
     "evaluate_checkpoint": "inference",
     "load_model": "checkpoint",
-    "run_training": "trainer",
+    "run_training": "seeds",
 }
 
 __all__ = sorted(_HOME)

@@ -26,7 +26,7 @@ def find_lr(config: Config) -> float:
     loss has grown to twice its smallest value. The suggestion is a tenth of the rate of the
     smallest loss, a common rule after Smith (WACV 2017). Nothing is written.
     """
-    from jca_fast.training.trainer import start_model, training_set
+    from jca_fast.training.start import start_model, training_set
 
     dataset, group = training_set(config), Group(pick_device(config.device))
     seed_everything(config.seed)

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
         find_lr(config)
     else:
-        from jca_fast.training.trainer import run_training
+        from jca_fast.training.seeds import run_training
 
         run_training(config)
     return 0

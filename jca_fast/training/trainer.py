@@ -19,60 +19,24 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from jca_fast.atomic import TEMPORARY, write_json
 from jca_fast.data.ave import AVEDataset
-from jca_fast.data.cache import find_cache
-from jca_fast.data.files import exists
-from jca_fast.data.record import read_record, require_same_features
-from jca_fast.models import AVELocalizer
+from jca_fast.data.record import read_record
 from jca_fast.modules.lengths import used_segments
-from jca_fast.training import checkpoint
+from jca_fast.training import checkpoint, run_state
 from jca_fast.training.config import Config
-from jca_fast.training.distributed import GlobalBatches, Group, process_group
+from jca_fast.training.distributed import GlobalBatches, Group
 from jca_fast.training.inference import autocast, backends_used, evaluate_split
 from jca_fast.training.logs import (
-    COLUMNS,
     Progress,
     RunLog,
     epoch_line,
     final_lines,
     peak_memory,
     start_lines,
-    summarize_seeds,
 )
-from jca_fast.training.metrics import majority_baseline
-from jca_fast.training.objective import Objective, build_model, inherited
-from jca_fast.training.reproducible import (
-    check_moments,
-    check_same_run,
-    check_state,
-    damage_named,
-    deterministic,
-    fingerprint,
-    random_state,
-    seed_everything,
-    set_random_state,
-)
-
-
-def run_training(config: Config) -> dict[str, Any]:
-    """Trains one seed, or config.seeds of them; the content of metrics.json (or of seeds.json)."""
-    with process_group(config.device) as group, deterministic(config.deterministic):
-        if config.seeds == 1:
-            return Trainer(config, group).fit()
-        results = []
-        for seed in range(config.seed, config.seed + config.seeds):
-            resume = False if config.resume is False else None  # new seeds have nothing to resume
-            out = str(Path(config.out) / f"seed{seed}")
-            one = dataclasses.replace(config, seed=seed, seeds=1, out=out, resume=resume)
-            results.append(Trainer(one, group).fit())
-        summary = summarize_seeds(results)
-        if group.main:
-            write_json(Path(config.out) / "seeds.json", summary)
-            for name, value in summary["scores"].items():
-                score = f"{100 * value['mean']:.2f} ± {100 * value['sd']:.2f} %"
-                print(f"{name}: {score} (mean ± sd of {config.seeds} seeds)")
-        return summary
+from jca_fast.training.objective import Objective
+from jca_fast.training.reproducible import seed_everything
+from jca_fast.training.start import baseline, blame, start_model, training_set
 
 
 class Trainer:
@@ -119,7 +83,7 @@ class Trainer:
         self.progress = Progress(0, 0, False)
         if group.rank:
             seed_everything(config.seed + 1_000_003 * group.rank)  # a different mask per rank
-        self.prepare_folder()
+        run_state.prepare_folder(self)
         self.wrapped = self.wrap()
 
     def wrap(self) -> torch.nn.Module:
@@ -174,7 +138,7 @@ class Trainer:
             if self.group.main:
                 self.progress.step(f"epoch {self.epoch + 1}, batch {self.batch} of {total}")
             if every and self.step % every == 0 and self.batch < total:
-                self.save_last()
+                run_state.save(self)
 
     def train_step(
         self, audio: Tensor, visual: Tensor, labels: Tensor, lengths: Tensor | None = None
@@ -247,7 +211,7 @@ class Trainer:
                 classes=self.val_set.class_names,
                 best=self.best,
             )
-        self.save_last()
+        run_state.save(self)
         self.say(epoch_line(row, self.config.epochs, better, self.baseline))
         if validation.get("not_finite"):
             broken = ", ".join(validation["not_finite"][:5])
@@ -272,74 +236,6 @@ class Trainer:
         best = self.out / "best.pt"
         checkpoint.load_weights(self.model, checkpoint.load(best, self.group.device)["model"], best)
         return self.evaluate(AVEDataset(self.config.data, "test"))
-
-    # ---- saving and resuming
-
-    def save_last(self) -> None:
-        """Writes the whole state of the run to last.pt (all processes call this, process 0
-        writes)."""
-        ranks = self.group.gather({"random": random_state(), "sums": self.sums.cpu()})
-        if self.group.main:
-            checkpoint.save(
-                self.out / "last.pt",
-                self.model,
-                config=dataclasses.asdict(self.config),
-                features=self.record,
-                classes=self.val_set.class_names,
-                data=fingerprint(self.train_set),
-                optimizer=self.optimizer.state_dict(),
-                schedule=self.schedule.state_dict(),
-                ranks=ranks,
-                run={name: getattr(self, name) for name in RUN_STATE},
-            )
-
-    def prepare_folder(self) -> None:
-        """Restores last.pt, or clears the folder of an earlier run, as config.resume says."""
-        last, wanted = self.out / "last.pt", self.config.resume
-        if wanted and not last.is_file():
-            raise FileNotFoundError(f"{last}: nothing to resume")
-        if wanted is not False and last.is_file():
-            self.restore(last)
-        self.group.gather(None)  # barrier before process 0 clears and writes
-        if not self.group.main:
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        for leftover in self.out.glob(TEMPORARY):  # of a process killed while writing
-            leftover.unlink()
-        if not self.step:
-            for name in ("last.pt", "best.pt", "metrics.csv", "metrics.json"):
-                (self.out / name).unlink(missing_ok=True)
-        write_json(self.out / "config.json", dataclasses.asdict(self.config))
-
-    def restore(self, path: Path) -> None:
-        """Puts the run into the state saved in path.
-
-        Raises ValueError if the file is damaged or belongs to other settings or data.
-        """
-        state = checkpoint.load(path, self.group.device)
-        check_state(path, state, RUN_STATE, COLUMNS)
-        require_same_features(path, state.get("features"), self.config.data, self.record)
-        check_same_run(path, state, self.config, self.model.config, fingerprint(self.train_set))
-        checkpoint.load_weights(self.model, state["model"], path)
-        with damage_named(path):
-            self.optimizer.load_state_dict(state["optimizer"])
-            check_moments(self.optimizer)
-            self.schedule.load_state_dict(state["schedule"])
-            self.restore_ranks(path, state["ranks"])
-        for name in RUN_STATE:
-            setattr(self, name, state["run"][name])
-
-    def restore_ranks(self, path: Path, ranks: list[dict[str, Any]]) -> None:
-        """Random generators and running sums of the processes that wrote last.pt."""
-        if len(ranks) == self.group.world:
-            set_random_state(ranks[self.group.rank]["random"])
-            self.sums = ranks[self.group.rank]["sums"].to(self.group.device)
-        elif self.group.main:
-            self.say(
-                f"{path} was written by {len(ranks)} processes: "
-                "from now on the dropout masks differ from theirs"
-            )
-            self.sums = sum(rank["sums"] for rank in ranks).to(self.group.device)
 
     # ---- reports
 
@@ -379,48 +275,3 @@ class Trainer:
             "config": dataclasses.asdict(self.config),
             "model": self.model.config,
         }
-
-
-RUN_STATE: dict[str, type] = {
-    "epoch": int,
-    "batch": int,
-    "step": int,
-    "stale": int,
-    "seconds": float,
-    "best": dict,
-    "history": list,
-}
-
-
-def training_set(config: Config) -> AVEDataset:
-    """The training split with the labels that config.supervision asks for."""
-    if config.supervision == "full":
-        return AVEDataset(config.data, "train")
-    noisy = exists(find_cache(config.data), "audio_feature_noisy")
-    return AVEDataset(config.data, "train", weak=True, noisy=noisy)
-
-
-def start_model(config: Config, dataset: AVEDataset) -> AVELocalizer:
-    """A new model for the data, with the weights of config.init if given."""
-    if not config.init:
-        return build_model(config.model, dataset)
-    source = checkpoint.load_initial(config.init)
-    model = build_model({**inherited(source.config), **config.model}, dataset)
-    checkpoint.copy_weights(model, source, config.init)
-    return model
-
-
-def baseline(train_set: AVEDataset, val_set: AVEDataset) -> float:
-    """Accuracy on the validation split of the most frequent class (of training, with segments)."""
-    reference = None if train_set.weak else train_set.labels.argmax(dim=-1)
-    return majority_baseline(val_set.labels.argmax(dim=-1), reference)
-
-
-def blame(dataset: AVEDataset) -> str:
-    """Which clip has values that are not finite, or advice where none has."""
-    for index in range(len(dataset)):
-        for name, values in zip(("audio", "visual"), dataset[index], strict=False):
-            if not values.isfinite().all():
-                clip = dataset.clip_name(index)
-                return f"the {name} features of {dataset.split} clip {clip} are not finite"
-    return "a smaller lr or clip_norm may help"

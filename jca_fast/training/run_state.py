@@ -1,0 +1,105 @@
+"""The whole state of a run in `last.pt`: saving, restoring, and the folder of the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jca_fast.atomic import TEMPORARY, write_json
+from jca_fast.data.record import require_same_features
+from jca_fast.training import checkpoint
+from jca_fast.training.logs import COLUMNS
+from jca_fast.training.reproducible import (
+    check_moments,
+    check_same_run,
+    check_state,
+    damage_named,
+    fingerprint,
+    random_state,
+    set_random_state,
+)
+
+if TYPE_CHECKING:
+    from jca_fast.training.trainer import Trainer
+
+RUN_STATE: dict[str, type] = {
+    "epoch": int,
+    "batch": int,
+    "step": int,
+    "stale": int,
+    "seconds": float,
+    "best": dict,
+    "history": list,
+}
+"""The attributes of a trainer that `last.pt` keeps, and their types."""
+
+
+def save(trainer: Trainer) -> None:
+    """Writes the whole state of the run to last.pt: all processes call this, process 0 writes."""
+    ranks = trainer.group.gather({"random": random_state(), "sums": trainer.sums.cpu()})
+    if trainer.group.main:
+        checkpoint.save(
+            trainer.out / "last.pt",
+            trainer.model,
+            config=dataclasses.asdict(trainer.config),
+            features=trainer.record,
+            classes=trainer.val_set.class_names,
+            data=fingerprint(trainer.train_set),
+            optimizer=trainer.optimizer.state_dict(),
+            schedule=trainer.schedule.state_dict(),
+            ranks=ranks,
+            run={name: getattr(trainer, name) for name in RUN_STATE},
+        )
+
+
+def prepare_folder(trainer: Trainer) -> None:
+    """Restores last.pt, or clears the folder of an earlier run, as config.resume says."""
+    last, wanted = trainer.out / "last.pt", trainer.config.resume
+    if wanted and not last.is_file():
+        raise FileNotFoundError(f"{last}: nothing to resume")
+    if wanted is not False and last.is_file():
+        restore(trainer, last)
+    trainer.group.gather(None)  # barrier before process 0 clears and writes
+    if not trainer.group.main:
+        return
+    trainer.out.mkdir(parents=True, exist_ok=True)
+    for leftover in trainer.out.glob(TEMPORARY):  # of a process killed while writing
+        leftover.unlink()
+    if not trainer.step:
+        for name in ("last.pt", "best.pt", "metrics.csv", "metrics.json"):
+            (trainer.out / name).unlink(missing_ok=True)
+    write_json(trainer.out / "config.json", dataclasses.asdict(trainer.config))
+
+
+def restore(trainer: Trainer, path: Path) -> None:
+    """Puts the run into the state saved in path.
+
+    Raises ValueError if the file is damaged or belongs to other settings or data.
+    """
+    state = checkpoint.load(path, trainer.group.device)
+    check_state(path, state, RUN_STATE, COLUMNS)
+    require_same_features(path, state.get("features"), trainer.config.data, trainer.record)
+    data = fingerprint(trainer.train_set)
+    check_same_run(path, state, trainer.config, trainer.model.config, data)
+    checkpoint.load_weights(trainer.model, state["model"], path)
+    with damage_named(path):
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        check_moments(trainer.optimizer)
+        trainer.schedule.load_state_dict(state["schedule"])
+        _restore_ranks(trainer, path, state["ranks"])
+    for name in RUN_STATE:
+        setattr(trainer, name, state["run"][name])
+
+
+def _restore_ranks(trainer: Trainer, path: Path, ranks: list[dict[str, Any]]) -> None:
+    """Random generators and running sums of the processes that wrote last.pt."""
+    if len(ranks) == trainer.group.world:
+        set_random_state(ranks[trainer.group.rank]["random"])
+        trainer.sums = ranks[trainer.group.rank]["sums"].to(trainer.group.device)
+    elif trainer.group.main:
+        trainer.say(
+            f"{path} was written by {len(ranks)} processes: "
+            "from now on the dropout masks differ from theirs"
+        )
+        trainer.sums = sum(rank["sums"] for rank in ranks).to(trainer.group.device)
