@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from jca_fast.atomic import write_json
 from jca_fast.data.ave import AVEDataset
@@ -147,9 +147,11 @@ class Training(Trainer):
         super().__init__(config, group)
         bar.skip(self.step)
 
-    def train_step(self, *tensors: torch.Tensor) -> None:
+    def train_step(
+        self, audio: Tensor, visual: Tensor, labels: Tensor, lengths: Tensor | None = None
+    ) -> None:
         """One step of Adam, and one of the bar."""
-        super().train_step(*tensors)
+        super().train_step(audio, visual, labels, lengths)
         self.bar.step(f"{self.label}, epoch {self.epoch + 1}")
 
     def say(self, text: str) -> None:

@@ -132,12 +132,13 @@ def summarize(
     background = num_classes - 1 if background is None else background
     used = torch.ones_like(target, dtype=torch.bool) if used is None else used
     defined = used & (predicted != UNDEFINED)
-    events = (classes.masked_fill(~used, background) for classes in (predicted, target))
+    guesses = predicted.masked_fill(~used, background)
+    truths = target.masked_fill(~used, background)
     confusion = confusion_matrix(predicted[defined], target[defined], num_classes)
     return {
         "accuracy": segment_accuracy(predicted[used], target[used]),
         "batch_mean_accuracy": batch_mean_accuracy(predicted, target, used=used),
-        "event_f1": event_f1(*events, background),
+        "event_f1": event_f1(guesses, truths, background),
         "background_share": float((target[used] == background).double().mean()),
         "num_clips": target.shape[0],
         "num_segments": int(used.sum()),

@@ -6,7 +6,8 @@ that nothing is concatenated):
     Q = Xᵀ W_j * scale      O = tanh(Q J) W_cᵀ      H = relu(W_x X + Oᵀ)      X' = X + W_hᵀ H
 
 Rows are the channels of X: a program computes Q for its rows, attends to all parts of J and
-finishes X' in its epilogue, without the first X where RESIDUAL is False. The backward is in :mod:`.joint_coattention_backward`.
+finishes X' in its epilogue, without the first X where RESIDUAL is False. The backward is in
+:mod:`.joint_coattention_backward`.
 """
 
 from __future__ import annotations
