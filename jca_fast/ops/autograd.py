@@ -1,9 +1,9 @@
-"""How an op is called: recorded for its derivatives, as its plain formula, or bare.
+"""Calls an op in one of three ways: recorded by autograd, as its plain formula, or unrecorded.
 
-A *recorder* runs an op through its autograd Function. It sits at the key Autograd of PyTorch's
-dispatcher, so ``torch.ops.jca_fast.<op>.<backend>`` is differentiable wherever it is called: in
-eager mode, inside a functorch transform, in a compiled, exported or traced program. Public
-functions reach the same recorder without the dispatcher, which halves the overhead of a call.
+A *recorder* runs an op through its autograd Function. It is registered at the key Autograd of
+PyTorch's dispatcher, so ``torch.ops.jca_fast.<op>.<backend>`` is differentiable wherever it is
+called: in eager mode, inside a functorch transform, in a compiled, exported or traced program.
+Public functions call the same recorder without the dispatcher, which halves the overhead of a call.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from .flops import tell_counters
 from .library import LIBRARY, OVERLOADS, SCHEMAS, overload, with_lists
 
 _OVERLOADS: dict[tuple[str, str], Callable[..., Any]] = {}
-"""The overload of each (op, backend or "auto"): to look it up in torch.ops takes a microsecond."""
+"""The overload of each (op, backend or "auto"). A look-up in torch.ops takes a microsecond."""
 
 
 def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
     """Give every backend of ``op`` its derivatives; returns ``call(backend, *args)``.
 
     ``recorder(backend, *args)`` runs the op, on the arguments of its schema, through a Function.
-    In forward mode, while ``torch.jit.trace`` runs, and in an export to ONNX, the op is its plain
-    PyTorch formula, which has derivatives of any kind and needs no package where it is loaded.
+    In forward mode, while ``torch.jit.trace`` runs, and in an export to ONNX, the op runs as its
+    plain PyTorch formula: autograd differentiates it in every mode, and the saved program loads
+    without this package.
     """
     formula = getattr(reference, op)
 
@@ -53,7 +54,7 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
     def call(backend: str, *args: Any) -> Any:
         if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
             return formula(*args)
-        # Compilers and transforms see one operator; each level of a transform finds the recorder.
+        # Compilers and transforms see one operator; each level of a transform calls the recorder.
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return _OVERLOADS[op, backend](*args)
         return record_or_run(backend, *args)
@@ -61,7 +62,7 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
     for backend in OVERLOADS:
         _OVERLOADS[op, backend] = overload(op, backend)
         LIBRARY.impl(f"{op}.{backend}", partial(registered, backend), "Autograd")
-        if "Tensor[]" in SCHEMAS[op]:  # PyTorch's loop over batched gradients takes no lists
+        if "Tensor[]" in SCHEMAS[op]:  # PyTorch's loop over batched gradients rejects lists
             LIBRARY.impl(f"{op}.{backend}", batched, "Batched")
     return call
 
@@ -78,9 +79,9 @@ def needs_grad(*tensors: Tensor) -> bool:
 
 
 def record(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply(*args)`` at the present level of a functorch transform, if one is active.
+    """``function.apply(*args)`` at the current level of a functorch transform, if one is active.
 
-    It leaves out the checks of ``apply``, which cost 15 microseconds.
+    It skips the checks of ``apply``, which cost 15 microseconds.
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
         with enable_single_level_autograd_function():

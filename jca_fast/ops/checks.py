@@ -1,4 +1,4 @@
-"""Checks shared by the ops: each error names the argument, what came and what is needed."""
+"""Checks shared by the ops. Each error names the argument, the value given and the value needed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_tensor(name: str, value: object, ndim: int | None, layout: str) -> None:
-    """``value`` must be a floating-point tensor with ``ndim`` dimensions; ``layout`` is how the
-    message shows them.
+    """``value`` must be a floating-point tensor with ``ndim`` dimensions, which the message shows
+    as ``layout``.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor {layout}, got {type(value).__name__}")
@@ -37,7 +37,7 @@ def check_size(name: str, value: Tensor, shape: Sequence[int | None], layout: st
 
 
 def check_number(name: str, value: object) -> None:
-    """``value`` must be a number: an op has no derivative with respect to a tensor in its place.
+    """``value`` must be a number, because an op has no derivative with respect to it.
 
     While ``torch.jit.trace`` runs, a number that comes from a size is a tensor.
     """
@@ -91,8 +91,8 @@ def dropout_seed(
     generator: torch.Generator | None,
     device: torch.device,
 ) -> Tensor | None:
-    """The seed () int64 of this call's dropout mask: the one given, or one drawn; None where
-    nothing is dropped.
+    """The int64 seed () of this call's dropout mask: the given seed or a fresh one; None without
+    dropout.
     """
     check_number("dropout_p", dropout_p)
     if not 0.0 <= dropout_p <= 1.0:
@@ -111,6 +111,5 @@ def dropout_seed(
                 f"seed must be an int or an int64 tensor (), got {seed.dtype} {tuple(seed.shape)}"
             )
         return seed.to(device)
-    return torch.full(
-        (), seed, dtype=torch.int64, device=device
-    )  # a graph capture would refuse a copy
+    # The capture of a CUDA graph forbids the copy from the host that torch.tensor makes.
+    return torch.full((), seed, dtype=torch.int64, device=device)

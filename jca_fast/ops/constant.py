@@ -1,4 +1,4 @@
-"""Functions that torch.compile calls once and takes the result of as a constant."""
+"""A mark for functions whose result torch.compile treats as a constant."""
 
 from __future__ import annotations
 

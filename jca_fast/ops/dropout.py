@@ -13,7 +13,7 @@ with the two multipliers of the 32-bit mixer "lowbias32" (K1 = 0x7feb352d, K2 = 
 
 Element (b, i, j) is kept where ``bits >= threshold`` with ``threshold = round(p * 65536)``, and a
 kept element is multiplied by ``65536 / (65536 - threshold)``: p is quantised to 1/65536 and the
-scale uses the probability in force. Two columns, 16 apart, share one hash, which halves its cost
+scale uses the quantised probability. Two columns, 16 apart, share one hash, which halves its cost
 and keeps both in one SIMD lane or GPU thread.
 """
 
@@ -36,7 +36,7 @@ def threshold(p: float) -> int:
 
 
 def keep_scale(p: float) -> float:
-    """What a kept element is multiplied by; 0 where nothing is kept (p = 1)."""
+    """The factor of kept elements; 0 for p = 1, where none is kept."""
     kept = 65536 - threshold(p)
     return 65536 / kept if kept else 0.0
 

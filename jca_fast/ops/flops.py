@@ -1,8 +1,8 @@
 """Floating-point operations of every op, for ``torch.utils.flop_counter.FlopCounterMode``.
 
-They are those of the matrix products in :mod:`.reference`, two for each multiply-add, as PyTorch
-counts its own ops. Importing the counter of PyTorch takes a quarter of a second where Triton is
-installed, so each counter learns the formulas at the first op that it sees.
+The formulas count the matrix products of :mod:`.reference`, two operations for each multiply-add,
+as PyTorch counts its ops. Importing the counter of PyTorch takes a quarter of a second where Triton
+is installed, so the formulas are added to a counter when it sees the first op.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .library import SCHEMAS
 
 
 def tell_counters() -> None:
-    """Give the formulas to every FlopCounterMode that is active."""
+    """Add the formulas to every active FlopCounterMode."""
     if "torch.utils.flop_counter" not in sys.modules:
         return
     for mode in _get_current_dispatch_mode_stack():
@@ -29,7 +29,7 @@ def tell_counters() -> None:
 
 
 def _formulas() -> dict[Any, Callable[..., int]]:
-    """The formula of every op, as the counter calls it."""
+    """The formula of every op, with the signature that the counter calls."""
     return {getattr(torch.ops.jca_fast, op): _counting(globals()[f"_{op}"]) for op in SCHEMAS}
 
 

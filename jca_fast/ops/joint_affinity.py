@@ -33,7 +33,7 @@ def joint_affinity(
     backend: str = "auto",
 ) -> Tensor:
     """``C = tanh(xᵀ W_j J * scale)``, the affinity of every channel of one modality with every
-    channel of the joint.
+    channel of the joint feature.
 
     Args:
         x: (B, N, d_x), the modality.
@@ -90,7 +90,7 @@ class JointAffinity(torch.autograd.Function):
 
 
 class JointAffinityBackward(torch.autograd.Function):
-    """(backend, grad_c, q, k, c, scale) -> dq, dk; its own derivative is the reference's."""
+    """(backend, grad_c, q, k, c, scale) -> dq, dk. Its derivative is that of the reference."""
 
     @staticmethod
     def forward(backend, *args):

@@ -9,7 +9,7 @@ of all modalities:
 
 W_ji (N, N), W_i (k, N), W_ci (k, d), W_hi (k, N). Dropout acts on C_i with the seed of its
 modality. The inputs and the small H_i are saved; the backward recomputes C_i. The registered op
-leaves the first term of X_i' out where ``residual`` is False.
+omits the first term of X_i' where ``residual`` is False.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def joint_coattention(
     scales = [float(s) for s in scales]
     grouped: list[Any] = _split(tensors, sizes)
     if not joints and torch.compiler.is_exporting():
-        grouped[1] = None  # an empty list does not get through PyTorch's ahead-of-time compiler
+        grouped[1] = None  # PyTorch's ahead-of-time compiler does not support an empty list
     options = (scales, float(dropout_p), seed, False)
     if all(x.dtype == cast.dtype for x, cast in zip(inputs, tensors, strict=False)):
         return tuple(_call(backend, *grouped, *options))
-    # Under autocast the residual is added in the dtype of the inputs, which is never rounded.
+    # Under autocast the residual is added in the dtype of the inputs, so that X is not rounded.
     updates = _call(backend, *grouped, *options, False)
     return tuple(x + update for x, update in zip(inputs, updates, strict=True))
 
@@ -158,7 +158,7 @@ def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]
 class JointCoAttention(torch.autograd.Function):
     """(backend, sizes, options, seed, *tensors) -> X' and H of each modality.
 
-    ``options`` are (scales, dropout_p, residual). Autograd wants a flat list of tensors.
+    ``options`` are (scales, dropout_p, residual). Autograd needs a flat list of tensors.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Schemas and fake implementations of the registered ops ``torch.ops.jca_fast.<op>.<backend>``.
 
 Every backend is one overload of the same op, so a profile or a compiled graph shows which one ran.
-Exported programs hold the overload "auto", which chooses the backend of each call where it runs.
+Exported programs hold the overload "auto", which chooses a backend at each call of the program.
 This module needs torch only; a backend's launchers are imported when one of its overloads first
 runs.
 """
@@ -22,18 +22,18 @@ _LAYER = (
     "Tensor[] inputs, Tensor[]? joints, Tensor[] w_j, Tensor[] w_x, Tensor[] w_c, Tensor[] w_h, "
     "float[] scales, float dropout_p, Tensor? seed"
 )
-_DROPPED = "float scale, float dropout_p, Tensor? seed"
+_SCALE_AND_DROPOUT = "float scale, float dropout_p, Tensor? seed"
 _QKV = "Tensor query, Tensor key, Tensor value"
 _REGIONS = "Tensor query, Tensor regions"
 _TWO, _THREE = "(Tensor, Tensor)", "(Tensor, Tensor, Tensor)"
 SCHEMAS = {
-    "tanh_attention": f"(Tensor q, Tensor k, Tensor v, {_DROPPED}) -> Tensor",
+    "tanh_attention": f"(Tensor q, Tensor k, Tensor v, {_SCALE_AND_DROPOUT}) -> Tensor",
     "tanh_attention_backward": (
-        f"(Tensor grad_out, Tensor q, Tensor k, Tensor v, {_DROPPED}) -> {_THREE}"
+        f"(Tensor grad_out, Tensor q, Tensor k, Tensor v, {_SCALE_AND_DROPOUT}) -> {_THREE}"
     ),
-    "released_attention": f"({_QKV}, {_DROPPED}) -> Tensor",
+    "released_attention": f"({_QKV}, {_SCALE_AND_DROPOUT}) -> Tensor",
     "released_attention_backward": (
-        f"(Tensor grad_out, Tensor out, {_QKV}, {_DROPPED}) -> {_THREE}"
+        f"(Tensor grad_out, Tensor out, {_QKV}, {_SCALE_AND_DROPOUT}) -> {_THREE}"
     ),
     "joint_affinity": "(Tensor q, Tensor k, float scale) -> Tensor",
     "joint_affinity_backward": (
@@ -133,7 +133,7 @@ def _reference(function: str) -> Callable[..., Any]:
     formula = getattr(reference, function)
 
     def launch(*args):
-        with torch.no_grad():  # autograd lives in the Functions around the ops
+        with torch.no_grad():  # the Functions around the ops record for autograd
             return _contiguous(formula(*args))
 
     return launch
@@ -151,11 +151,11 @@ def with_lists(op: str, args: Sequence[Any]) -> Sequence[Any]:
 
 
 _JOINTS = {"joint_coattention": 1, "joint_coattention_backward": 3}
-"""The ops with a list of joints, and its place among their arguments."""
+"""The ops with a list of joints, and its position among their arguments."""
 
 
 def _chosen(op: str) -> Callable[..., Any]:
-    """Call the backend that serves the tensors of the call."""
+    """A launcher that calls the backend chosen for its tensors."""
 
     def launch(*args):
         tensors = [t for t in tree_flatten(args)[0] if isinstance(t, Tensor) and t.dtype != _SEED]
@@ -165,7 +165,7 @@ def _chosen(op: str) -> Callable[..., Any]:
     return launch
 
 
-_SEED = torch.int64  # the dtype of the seed, which does not bear on the choice
+_SEED = torch.int64  # the dtype of the seed, which does not affect the choice
 
 
 def _implementation(op: str, backend: str) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from .dropout import fold_seed, keep_mask, keep_scale
 Tensors = Sequence[Tensor]
 
 
-def _dropped(c: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
+def _apply_dropout(c: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
     """The affinity matrix (B, M, L) with dropout; ``seed`` is None without dropout."""
     if seed is None:
         return c
@@ -29,7 +29,7 @@ def tanh_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, dropout_p: float, seed: Tensor | None
 ) -> Tensor:
     c = torch.tanh(q @ k.mT * scale)  # (B, M, L)
-    return _dropped(c, dropout_p, seed) @ v  # (B, M, D)
+    return _apply_dropout(c, dropout_p, seed) @ v  # (B, M, D)
 
 
 def tanh_attention_backward(
@@ -42,9 +42,9 @@ def tanh_attention_backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     c = torch.tanh(q @ k.mT * scale)  # (B, M, L)
-    grad_c = _dropped(grad_out @ v.mT, dropout_p, seed)  # (B, M, L)
+    grad_c = _apply_dropout(grad_out @ v.mT, dropout_p, seed)  # (B, M, L)
     grad_s = grad_c * (1 - c * c) * scale  # (B, M, L)
-    grad_v = _dropped(c, dropout_p, seed).mT @ grad_out  # (B, L, D)
+    grad_v = _apply_dropout(c, dropout_p, seed).mT @ grad_out  # (B, L, D)
     if v.shape[0] == 1 and q.shape[0] != 1:
         grad_v = grad_v.sum(0, keepdim=True)  # (1, L, D)
     return grad_s @ k, grad_s.mT @ q, grad_v
@@ -114,8 +114,8 @@ def joint_coattention(
     residual: bool = True,
     attention: Callable[..., Tensor] = tanh_attention,
 ) -> list[Tensor]:
-    """X' of every modality, without its first term X where ``residual`` is False; with
-    ``keep_maps`` then H (B, k, d_x) of every modality.
+    """X' of every modality, without its first term X where ``residual`` is False. With
+    ``keep_maps`` the H (B, k, d_x) of every modality follow.
     """
     out, maps = [], []
     for i, (x, joint) in enumerate(zip(inputs, joints_of(inputs, joints), strict=True)):
@@ -198,6 +198,5 @@ def visual_reduction_backward(
     grad_query = (grad_s[:, None] @ regions)[:, 0]  # (S, D)
     if not need_regions:
         return grad_query, regions.new_empty(0)
-    return grad_query, weights[..., None] * grad_out[:, None] + grad_s[..., None] * query[
-        :, None
-    ]  # (S, R, D)
+    grad_regions = weights[..., None] * grad_out[:, None] + grad_s[..., None] * query[:, None]
+    return grad_query, grad_regions  # (S, D), (S, R, D)

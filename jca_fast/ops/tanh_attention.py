@@ -110,7 +110,7 @@ class TanhAttention(torch.autograd.Function):
 class TanhAttentionBackward(torch.autograd.Function):
     """(backend, grad_out, q, k, v, scale, dropout_p, seed) -> dq, dk, dv.
 
-    Its own derivative is that of the reference.
+    Its derivative is that of the reference.
     """
 
     @staticmethod

@@ -1,10 +1,9 @@
-"""Precision tiers and architecture classes: the words in which GPU kernels, their checks and their
-tables speak.
+"""Precision tiers and architecture classes, the terms that GPU kernels share with their checks and
+tables.
 
 A *tier* is a dtype together with the float32 precision of PyTorch: "exact" and "tf32" are float32,
-"bfloat16" and "float16" are themselves. Kernels and their launch tables know three of them, because
-both 16-bit dtypes run the same
-instructions on the same tiles: there they are "half".
+"bfloat16" and "float16" are the dtypes of these names. Kernels and their launch tables distinguish
+three tiers: both 16-bit dtypes run the same instructions on the same tiles and are called "half".
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ CLASSES = (80, 86, 90, 100, 120)
 
 
 def tier(dtype: torch.dtype) -> str:
-    """The tier of a dtype under the present float32 precision of PyTorch."""
+    """The tier of a dtype under the current float32 precision of PyTorch."""
     return float32_tier() if dtype == torch.float32 else str(dtype).removeprefix("torch.")
 
 
 def kernel_tier(dtype: torch.dtype) -> str:
-    """The same in the words of a launch table: "exact", "tf32" or "half"."""
+    """The tier of a dtype by its name in launch tables: "exact", "tf32" or "half"."""
     return float32_tier() if dtype == torch.float32 else "half"
 
 
 def float32_tier() -> str:
-    """The tier of float32 under the present setting of cuBLAS: "exact" or "tf32".
+    """The tier of float32 under the current setting of cuBLAS: "exact" or "tf32".
 
     ``torch.set_float32_matmul_precision`` sets it too ("high" and "medium" are the same on CUDA).
     The getter of that function raises where the backends of PyTorch have separate settings, so it
@@ -62,7 +61,7 @@ def float32_tier() -> str:
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[torch.dtype]:
-    """Set the float32 precision of a tier for a while; yields the tier's dtype."""
+    """Set the float32 precision of a tier inside the context; yields the tier's dtype."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     dtype, matmul.fp32_precision, _ = TIERS[name]
@@ -82,8 +81,6 @@ def architecture_class(capability: int) -> str:
 
 @functools.cache
 def device_class(index: int) -> str:
-    """The class of CUDA device ``index``. The driver is asked once, because this runs on every
-    call.
-    """
+    """The class of CUDA device ``index``. The result is cached because this runs on every call."""
     major, minor = torch.cuda.get_device_capability(index)
     return architecture_class(major * 10 + minor)

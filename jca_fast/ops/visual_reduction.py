@@ -3,10 +3,12 @@ dot-product attention.
 
     a = softmax(K q * scale)     out = Kᵀ a        q (S, D)  K (S, R, D) -> out (S, D), a (S, R)
 
-With dO, dA the gradients of out and a:  g = dA + K dO,  ds = a ∘ (g - a·g) * scale,  dq = Kᵀ ds,
-dK = a dOᵀ + ds qᵀ.
-The op is bound by memory: K is read once forward and once backward, and dK is written only if asked
-for.
+With dO, dA the gradients of out and a:
+
+    g = dA + K dO     ds = a ∘ (g - a·g) * scale     dq = Kᵀ ds     dK = a dOᵀ + ds qᵀ
+
+The op is bound by memory: the forward and the backward read K once each, and dK is written only
+where it is needed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The table of backends: which one runs a call, and why others do not.
+"""The table of backends. It decides which one runs a call, and explains why others do not.
 
 ``backend="auto"`` takes the first row with no reason and no caution against it, or the backend that
 the environment variable ``JCA_FAST_BACKEND`` names. A backend that is named and cannot run
 raises an error with its reasons: nothing falls back silently. An exported program keeps "auto",
-so that the choice is made where it runs.
+so that it chooses its backend when it runs.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Backend:
         reasons: lists why the backend cannot run an op on some tensors; empty where it can.
         cautions: reasons for "auto" to avoid a backend that an explicit request may use.
         device: the type of its devices; "" for any.
-        verdicts: for each tier, whether "auto" uses its kernels on a CUDA device; empty where all
-            is trusted.
+        verdicts: for each tier, whether "auto" uses its kernels on a CUDA device; empty for a
+            backend that needs no verdict.
     """
 
     name: str
@@ -114,7 +114,7 @@ def on_device(kind: str) -> tuple[Backend, ...]:
 def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
     """The name of the backend that runs ``op``; RuntimeError with the reasons if none does.
 
-    It is "auto" while ``torch.export`` runs, where no backend is named.
+    While ``torch.export`` runs and no backend is named, it is "auto".
     """
     if requested == AUTO:
         if torch.compiler.is_exporting():

@@ -1,4 +1,4 @@
-"""The reasons against GPU kernels for a call, for any backend of CUDA kernels."""
+"""The reasons against a call of GPU kernels, for any backend of CUDA kernels."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def _caution(backend: str, module: str, index: int, dtype: torch.dtype) -> str:
 
 @assume_constant_result
 def _old(index: int, needed: tuple[int, int]) -> str:
-    """Whether CUDA device ``index`` is too old for kernels of compute capability ``needed``."""
+    """Why CUDA device ``index`` is too old for the compute capability ``needed``; "" if it is
+    not.
+    """
     return _too_old(index, needed)
 
 
@@ -96,14 +98,14 @@ def _too_old(index: int, needed: tuple[int, int]) -> str:
 
 
 def _span(t: Tensor) -> int:
-    """Elements from the first to the last of one sample, in memory."""
+    """Elements in memory from the first to the last of one sample."""
     return sum(
         (size - 1) * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True)
     )
 
 
 def _results(op: str, tensors: Sequence[Tensor]) -> list[int]:
-    """Elements of one sample of what an op allocates and of the gradients, which are contiguous."""
+    """Elements of one sample of the outputs and of the gradients, which are contiguous."""
     sizes = [t.numel() // (t.shape[0] or 1) for t in tensors]
     if op == "tanh_attention" and len(tensors) == 3:
         sizes.append(tensors[0].shape[1] * tensors[2].shape[2])  # out (M, D)

@@ -1,14 +1,14 @@
-"""What a folder of kernels offers to the table of backends.
+"""The interface between a folder of kernels and the table of backends.
 
 The module of a backend has, for each op of :mod:`jca_fast.ops.library` that it implements, a
 launcher named and typed like the op and one named ``<op>_backward``; and
 
 * ``problem()``: why the kernels cannot run on this machine at all; "" where they can;
-* ``describe()``: one line for reports, with whatever version decides how the kernels compute;
-* ``DEVICES``: the types of devices whose tensors the launchers take, if that is more than the
+* ``describe()``: one line for reports, with the versions on which the kernels' results depend;
+* ``DEVICES``: the types of devices whose tensors the launchers take, if these are more than the
   device of the row: Triton's interpreter takes CPU tensors.
 
-It is imported when first asked about tensors on its device.
+The table imports the module when it first judges tensors on its device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..constant import assume_constant_result
 
 
 def load(module: str | None) -> ModuleType:
-    """The module of a backend; that of plain PyTorch is the reference."""
+    """The module of a backend; None, for plain PyTorch, is the reference."""
     return importlib.import_module(module or "jca_fast.ops.reference")
 
 
@@ -63,7 +63,7 @@ def _problem(module: str, op: str) -> str:
 
 @functools.cache
 def _warn_of_missing_kernels() -> None:
-    """Say once that this is a source folder, which hides the kernels of an installed package."""
+    """Warn once that this is a source folder, which hides the kernels of an installed package."""
     folder = Path(__file__).parents[3]
     warnings.warn(
         f"jca_fast was imported from the source folder {folder}, which hides the kernels of the "

@@ -1,7 +1,7 @@
 """Numerical checks of a backend's launchers against float64, beside plain PyTorch in the same tier.
 
-The launchers are called without the dispatcher, so that a check may run while the table of backends
-decides.
+The launchers are called without the dispatcher, because the table of backends may run a check
+before it decides.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .. import reference
 from ..tiers import precision
 
 FLOOR = {"exact": 3e-7, "tf32": 4e-3, "bfloat16": 4e-3, "float16": 5e-4}
-"""Relative RMS error that always passes: one rounding of the tier, where PyTorch happens to make
-none.
+"""Relative RMS error that always passes: one rounding of the tier, for results in which PyTorch
+rounds nothing.
 
-TF32 is allowed three products in a row, which reach 2.8e-3: PyTorch on a CPU has no TF32 to
-compare."""
+TF32 may take three products in a row, which reach 2.8e-3: PyTorch on a CPU has no TF32 to compare
+with."""
 FACTOR = {"out": 2.0, "grad": 3.0}
-"""How much larger than PyTorch's own error an error may be."""
+"""The largest ratio of an error to the error of PyTorch."""
 
 
 class Case(NamedTuple):
@@ -84,14 +84,14 @@ FULL = (
     Case("visual_reduction", (3, 50, 100)),
     Case("visual_reduction", (2, 5, 3000)),
 )
-"""What ``jca-fast verify`` runs."""
+"""The cases of ``jca-fast verify``."""
 
 
 def run_checks(
     cases: Sequence[Case], tier: str, device: torch.device | str, launchers: ModuleType
 ) -> list[Result]:
-    """Outputs and gradients of every case in one tier, and whether a second run gives the same
-    bits.
+    """Check the outputs and gradients of every case in one tier, and that a second run gives the
+    same bits.
 
     ``launchers`` has a function named like each op: the module of a backend, or the reference
     itself.
@@ -131,8 +131,8 @@ def _run_case(
 def relative_error(a: Tensor, exact: Tensor) -> float:
     """RMS of the difference over RMS of the exact values; not a number where ``a`` has a NaN.
 
-    Where the exact result is zero but for the rounding of float64, as the gradient of a softmax
-    over one region, the error is the RMS itself: the inputs of all cases are of order one.
+    Where the exact result is zero up to the rounding of float64, like the gradient of a softmax
+    over one region, it is the RMS of the difference: the inputs of all cases are of order one.
     """
     scale = float(exact.square().mean().sqrt())
     error = float((a.double() - exact).square().mean().sqrt())
@@ -148,7 +148,7 @@ def _random(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 
 def _attention_inputs(case: Case) -> list[Tensor]:
-    """q, k, v and the gradient of the output, channels last in memory as the modules have them."""
+    """q, k, v and the gradient of the output, channels last in memory as in the modules."""
     b, m, n_l, n, d, shared = case.sizes
     return [t.mT for t in _random((b, n, m), (b, n, n_l), (1 if shared else b, d, n_l), (b, d, m))]
 
@@ -170,7 +170,7 @@ def _released_inputs(case: Case) -> list[Tensor]:
 def _released(
     ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
 ) -> Any:
-    """All get the same T in the backward, as with H of a layer."""
+    """Every backward gets the same T, for the reason given in :func:`_layer`."""
     *inputs, grad = tensors
     options: tuple[Any, ...] = (0.1 * case.sizes[1] ** -0.5, case.dropout, seed)
     wide: list[Any] = [t.double() for t in inputs]
@@ -179,7 +179,7 @@ def _released(
 
 
 def _affinity_inputs(case: Case) -> list[Tensor]:
-    """q and k, channels last in memory as the op has them, and the gradient of C."""
+    """q and k, channels last in memory as in the op, and the gradient of C."""
     b, m, n_l, n = case.sizes
     q, k, grad = _random((b, n, m), (b, n, n_l), (b, m, n_l))
     return [q.mT, k.mT, grad]
@@ -188,7 +188,7 @@ def _affinity_inputs(case: Case) -> list[Tensor]:
 def _affinity(
     ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
 ) -> Any:
-    """All get the same C in the backward: near 1 its rounding would decide the slope."""
+    """Every backward gets the same C, because near 1 its rounding would decide the slope."""
     q, k, grad = tensors
     scale = 0.5 * case.sizes[-1] ** -0.5
     c = reference.joint_affinity(q.double(), k.double(), scale).to(grad.dtype)
@@ -208,9 +208,7 @@ def _layer_inputs(case: Case) -> list[Tensor]:
 def _layer(
     ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
 ) -> Any:
-    """All get the same H in the backward, because one rounding across the ReLU changes the
-    gradient.
-    """
+    """Every backward gets the same H, because one rounding across the ReLU changes the gradient."""
     joints = case.sizes[-1]
     inputs, given, weights, grads = (
         tensors[:2],

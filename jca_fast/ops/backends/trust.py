@@ -1,9 +1,10 @@
-"""Whether "auto" may use a backend's GPU kernels: a recorded run, or a self-check on that device.
+"""Decides whether "auto" may use a backend's GPU kernels, by a recorded run or by a self-check on
+that device.
 
 Each verdict belongs to a backend, an architecture class and a tier. The self-check runs once for
 each backend, device and tier. Its verdict is kept for the same device, driver, torch, kernels and
 package in ``$XDG_CACHE_HOME/jca_fast/gpu_checks.json`` (``~/.cache`` where that is unset). Where
-nothing can be written, or a check could not finish, the verdict lasts as long as the process.
+nothing can be written, or a check cannot finish, the verdict lasts as long as the process.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def report(backend: str, module: str, index: int) -> dict[str, str]:
 
 
 def _decide(module: str, index: int, tier: str) -> str:
-    """The verdict on a device: the one kept, or that of a check now."""
+    """The verdict on a device: the stored one, or that of a new check."""
     known = _verdicts(module, index)
     if tier in known:
         return known[tier]
@@ -111,7 +112,7 @@ def _check(module: str, index: int, tier: str) -> str:
 
 @contextlib.contextmanager
 def _any_algorithm() -> Iterator[None]:
-    """Leave deterministic mode, in which cuBLAS may refuse the products used for comparison."""
+    """Leave deterministic mode, in which cuBLAS may reject the products used for comparison."""
     mode = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -130,15 +131,15 @@ def _path() -> Path:
 
 @functools.cache
 def _key(module: str, index: int) -> str:
-    """What a verdict holds for: the kernels, the device, its driver and all versions."""
+    """The scope of a verdict as text: the kernels, the device, its driver and all versions."""
     driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
     device = (torch.cuda.get_device_name(index), device_class(index), f"driver {driver}")
     return " | ".join((module, load(module).describe(), *device, torch.__version__, __version__))
 
 
 def _read() -> dict[str, Any]:
-    """The kept verdicts on all devices; none where the file is missing or broken, or no home is
-    known.
+    """The stored verdicts on all devices; none where the file is missing or broken, or the home
+    folder is unknown.
     """
     try:
         found = json.loads(_path().read_text())
@@ -148,7 +149,7 @@ def _read() -> dict[str, Any]:
 
 
 def _verdicts(module: str, index: int) -> dict[str, str]:
-    """The kept verdicts on a device, by tier."""
+    """The stored verdicts on a device, by tier."""
     found = _read().get(_key(module, index))
     return {t: v for t, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 

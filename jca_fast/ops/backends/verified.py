@@ -1,5 +1,5 @@
-"""Where GPU kernels are known to be correct. ``benchmarks/gpu/run.py --write-table`` writes it: do
-not edit.
+"""The devices on which GPU kernels are known to be correct. Do not edit: ``benchmarks/gpu/run.py
+--write-table`` writes this file.
 """
 
 from __future__ import annotations
