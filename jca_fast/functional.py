@@ -1,4 +1,4 @@
-"""The hot paths as functions: explicit shapes, every backend, any order of derivative."""
+"""The hot paths as functions: every one runs on every backend and has derivatives of any order."""
 
 from .ops.backends import explain
 from .ops.joint_affinity import joint_affinity

@@ -1,6 +1,6 @@
 """Heads on the fused features (B, N, d): classifiers, poolings, losses and their metrics.
 
-Plain PyTorch, a few lines each. Runnable programs for every task are in ``examples/``.
+Each head is a few lines of plain PyTorch. ``examples/`` has a program for every task.
 
 =========================  ====================================================================
 task                       parts

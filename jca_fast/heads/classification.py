@@ -1,4 +1,4 @@
-"""Classes of segments, of videos known by one label only, and of whole utterances."""
+"""Classes of segments, of videos with one label each, and of whole utterances."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def segment_loss(logits: Tensor, target: Tensor, lengths: Lengths | None = None)
     """Softmax cross-entropy, the mean over all segments: ().
 
     logits (B, N, C); target classes (B, N), or one-hot or soft labels (B, N, C). ``lengths`` (B,)
-    counts the segments in use of each clip; the padding behind them is left out. Raises ValueError
+    counts the segments in use of each clip; the padding after them is ignored. Raises ValueError
     on other shapes.
     """
     if target.shape not in (logits.shape, logits.shape[:-1]):
@@ -29,9 +29,9 @@ def segment_loss(logits: Tensor, target: Tensor, lengths: Lengths | None = None)
 
 
 def video_scores(logits: Tensor, pooling: str = "max", lengths: Lengths | None = None) -> Tensor:
-    """Scores of whole videos (B, C) from those of their segments (B, N, C).
+    """Scores of whole videos (B, C): the "max" or the "mean" of the segments' scores (B, N, C).
 
-    The "max" or the "mean" over time; ``lengths`` (B,), at least 1, leaves the padding out.
+    ``lengths`` (B,), at least 1, counts the segments in use; the padding is ignored.
     """
     if pooling not in ("max", "mean"):
         raise ValueError(f"pooling must be 'max' or 'mean', got {pooling!r}")
@@ -65,13 +65,13 @@ class UtteranceClassifier(nn.Module):
 
     Args:
         dim: width of the segments.
-        num_classes: classes.
-        device: of the parameters.
-        dtype: of the parameters.
+        num_classes: number of classes.
+        device: the device of the parameters.
+        dtype: the dtype of the parameters.
 
     Shapes:
         x (B, N, dim), lengths (B,) -> logits (B, num_classes). ``lengths`` counts the segments in
-        use of each utterance, at least 1; the padding behind them is left out.
+        use of each utterance, at least 1; the padding after them is ignored.
     """
 
     def __init__(

@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def concordance(prediction: Tensor, target: Tensor, dim: int | None = None) -> Tensor:
-    """Concordance correlation coefficient, in [-1, 1]; 1 only where both arguments are equal.
+    """Concordance correlation coefficient, in [-1, 1]; 1 only if both arguments are equal.
 
         CCC = 2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))²)
 
     Moments divide by n. ``dim=None`` takes all elements as one sequence and returns (); otherwise
-    that axis is reduced. 0 where neither varies. Raises ValueError if the shapes differ, which
-    broadcasting would hide.
+    that axis is reduced. The result is 0 if both arguments are constant. Raises ValueError if the
+    shapes differ, which broadcasting would hide.
 
     Source: Lin, Biometrics 1989.
     """
@@ -30,5 +30,5 @@ def concordance(prediction: Tensor, target: Tensor, dim: int | None = None) -> T
 
 
 def ccc_loss(prediction: Tensor, target: Tensor, dim: int | None = None) -> Tensor:
-    """1 - CCC, the mean over what is left of the axes: (), in [0, 2]; see :func:`concordance`."""
+    """1 - CCC, averaged over the axes that remain: (), in [0, 2]; see :func:`concordance`."""
     return 1 - concordance(prediction, target, dim).mean()

@@ -1,4 +1,4 @@
-"""Embeddings that identify a speaker: pooling over time, an angular loss, two error rates."""
+"""Embeddings that identify a speaker: pooling over time, an angular loss and two error rates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AttentiveStatisticsPooling(nn.Module):
     ``attention`` is Conv1d(dim, hidden_dim), ReLU, BatchNorm, tanh, Conv1d(hidden_dim, dim), all of
     kernel size 1; the state_dict is that of the published speaker verification code. ``lengths``
     (B,), at least 1, counts the segments in use of each clip: the result is that of the shorter
-    clips, and batch norm sees no padding.
+    clips, and batch norm ignores the padding.
 
     Source: Okabe et al., Interspeech 2018.
     """
@@ -68,8 +68,8 @@ class AttentiveStatisticsPooling(nn.Module):
         return torch.cat((mean, variance.clamp_min(1e-4).sqrt()), dim=1)
 
     def _weights(self, x: Tensor, used: Tensor) -> Tensor:
-        """The weights (B, dim, N); the padding is outside batch norm and softmax."""
-        frames = x[used].mT[None]  # (1, dim, frames in use): every layer sees each frame alone
+        """The weights (B, dim, N); batch norm and softmax ignore the padding."""
+        frames = x[used].mT[None]  # (1, dim, frames in use): every layer treats each frame alone
         scores = self.attention[:-1](frames)[0].mT.to(x.dtype)
         scattered = torch.full_like(x, -torch.inf).masked_scatter(used[..., None], scores)
         return self.attention[-1](scattered.mT)
@@ -78,9 +78,9 @@ class AttentiveStatisticsPooling(nn.Module):
 class AdditiveAngularMargin(nn.Module):
     """Additive angular margin loss: embeddings (B, dim) and speakers (B,) -> the mean loss ().
 
-    Cross-entropy on scale * cos(angle to each speaker's vector), where the true speaker's angle is
-    made larger by ``margin`` (radians). Beyond pi - margin, where the cosine would rise again, the
-    cosine falls linearly instead. Computed in float32 at least.
+    It is the cross-entropy of scale * cos(angle to each speaker's vector), where the true speaker's
+    angle is increased by ``margin`` (radians). Beyond pi - margin, where the cosine would rise
+    again, the cosine falls linearly instead. The loss is computed in float32 at least.
 
     Source: Deng et al., CVPR 2019 (ArcFace).
     """
@@ -132,8 +132,9 @@ class AdditiveAngularMargin(nn.Module):
 
 
 def equal_error_rate(scores: Tensor, same: Tensor) -> float:
-    """The rate at which misses and false alarms are equal, in [0, 1], between thresholds linear.
+    """The rate at which misses and false alarms are equal, in [0, 1].
 
+    Rates between two thresholds are interpolated linearly.
     scores (n,): higher means more alike; same (n,): non-zero where both sides are one speaker.
     Raises ValueError unless there are pairs of both kinds.
     """
@@ -151,7 +152,7 @@ def min_dcf(
     cost_miss: float = 1.0,
     cost_alarm: float = 1.0,
 ) -> float:
-    """Minimum of the normalised detection cost over all thresholds, in [0, 1].
+    """The minimum of the normalised detection cost over all thresholds, in [0, 1].
 
         DCF = (p_m miss + p_a alarm) / min(p_m, p_a)
         p_m = cost_miss * prior        p_a = cost_alarm * (1 - prior)
@@ -176,7 +177,7 @@ def _error_rates(scores: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
     if positive.all() or not positive.any():
         raise ValueError("need pairs of the same speaker and pairs of different speakers")
     values, which = torch.unique(scores.double(), return_inverse=True)  # ascending
-    # The pairs that each threshold rejects.
+    # Count the pairs that each threshold rejects.
     counts = torch.zeros(2, len(values) + 1, dtype=torch.double, device=scores.device)
     counts[0, 1:] = torch.bincount(which[positive], minlength=len(values)).cumsum(0)
     counts[1, 1:] = torch.bincount(which[~positive], minlength=len(values)).cumsum(0)

@@ -1,4 +1,4 @@
-"""The audio-visual event localizer of the paper, complete."""
+"""The complete audio-visual event localizer of the paper."""
 
 from .ave_localizer import AVELocalizer
 

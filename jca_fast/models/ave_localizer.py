@@ -62,36 +62,35 @@ class AVELocalizer(Pretrained):
     Args:
         audio_dim: d_a, width of the audio representation (Table 5); even.
         visual_dim: d_v, width of the visual representation (Table 5); even.
-        num_layers: l, how often the fusion is repeated (Table 5).
-        num_segments: N, the most segments of a clip.
-        num_classes: classes with background, which is the last.
+        num_layers: l, the number of fusion layers (Table 5).
+        num_segments: N, the largest number of segments of a clip.
+        num_classes: number of classes, background included, which is the last.
         form: "paper" or "released".
         audio_features: channels of the audio input (VGGish: 128).
         region_features: channels of a visual region (VGG19 pool5: 512).
         num_regions: R, regions of a segment; only the additive attention of the released form
             depends on it.
         attention_dim: k of the paper form.
-        joint: how J is made (Table 4), one of :data:`jca_fast.modules.JOINT_STRATEGIES`; "cross" is
-            the original co-attention of Table 3. None takes "concat" (paper) or "concat_fc"
-            (released).
+        joint: the construction of J (Table 4), one of :data:`jca_fast.modules.JOINT_STRATEGIES`;
+            "cross" is the original co-attention of Table 3. None takes "concat" (paper) or
+            "concat_fc" (released).
         pooling: "attention", or "average" or "max" over the regions (Table 3).
-        cell: "lstm" or "gru" in the audio and visual networks (Table 3, where the released code has
-            its switch).
-        joint_cell: the same for the network of the prediction.
-        unimodal_rnn: False leaves the audio and visual networks out (Table 3); a Linear adapts the
+        cell: "lstm" or "gru" in the audio and visual networks, as in the released code (Table 3).
+        joint_cell: "lstm" or "gru" in the network of the prediction.
+        unimodal_rnn: False omits the audio and visual networks (Table 3); a Linear adapts the
             widths.
-        joint_rnn: False leaves the Bi-LSTM of the prediction out (Table 3).
-        residual: False leaves the concatenation residual of all recurrent networks out (Table 3).
-        dropout: on C, the update and the MLP; None takes the form's own.
-        rnn_dropout: in the audio and visual networks; None takes the form's own.
-        normalize: L2-normalise both inputs over their channels. The released code does; the paper
-            is silent.
+        joint_rnn: False omits the Bi-LSTM of the prediction (Table 3).
+        residual: False omits the concatenation residual of all recurrent networks (Table 3).
+        dropout: on C, the update and the MLP; None takes the rate of the form.
+        rnn_dropout: in the audio and visual networks; None takes the rate of the form.
+        normalize: L2-normalise both inputs over their channels. The released code does this; the
+            paper does not mention it.
         modalities: "both", or "audio" or "visual" for the single-modality baselines of Table 2,
             which never read the other input; "visual" pools its regions by average unless
             ``pooling="max"``.
         backend: "auto" or the name of a backend of :mod:`jca_fast.functional`.
-        device: of the parameters.
-        dtype: of the parameters.
+        device: the device of the parameters.
+        dtype: the dtype of the parameters.
 
     Shapes:
         audio (B, n, audio_features), visual (B, n, H, W, region_features) or
@@ -106,7 +105,7 @@ class AVELocalizer(Pretrained):
         TypeError, ValueError: an argument is out of its range, or an input has the wrong type,
             shape, dtype or device.
 
-    Source: Duan et al., WACV 2021; its released code for what the paper leaves open.
+    Source: Duan et al., WACV 2021; the released code where the paper gives no detail.
     """
 
     def __init__(
@@ -179,7 +178,7 @@ class AVELocalizer(Pretrained):
                 over regions, and "coattention", a list with ``{"C": ..., "H": ...}`` of every
                 fusion layer, audio before visual.
             lengths: (B,) integers from 0 to n, the segments of each clip that are in use. The
-                result is that of the truly shorter clips, and zero in the padding.
+                result is that of the shorter clips without padding, and zero in the padding.
             key_padding_mask: (B, n) bool in place of ``lengths``, True in the padding.
         """
         used = self._used(audio, visual, lengths, key_padding_mask)
@@ -207,7 +206,7 @@ class AVELocalizer(Pretrained):
         lengths: Lengths | None,
         key_padding_mask: Tensor | None,
     ) -> Tensor | None:
-        """Which segments are in use (B, n, 1), None for all of them; checks the inputs."""
+        """Check the inputs and return the mask of the segments in use (B, n, 1), None for all."""
         self._check_inputs(audio, visual)
         return used_segments(lengths, key_padding_mask, audio)
 
@@ -233,14 +232,14 @@ class AVELocalizer(Pretrained):
         return self.head(joint), maps
 
     def _prepared(self, x: Tensor, used: Tensor | None) -> Tensor:
-        """An input with zeros in the padding, normalised over its channels if the model does so."""
+        """An input with zeros in the padding, normalised over its channels with ``normalize``."""
         if used is not None:
             x = zero_padding(x, used.unsqueeze(-1) if x.ndim == 4 else used)
         return F.normalize(x, dim=-1) if self.normalize else x
 
     @staticmethod
     def _recur(network: nn.Module, x: Tensor, used: Tensor | None) -> Tensor:
-        """A network over the segments; one that is not recurrent sees each segment alone."""
+        """A network over the segments. Only a recurrent network needs to know the padding."""
         if used is None or not hasattr(network, "init_hidden"):
             return call_linear(network, x)
         return network(x, key_padding_mask=~used[..., 0])
@@ -278,12 +277,12 @@ class AVELocalizer(Pretrained):
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar as the Python value it holds."""
+    """A NumPy scalar as a Python value; other values unchanged."""
     return value.item() if hasattr(value, "item") else value
 
 
 def _check_config(config: dict[str, Any]) -> None:
-    """Every argument in its range; what the parts check themselves is left to them."""
+    """Every argument must be in its range, except those that the parts check themselves."""
     check_positive(**{name: config[name] for name in _SIZES})
     for name, choices in (
         ("form", ("paper", "released")),

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {row.label:<34} {row.parameters or '-':>8} {millions:>12.6f}")
 
     header = f"  {'':<34} {'printed':>8} {args.form + ' form':>12}"
-    print(f"Parameters in millions, {args.form} form of AVELocalizer beside what the paper prints.")
+    print(f"Parameters in millions: {args.form} form of AVELocalizer, and as printed in the paper.")
     for title, rows in (
         ("Table 5", TABLE_5),
         (

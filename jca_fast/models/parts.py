@@ -20,7 +20,7 @@ Config = dict[str, Any]
 
 
 def rates(config: Config) -> tuple[float, float]:
-    """The dropout of fusion and MLP, and that of the recurrent networks; None is the form's own."""
+    """The dropout of fusion and MLP, and of the recurrent networks; None is the form's rate."""
     released = config["form"] == "released"
     dropout, rnn_dropout = config["dropout"], config["rnn_dropout"]
     return (
@@ -30,7 +30,7 @@ def rates(config: Config) -> tuple[float, float]:
 
 
 def network(config: Config, input_dim: int, dim: int, factory: Config) -> nn.Module:
-    """The audio or the visual network: recurrent, or what adapts the width."""
+    """The audio or the visual network: recurrent, or a Linear that adapts the width."""
     if not config["unimodal_rnn"]:
         return nn.Identity() if input_dim == dim else xavier_linear(input_dim, dim, **factory)
     return ResidualRNN(

@@ -10,7 +10,7 @@ class Row(NamedTuple):
 
     label: str
     arguments: dict[str, Any] | None
-    """Of AVELocalizer, beside ``FULL``; None for a model of other authors."""
+    """Arguments of AVELocalizer besides ``FULL``; None for a model of other authors."""
     accuracy: float
     """Percent of the test segments."""
     parameters: str = ""
@@ -18,8 +18,8 @@ class Row(NamedTuple):
 
 
 FULL: dict[str, Any] = {"joint": "concat_fc"}
-"""The full model, 512 + 512 channels and four layers; Table 4 says that its J is
-"concatenation + FC"."""
+"""The full model with 512 + 512 channels and four layers. Its J is "concatenation + FC" in
+Table 4."""
 
 TABLE_2 = (
     Row("audio only", {"modalities": "audio"}, 59.5),

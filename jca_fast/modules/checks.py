@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def check_positive(**sizes: SupportsIndex) -> None:
-    """Each named size must be an int of at least 1; NumPy's integers are ints."""
+    """Each named size must be an int of at least 1; NumPy's integers count as ints."""
     for name, size in sizes.items():
         if not isinstance(size, Integral) or isinstance(size, bool) or int(size) < 1:
             raise ValueError(f"{name} must be an int of at least 1, got {size!r}")
@@ -46,7 +46,9 @@ def labels(count: int) -> tuple[str, ...]:
 
 
 def check_features(inputs: Sequence[Tensor], dims: Sequence[int], num_segments: int) -> None:
-    """One floating-point feature (B, n, d_i) for each modality, n at most N, all alike."""
+    """The inputs must be one floating-point feature (B, n, d_i) for each modality, with n at most N
+    and one B, n, device and dtype.
+    """
     if len(inputs) != len(dims):
         raise ValueError(
             f"need one feature for each of the {len(dims)} modalities, got {len(inputs)}"
@@ -85,5 +87,5 @@ def check_like(name: str, x: Tensor, other: Tensor, other_name: str) -> None:
 
 
 def autocasts(device: str) -> bool:
-    """Whether autocast is on for a type of device; some types, such as meta, have none."""
+    """Whether autocast is on for a type of device; some types, such as meta, do not have it."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

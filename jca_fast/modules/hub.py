@@ -1,7 +1,7 @@
 """``save_pretrained`` and ``from_pretrained``: folders of config.json and model.safetensors.
 
-The work is done by ``PyTorchModelHubMixin`` of huggingface_hub, which is imported when one of the
-methods is called: ``pip install "jca-fast[hub]"``.
+``PyTorchModelHubMixin`` of huggingface_hub does the work. It is imported when one of the methods is
+called: ``pip install "jca-fast[hub]"``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import nn
 
 
 class Pretrained(nn.Module):
-    """A module with ``config``, its constructor arguments, that is saved and loaded by folder."""
+    """A module that is saved to and loaded from a folder; ``config`` holds its constructor
+    arguments.
+    """
 
     config: dict[str, Any]
 
@@ -38,7 +40,7 @@ class Pretrained(nn.Module):
 
         A local folder needs no network. ``options`` are those of huggingface_hub
         (``map_location``, ``revision``, ``local_files_only``, ...) and constructor arguments, which
-        win over config.json.
+        override config.json.
 
         Raises:
             ImportError: huggingface_hub is not installed.
@@ -65,7 +67,7 @@ class Pretrained(nn.Module):
 
 
 def _make_hub_class(cls: type[nn.Module]) -> Any:
-    """A subclass of ``cls`` whose methods from huggingface_hub come first."""
+    """A subclass of ``cls`` in which the methods of huggingface_hub take precedence."""
     try:
         from huggingface_hub import PyTorchModelHubMixin
     except ImportError as error:

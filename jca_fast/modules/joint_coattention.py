@@ -32,19 +32,19 @@ class JointCoAttention(Pretrained):
     Args:
         audio_dim: width d_a of the audio features.
         visual_dim: width d_v of the visual features.
-        num_segments: N, the most segments of a clip; some weights are N x N.
+        num_segments: N, the largest number of segments of a clip; some weights are N x N.
         attention_dim: k, the width of the attention map H (paper form only).
-        num_layers: how often the fusion is repeated (the paper's l, 1 to 5).
+        num_layers: the number of layers (the paper's l, 1 to 5).
         form: "paper" (:class:`PaperLayer`, Eqs. 3-8) or "released" (:class:`ReleasedLayer`, the
             published code).
-        joint: how J is made, one of :data:`jca_fast.modules.JOINT_STRATEGIES`; None takes "concat"
-            in the paper form and "concat_fc" in the released form.
+        joint: the construction of J, one of :data:`jca_fast.modules.JOINT_STRATEGIES`; None takes
+            "concat" in the paper form and "concat_fc" in the released form.
         dropout: on C, and in the released form also on the update; the published recipe of that
             form is 0.3.
         dims: the widths of two or more modalities, in place of ``audio_dim`` and ``visual_dim``.
         backend: "auto" or the name of a backend of :mod:`jca_fast.functional`.
-        device: of the parameters.
-        dtype: of the parameters.
+        device: the device of the parameters.
+        dtype: the dtype of the parameters.
 
     Shapes:
         Input: one (B, n, d_i) for each modality; any B, 0 included, and n from 1 to N. Output: the
@@ -132,8 +132,8 @@ class JointCoAttention(Pretrained):
             audio: the first of two modalities, by name.
             visual: the second of two modalities, by name.
             lengths: (B,) integers from 0 to n, the segments of each clip that are in use. The
-                result is that of the truly shorter clips, and zero in the padding. What the padding
-                holds does not matter, NaN included, and its gradient is zero.
+                result is that of the shorter clips without padding, and zero in the padding. Values
+                in the padding, NaN included, are ignored, and their gradient is zero.
             key_padding_mask: (B, n) bool in place of ``lengths``, True in the padding, which may be
                 anywhere in a clip.
             return_all: return a list with the features after every layer, the last one included.
@@ -160,7 +160,7 @@ class JointCoAttention(Pretrained):
     def _named(
         self, inputs: tuple[Tensor, ...], audio: Tensor | None, visual: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """The features in their order, those given by name behind those given by position."""
+        """The features in order: those given by position, then those given by name."""
         if audio is None and visual is None:
             return inputs
         named = tuple(x for x in (audio, visual) if x is not None)
@@ -178,7 +178,7 @@ class JointCoAttention(Pretrained):
 def _modality_dims(
     audio_dim: int | None, visual_dim: int | None, dims: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """The widths of the modalities, given in one of the two ways."""
+    """The widths of the modalities, from either form of the arguments."""
     if dims is None:
         if audio_dim is None or visual_dim is None:
             raise ValueError(

@@ -28,7 +28,7 @@ the other modalities instead of a joint feature."""
 
 
 class JointFeature(nn.Module):
-    """From the modalities X_i (B, N, d_i) the joint feature J (B, N, d), one for each with "cross".
+    """The joint feature J (B, N, d) of modalities X_i (B, N, d_i); "cross" makes one for each.
 
     ==========  =====================================  =========================
     strategy    J                                      width d
@@ -43,10 +43,10 @@ class JointFeature(nn.Module):
     Args:
         dims: widths d_i of the modalities.
         strategy: one of :data:`JOINT_STRATEGIES`.
-        device, dtype: of the parameters.
+        device, dtype: the device and the dtype of the parameters.
 
     Raises:
-        ValueError: the strategy is unknown, or "add" and "multiply" meet different widths.
+        ValueError: the strategy is unknown, or "add" or "multiply" gets different widths.
 
     Source: section 4.3 and Table 4 of Duan et al., WACV 2021. The fully connected layers are
     square.
@@ -101,7 +101,7 @@ class JointFeature(nn.Module):
         return [zero_padding(call_linear(fc, j), used) for fc, j in pairs]
 
     def for_each(self, inputs: Sequence[Tensor], used: Tensor | None = None) -> list[Tensor]:
-        """The J (B, N, d) of every modality; :meth:`forward` without its sharing."""
+        """One J (B, N, d) for every modality; a J that :meth:`forward` shares is repeated."""
         joints = self(inputs, used)
         return joints if self.kind == "cross" else joints * len(inputs)
 

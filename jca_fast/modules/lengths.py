@@ -1,8 +1,8 @@
-"""Clips of different lengths in one batch: which segments are in use, and zeros elsewhere.
+"""Clips of different lengths in one batch: a mask of the segments in use, and zeros elsewhere.
 
-A padded clip gives the result of the truly shorter clip, with the N x N and k x N weights cut to
-its length, where the inputs, the joint feature after its Linear, and the features after every
-layer are zero in the padding: a zero segment adds nothing to a sum over the segments.
+A padded clip gives the result of the shorter clip without padding, with the N x N and k x N weights
+cut to its length. For this the inputs, the joint feature after its Linear, and the features after
+every layer are zero in the padding: a zero segment adds nothing to a sum over the segments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def used_segments(
 
     Raises:
         TypeError, ValueError: both are given, or one has the wrong dtype, shape or range. The range
-            is checked where ``lengths`` is on the CPU; elsewhere a longer one counts as N.
+            is checked where ``lengths`` is on the CPU; elsewhere a larger length counts as N.
     """
     if lengths is None and key_padding_mask is None:
         return None
@@ -43,7 +43,7 @@ def used_segments(
 
 
 def zero_padding(x: Tensor, used: Tensor | None) -> Tensor:
-    """``x`` with zeros where ``used`` is False; NaN there is gone, and the gradient is 0."""
+    """``x`` with zeros where ``used`` is False, in place of any NaN; the gradient there is 0."""
     return x if used is None else torch.where(used, x, 0)
 
 

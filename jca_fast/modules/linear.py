@@ -1,11 +1,11 @@
-"""How the modules make and call ``nn.Linear``: weights as published, on the faster product.
+"""Makes and calls the ``nn.Linear`` of the modules: weights as published, and the faster product.
 
-PyTorch sends float32 products to MKL. On AMD processors with AVX-512 MKL runs at less than half of
-the speed of oneDNN, which is also part of PyTorch (180 against 400 GFLOP/s on two Zen 5 cores).
-There :func:`linear` calls oneDNN, forward and backward. Without AVX-512 (two Zen 3 cores, AVX2)
-both are level at products of rows, 80 to 115 GFLOP/s, and MKL is faster at the gradient of a
-weight: 84 to 123 against 62 to 86. So that gradient is left to MKL. Everywhere else, and for
-operands that the operator of oneDNN does not cover, :func:`linear` is ``F.linear``.
+PyTorch computes float32 products with MKL. On AMD processors with AVX-512 MKL runs at less than
+half of the speed of oneDNN, which is also part of PyTorch (180 against 400 GFLOP/s on two Zen 5
+cores). On these :func:`linear` calls oneDNN, forward and backward. Without AVX-512 (two Zen 3
+cores, AVX2) both are equally fast at products of rows, 80 to 115 GFLOP/s, and MKL is faster at the
+gradient of a weight: 84 to 123 against 62 to 86. So MKL computes that gradient. On other machines,
+and for operands that the operator of oneDNN does not support, :func:`linear` is ``F.linear``.
 ``torch.backends.mkldnn.flags(enabled=False)`` switches oneDNN off.
 """
 
@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from ..ops.autograd import needs_grad, record
 from .plain import is_plain_linear
 
-_PRODUCTS, _ROWS = 2**23, 32  # below these sizes oneDNN saves less than the extra Python costs
+_PRODUCTS, _ROWS = 2**23, 32  # below these sizes oneDNN saves less time than the extra Python takes
 
 
 @functools.cache
@@ -47,14 +47,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if needs_grad(x, weight) or (bias is not None and needs_grad(bias)):
         rows = record(_Linear, x.reshape(-1, x.shape[-1]), weight, bias)  # (R, out)
-        # A view made inside the Function could not be changed in place.
+        # PyTorch forbids in-place changes of a view that is made inside the Function.
         return rows.view(*x.shape[:-1], -1)
     return _product(x, weight, bias)
 
 
 def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling():
-        return False  # Inductor has its own choice of products
+        return False  # Inductor chooses the product itself
     return (
         x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.shape[0] >= _PRODUCTS
@@ -74,13 +74,13 @@ def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        # On a slice of something wider oneDNN is a thousand times slower.
+        # oneDNN is a thousand times slower on a slice of a wider tensor.
         weight = weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _onednn_for_weights() -> bool:
-    """Whether oneDNN is also faster at the gradient of a weight, a product over all rows."""
+    """Whether oneDNN is also faster at the gradient of a weight, which is a product over rows."""
     return prefers_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -90,7 +90,7 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def product_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Write ``x weightᵀ + bias`` into ``out`` without a gradient; returns it.
+    """Write ``x weightᵀ + bias`` into ``out`` without a gradient; returns ``out``.
 
     out (R, n), x (R, in), weight (n, in), bias (n,).
     """
@@ -119,7 +119,7 @@ class _Linear(torch.autograd.Function):
 
 
 def call_linear(module: nn.Module, x: Tensor) -> Tensor:
-    """``module(x)``; the product of a plain ``nn.Linear`` runs on :func:`linear`."""
+    """``module(x)``; a plain ``nn.Linear`` is computed by :func:`linear`."""
     if torch.compiler.is_compiling() or not prefers_onednn() or not is_plain_linear(module):
         return module(x)
     return linear(x, module.weight, module.bias)
@@ -135,7 +135,7 @@ class Sequential(nn.Sequential):
 
 
 def over_segments(module: nn.Module, x: Tensor, num_segments: int) -> Tensor:
-    """``module(xᵀ)ᵀ``, a Linear over N segments, kept in the layout of x (B, n, d_x).
+    """``module(xᵀ)ᵀ`` for a Linear over N segments, in the layout of x (B, n, d_x).
 
     For n < N its weight is cut to n x n and its bias to n.
     """
@@ -172,7 +172,9 @@ def reset_xavier(linear: nn.Linear) -> None:
 
 
 def reset_children(module: nn.Module) -> None:
-    """Initialise everything below ``module`` afresh: Linears as published, the rest as it does."""
+    """Initialise all submodules afresh: a Linear as published, others by their
+    ``reset_parameters``.
+    """
     for child in module.children():
         if isinstance(child, nn.Linear):
             reset_xavier(child)

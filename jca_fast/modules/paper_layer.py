@@ -21,7 +21,7 @@ SYMBOLS = ("W_j", "W_", "W_c", "W_h")
 
 
 def modality_names(count: int) -> tuple[str, ...]:
-    """The paper's indices of two modalities, "a" and "v"; "1", "2", ... for more of them."""
+    """The paper's indices of two modalities, "a" and "v"; "1", "2", ... for more than two."""
     return ("a", "v") if count == 2 else tuple(str(i + 1) for i in range(count))
 
 
@@ -36,8 +36,8 @@ class PaperLayer(nn.Module):
     under the paper's names for i in (a, v): ``W_ja`` (N, N), ``W_a`` (k, N), ``W_ca`` (k, d),
     ``W_ha`` (k, N), and the same for v. For n < N the weights are cut to n segments.
 
-    ``dropout`` is an ``nn.Dropout`` whose own ``p`` and ``training`` count. C_i is stored only if
-    it has been replaced by a module that has to be called.
+    ``dropout`` is an ``nn.Dropout``; its ``p`` and ``training`` apply. C_i is stored only if
+    ``dropout`` has been replaced by a module that has to be called.
 
     Source: Eqs. 3-6 of Duan et al., WACV 2021.
     """
@@ -80,7 +80,7 @@ class PaperLayer(nn.Module):
     def weights(self, symbol: str, segments: int | None = None) -> list[Tensor]:
         """The weight ``symbol`` of every modality: "W_j", "W_", "W_c" or "W_h".
 
-        ``segments`` is the length to which its segment axes are cut; None leaves them whole.
+        Its segment axes are cut to length ``segments``; None leaves them whole.
         """
         whole = [getattr(self, symbol + name) for name in self.names]
         if segments is None or segments == self.num_segments or symbol == "W_c":
@@ -93,8 +93,8 @@ class PaperLayer(nn.Module):
     ) -> LayerOutput:
         """X_i' (B, n, d_i) of every modality, and the maps C and H if ``return_maps``.
 
-        ``used`` (B, n, 1) marks the segments in use. The inputs have to be zero elsewhere, and the
-        result is.
+        ``used`` (B, n, 1) marks the segments in use. The inputs must be zero elsewhere, and so is
+        the result.
         """
         names = labels(len(inputs))
         for name, x in zip(names, inputs, strict=True):

@@ -1,9 +1,9 @@
-"""Whether the attributes of a sub-module may be read instead of calling it.
+"""Tells whether the attributes of a submodule may be read instead of calling it.
 
 The fused ops need the weight of a Linear and the probability of a Dropout, so their modules read
-these sub-modules and never call them. That is only right where a call would compute nothing else:
+these submodules and never call them. That is only right where a call would compute nothing else:
 LoRA wrappers, hooks, pruning, weight normalisation, quantisation, sharding and replaced modules
-all act in the call. The functions of this file find such sub-modules, which are then called.
+all act in the call. The functions of this file find such submodules, which are then called.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether ``module(x)`` is ``x weightᵀ + bias`` with the weight and bias that it shows.
+    """Whether ``module(x)`` is ``x weightᵀ + bias`` with its attributes ``weight`` and ``bias``.
 
-    False also where the weight is a wrapped tensor, as in quantised or tensor-parallel models.
+    It is also False where the weight is a wrapped tensor, as in quantised or tensor-parallel
+    models.
     """
     return is_plain(module, nn.Linear) and not is_traceable_wrapper_subclass(module.weight)
 
 
 def dropout_rate(module: nn.Module) -> float | None:
-    """The drop probability in force of an ``nn.Dropout`` or ``nn.Identity``.
+    """The current drop probability of an ``nn.Dropout`` or ``nn.Identity``.
 
-    It follows the ``p`` and the ``training`` of the module itself, so that Monte-Carlo dropout
-    works. None for any other module, and for one with hooks: these have to be called.
+    It follows the ``p`` and the ``training`` of the module, so that Monte-Carlo dropout works. It
+    is None for any other module, and for one with hooks: these have to be called.
     """
     if is_plain(module, nn.Dropout):
         return float(module.p) if module.training else 0.0  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The re-representation layer: a bidirectional recurrent network and its input, side by side."""
+"""The re-representation layer: a bidirectional recurrent network concatenated with its input."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ResidualRNN(nn.Module):
         num_layers: layers of the recurrent network.
         cell: "lstm" or "gru".
         dropout: between the layers of the network and on the concatenation.
-        residual: concatenate the input; False leaves it out (ablation of Table 3).
+        residual: concatenate the input; False omits it (ablation of Table 3).
         normalize: L2-normalise each output vector, as the released code does.
-        device: of the parameters.
-        dtype: of the parameters.
+        device: the device of the parameters.
+        dtype: the dtype of the parameters.
 
     Shapes:
         x (B, N, input_dim) -> (B, N, dim); any B and N, batch 0 included.
@@ -88,7 +88,8 @@ class ResidualRNN(nn.Module):
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """y (B, N, dim). With ``lengths`` (B,) or ``key_padding_mask`` (B, N), True in the padding,
-        the result is that of the truly shorter clips, and zero in the padding."""
+        the result is that of the shorter clips without padding, and zero in the padding.
+        """
         check_feature("x", x, self.input_dim)
         check_like("x", x, self.init_hidden, "the weights")
         used = used_segments(lengths, key_padding_mask, x)
@@ -106,7 +107,7 @@ class ResidualRNN(nn.Module):
         return h, c
 
     def _network(self, x: Any, state: Any) -> Any:
-        """The recurrent network; in full precision on a CPU that has none for autocast's dtype."""
+        """The recurrent network; in full precision on a CPU without one for autocast's dtype."""
         if x.data.device.type != "cpu" or _cpu_has_autocast_rnn():
             return self.rnn(x, state)
         with torch.autocast("cpu", enabled=False):
@@ -116,11 +117,11 @@ class ResidualRNN(nn.Module):
         return self._network(x, self._initial(x.shape[0]))[0]
 
     def _run_packed(self, x: Tensor, used: Tensor) -> Tensor:
-        """The recurrent network over the segments in use alone; both directions skip the others."""
+        """The recurrent network over the segments in use; both directions skip the padding."""
         batch, segments = used.shape
         if not batch:
             return self._run(x)
-        order = (~used).long().argsort(dim=1, stable=True)[..., None]  # those in use come first
+        order = (~used).long().argsort(dim=1, stable=True)[..., None]  # the segments in use first
         counts = used.sum(dim=1).clamp(min=1).cpu()  # an empty clip has one segment, of zeros
         front = x.gather(1, order.expand_as(x))
         packed = pack_padded_sequence(front, counts, batch_first=True, enforce_sorted=False)
@@ -136,7 +137,7 @@ class ResidualRNN(nn.Module):
 
 
 def _cpu_has_autocast_rnn() -> bool:
-    """Whether oneDNN has recurrent networks in the present dtype of autocast on this processor."""
+    """Whether oneDNN has recurrent networks in the dtype of autocast on this processor."""
     if not torch.is_autocast_enabled("cpu"):
         return True
     if torch.get_autocast_dtype("cpu") is torch.bfloat16:

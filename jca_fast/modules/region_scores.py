@@ -2,13 +2,14 @@
 
     S = relu(X Wᵀ + b) Vᵀ        X (R, in), W (hidden, in), b (hidden,), V (out, hidden) -> (R, out)
 
-Regions are the features of a fixed network. So dW is the only large product of the backward:
+Regions are the features of a fixed network and need no gradient. So dW is the only large product of
+the backward:
 
     dH = (dS V) ∘ (H > 0)        dW = dHᵀ X        db = sum over rows of dH        dV = dSᵀ H
 
-Plain PyTorch writes four matrices (R, hidden) in a training step, one of them kept: the product,
-its ReLU H, dS V and dH. Here H is written once, and dH lives in one block that stays in the
-cache. Without gradients H is one block too.
+Plain PyTorch writes four matrices (R, hidden) in a training step and keeps one of them: the
+product, its ReLU H, dS V and dH. This module writes H once, and reuses one block, which stays in
+the cache, for dH. Without gradients H is one block too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def region_scores(hidden: nn.Module, score: nn.Module, regions: Tensor) -> Tenso
     """``score(relu(hidden(regions)))``: regions (..., in) -> (..., out).
 
     ``hidden`` and ``score`` are Linears. They are called one after the other where the regions
-    need a gradient, and for whatever the blocks do not cover.
+    need a gradient, and in all other cases that :func:`_covers` excludes.
     """
     if not (is_plain_linear(hidden) and is_plain_linear(score) and _covers(hidden, score, regions)):
         return call_linear(score, torch.relu(call_linear(hidden, regions)))
@@ -46,7 +47,7 @@ def region_scores(hidden: nn.Module, score: nn.Module, regions: Tensor) -> Tenso
 
 
 def _covers(hidden: nn.Linear, score: nn.Linear, regions: Tensor) -> bool:
-    """Whether the blocks compute what a call of both Linears would, and faster."""
+    """Whether the blocks give the result of calling both Linears, and faster."""
     if torch.compiler.is_compiling() or hidden.bias is None or score.bias is not None:
         return False
     tensors = regions, hidden.weight, hidden.bias, score.weight
@@ -100,7 +101,7 @@ def _forward(
 def _gradients_by_blocks(
     grad: Tensor, x: Tensor, score: Tensor, hidden: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dW, db and dV; only a block of dH exists at a time."""
+    """dW, db and dV; only one block of dH exists at a time."""
     d_weight = x.new_zeros(score.shape[1], x.shape[1])
     d_bias, d_score = x.new_zeros(score.shape[1]), torch.zeros_like(score)
     space = x.new_empty(min(ROWS, x.shape[0]), score.shape[1])
@@ -118,7 +119,7 @@ def _gradients_by_blocks(
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, score: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dW, db and dV as a formula that can be derived again."""
+    """dW, db and dV by a formula that can be differentiated again."""
     hidden = torch.relu(F.linear(x, weight, bias))
     d_hidden = (grad @ score) * (hidden > 0)
     return d_hidden.mT @ x, d_hidden.sum(-2), grad.mT @ hidden

@@ -29,8 +29,8 @@ def attend_to_joint(
 
         C = dropout(tanh(keyᵀ query / sqrt(d)))      (B, d_x, d)
 
-    query (B, N, d), key and value (B, N, d_x). ``dropout`` follows its own ``p`` and ``training``;
-    None leaves it out. C is stored only for a ``dropout`` that has to be called
+    query (B, N, d), key and value (B, N, d_x). The ``p`` and ``training`` of ``dropout`` apply;
+    None means no dropout. C is stored only for a ``dropout`` that has to be called
     (:mod:`jca_fast.modules.plain`).
     """
     rate = 0.0 if dropout is None else dropout_rate(dropout)
@@ -53,8 +53,8 @@ class ReleasedLayer(nn.Module):
     feature after its fully connected layer (``joint="concat_fc"``, as released); the strategies
     without one use J itself. The second tanh keeps T_i in [0, 1), and the update is never negative.
 
-    Every Linear may be replaced, wrapped or hooked. ``dropout`` is an ``nn.Dropout`` whose own
-    ``p`` and ``training`` count, for C_i and for the update.
+    Every Linear may be replaced, wrapped or hooked. ``dropout`` is an ``nn.Dropout``; its ``p`` and
+    ``training`` apply to C_i and to the update.
 
     Source: released code of Duan et al., WACV 2021; its sizes are the ones Table 5 counts.
     """
@@ -91,8 +91,8 @@ class ReleasedLayer(nn.Module):
     ) -> LayerOutput:
         """X_i' (B, n, d_i) of every modality, and the maps C and T if ``return_maps``.
 
-        ``used`` (B, n, 1) marks the segments in use. The inputs have to be zero elsewhere, and the
-        result is.
+        ``used`` (B, n, 1) marks the segments in use. The inputs must be zero elsewhere, and so is
+        the result.
         """
         if is_plain_linear(self.value[0]):
             for name, x in zip(labels(len(inputs)), inputs, strict=True):
@@ -105,7 +105,7 @@ class ReleasedLayer(nn.Module):
     def _attended(
         self, inputs: Sequence[Tensor], used: Tensor | None, dropout: bool = True
     ) -> tuple[Tensor, ...]:
-        """T_i (B, n, d) of every modality; ``dropout=False`` leaves the dropout of C out."""
+        """T_i (B, n, d) of every modality; ``dropout=False`` omits the dropout of C."""
         queries, keys = self.joint.for_each(inputs, used), self._keys(inputs)
         values = [call_linear(value, x) for value, x in zip(self.value, inputs, strict=True)]
         module = self.dropout if dropout else None

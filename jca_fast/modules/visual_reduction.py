@@ -1,4 +1,4 @@
-"""From the R regions of every segment to one visual vector: guided by the audio, or pooled."""
+"""Reduces the R regions of every segment to one visual vector: guided by the audio, or pooled."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class AdditiveReduction(nn.Module):
         out = Linear(sum_r a_r regions_r)                                             (..., out_dim)
 
     The audio code has one entry for each position and is added along the positions. So the hidden
-    width is R, and no other number of regions fits.
+    width is R, and the module accepts no other number of regions.
 
     Args:
         audio_dim: width of the audio features.
@@ -144,16 +144,16 @@ class AdditiveReduction(nn.Module):
 def additive_reduction(
     audio: Tensor,
     regions: Tensor,
-    of_audio: nn.Module,
-    of_regions: nn.Module,
+    hidden_of_audio: nn.Module,
+    hidden_of_regions: nn.Module,
     score_audio: nn.Module,
     score_regions: nn.Module,
     score: nn.Module,
     output: nn.Module,
 ) -> tuple[Tensor, Tensor]:
     """The formula of :class:`AdditiveReduction` with the Linears given one by one."""
-    hidden_audio = torch.relu(call_linear(of_audio, audio))  # (..., out_dim)
-    by_region = region_scores(of_regions, score_regions, regions)  # (..., R, R)
+    hidden_audio = torch.relu(call_linear(hidden_of_audio, audio))  # (..., out_dim)
+    by_region = region_scores(hidden_of_regions, score_regions, regions)  # (..., R, R)
     by_audio = call_linear(score_audio, hidden_audio)  # (..., R)
     z = call_linear(score, torch.tanh(by_region + by_audio[..., None]))[..., 0]  # (..., R)
     weights = torch.softmax(z, dim=-1)  # (..., R)
@@ -162,7 +162,7 @@ def additive_reduction(
 
 
 def _check_inputs(audio: Tensor, regions: Tensor, audio_dim: int, region_dim: int) -> None:
-    """audio (..., audio_dim) and regions (..., R, region_dim) with the same leading sizes."""
+    """audio (..., audio_dim) and regions (..., R, region_dim) must have the same leading sizes."""
     for name, x, layout in (("audio", audio, "(..., D)"), ("regions", regions, "(..., R, D)")):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor {layout}, got {type(x).__name__}")

@@ -1,4 +1,4 @@
-"""Clips longer than N: windows of N segments, fused one by one, and put together again.
+"""Clips longer than N: cut into windows of N segments, and joined after the fusion.
 
 >>> windows = [cut_windows(x, 10, 5) for x in (audio, visual)]  # (B, W, 10, d_i) each
 >>> fused = fusion(*(x.flatten(0, 1) for x in windows))  # (B W, 10, d_i) each
@@ -14,10 +14,10 @@ from .checks import check_positive
 
 
 def window_starts(segments: int, size: int, step: int | None = None) -> list[int]:
-    """Where the windows over a clip of ``segments`` begin: every ``step`` segments from 0.
+    """First segments of the windows over a clip of ``segments``: every ``step`` segments from 0.
 
     ``step`` is ``size`` if None, so that windows do not overlap. The last window ends with the
-    clip and may overlap more. A clip of at most ``size`` segments has one window.
+    clip, so its overlap may be larger. A clip of at most ``size`` segments has one window.
     """
     check_positive(segments=segments, size=size, step=size if step is None else step)
     step = size if step is None else step
@@ -35,16 +35,16 @@ def cut_windows(x: Tensor, size: int, step: int | None = None) -> Tensor:
 
 
 def window_lengths(lengths: Tensor, segments: int, size: int, step: int | None = None) -> Tensor:
-    """How many segments of every window are in use, (B, W), for clips of ``lengths`` (B,)."""
+    """The number of segments in use of every window, (B, W), for clips of ``lengths`` (B,)."""
     starts = torch.tensor(window_starts(segments, size, step), device=lengths.device)  # (W,)
     return (lengths[:, None] - starts).clamp(0, min(size, segments))
 
 
 def join_windows(y: Tensor, segments: int, step: int | None = None) -> Tensor:
-    """What :func:`cut_windows` took apart, (B, W, size, ...) -> (B, segments, ...).
+    """The inverse of :func:`cut_windows`: (B, W, size, ...) -> (B, segments, ...).
 
-    A segment in several windows gets the mean of their results. ``step`` is that of the cut; None
-    is the size of a window.
+    A segment in several windows gets the mean of their results. ``step`` is the step of the cut;
+    None means the size of a window.
     """
     batch, count, size = y.shape[:3]
     starts = window_starts(segments, size, step)
