@@ -1,5 +1,5 @@
 # The checks of this repository. `make help` lists them; .ci/run calls them in a fresh environment.
-.PHONY: help lint test demo benchmarks interpreted executed nightly audit cpp docs
+.PHONY: help lint test demo benchmarks interpreted executed nightly audit cpp docs sweep
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +37,9 @@ hostile:  ## 20,000 hostile direct calls of the native kernels; the test suite d
 
 memory:  ## every command with too little memory: one line, nothing lost or left
 	PYTHONPATH=tests python tests/memory_limits.py
+
+sweep:  ## errors of 20,000 random calls beside plain PyTorch's; the test suite draws 500
+	python tests/sweep.py
 
 wheel:  ## build the wheel, audit it, and use it where no source is (needs the network)
 	.ci/wheel

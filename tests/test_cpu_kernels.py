@@ -281,19 +281,38 @@ def test_visual_reduction_reads_any_strides(shape, regions_need_grad):
             torch.testing.assert_close(grads[1].double(), oracle[2], rtol=1e-4, atol=1e-5)
 
 
+def first_sample(op: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The inputs of a batch of one; weights and a shared v stay as they are."""
+    batched = 2 if op == "joint_coattention" else len(inputs)
+    return [t[:1] if i < batched else t for i, t in enumerate(inputs)]
+
+
+@pytest.mark.parametrize("batch", ["one", "several"])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize("op", OPS)
-def test_any_number_of_threads_gives_the_same_bits(op, dropout_p):
+def test_any_number_of_threads_gives_the_same_bits(op, dropout_p, batch):
     function, inputs = every_op(torch.float32, dropout_p, torch.tensor(5) if dropout_p else None)[
         op
     ]
+    if batch == "one":
+        inputs = first_sample(op, inputs)
     grad = torch.randn_like(function(*inputs, backend="cpu"))
     results = []
-    for count in (1, 2, 8):
+    for count in (1, 2, 3, 4, 8):
         with threads(count):
             results.append(value_and_grads(lambda *t: function(*t, backend="cpu"), inputs, grad))
-    assert_bitwise(results[0], results[1])
-    assert_bitwise(results[0], results[2])
+    for result in results[1:]:
+        assert_bitwise(results[0], result)
+
+
+def test_the_forward_does_not_depend_on_how_a_batch_is_split():
+    q, k, v = qkv(5, 70, 141, 7, 13, shared=True)
+    parts = [attention_of(q[i:j], k[i:j], v) for i, j in ((0, 1), (1, 5))]
+    assert_bitwise([torch.cat(parts)], [attention_of(q, k, v)])
+
+
+def attention_of(q, k, v):
+    return tanh_attention(q, k, v, 0.3, backend="cpu")
 
 
 EVERY_RESULT = """
