@@ -173,3 +173,24 @@ def test_joint_affinity_is_as_exact_as_torch_tanh(isa, limits):
         ours = REGISTERED.joint_affinity.cpu(y, one, 1.0)
     error, plain = ((t.double() - exact).abs().max().item() for t in (ours, torch.tanh(y)))
     assert error <= 1.5 * plain
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+def test_the_slope_goes_on_where_tanh_is_1(isa):
+    y, one = torch.linspace(9, 18, 2000).reshape(1, -1, 1), torch.ones(1, 1, 1)
+    with level(isa):
+        slope = REGISTERED.tanh_attention_backward.cpu(
+            torch.ones_like(y), y, one, one, 1.0, 0.0, None
+        )[0]
+    exact = 1 / torch.cosh(y.double()) ** 2
+    torch.testing.assert_close(slope.double(), exact, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+def test_the_outer_tanh_of_the_released_form_is_exact_close_to_1(isa):
+    """Its gradients take the slope 1 - out^2 from it."""
+    value, ten = torch.linspace(3, 9, 2000).reshape(-1, 1, 1), torch.full((2000, 1, 1), 10.0)
+    with level(isa):
+        out = REGISTERED.released_attention.cpu(ten, ten, value, 1.0, 0.0, None)
+    exact = torch.tanh(value.double())
+    assert (out.double() - exact).abs().max() <= 3.3e-8

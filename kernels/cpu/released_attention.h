@@ -17,7 +17,7 @@ struct ReleasedSource : TensorSource<St> {
     void put(int64_t b, int64_t i, int64_t count, Real* o, Real*) const {
         const Fold<Real> fold(keep_scale(a.threshold));
         for (int64_t e = 0; e < a.d * kTile; e += Simd<Real>::lanes) {
-            vec_t<Real> t = tanh_of<Real>(load(o + e), fold);
+            vec_t<Real> t = tanh_for_slope<Real>(load(o + e), fold);
             store(o + e, t < Real(0) ? vec_t<Real>{} : t);
         }
         Base::untile(a.out, b, i, count, a.d, 1, o, kTile);

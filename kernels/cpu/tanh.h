@@ -14,18 +14,13 @@ constexpr double kTwoLog2E = 2.8853900817779268;
 // tanh(scale y) = (2^x - 1) / (2^x + 1) for x = y factor. The factor is positive: where the scale
 // is negative, its sign goes into an operand of the score. It is applied to the finished score,
 // because an operand times the factor could overflow where the score does not. Scores above `limit`
-// count as `limit`, where x is 30 (float) or 60 (double) and tanh has long been 1.
+// count as `limit`, where x is 60 and tanh has long been 1.
 template <class T>
 struct Fold {
     T factor, limit;
+    T rest = 0;  // what is left of the slope, less than 2^-60, at the limit
 
-    explicit Fold(double scale) {
-        constexpr double most = std::numeric_limits<T>::max();
-        const double exact = (scale < 0 ? -scale : scale) * kTwoLog2E;
-        factor = (T)(exact > most ? most : exact);
-        const double bound = (sizeof(T) == 4 ? 30.0 : 60.0) / (double)factor;
-        limit = factor > 0 && bound > most ? (T)most : (T)bound;
-    }
+    explicit Fold(double scale);
 };
 
 JCA_INLINE double sign_of(double scale) {
@@ -145,14 +140,35 @@ JCA_INLINE vec_t<T> tanh_of(vec_t<T> y, const Fold<T>& fold) {
 }
 
 // tanh and a quarter of its slope, (1 - tanh^2) / 4 = h - h^2 with h = 1 / (2^|x| + 1), which loses
-// nothing where tanh is close to 1. It is 0 from about x = 29.99 on, so that an infinite score has
-// the slope 0.
+// nothing where tanh is close to 1. At the limit it is exactly 0, because an infinite score has the
+// slope 0.
 template <class T>
 JCA_INLINE vec_t<T> tanh_of(vec_t<T> y, const Fold<T>& fold, vec_t<T>& quarter_slope) {
-    constexpr T at_limit = sizeof(T) == 4 ? T(9.32e-10) : T(8.675e-19);
-    const vec_t<T> e = exponential<T>(y, fold), h = reciprocal(e + T(2)), slope = h - h * h;
-    quarter_slope = slope <= at_limit ? vec_t<T>{} : slope;  // NaN stays NaN
+    const vec_t<T> e = exponential<T>(y, fold), h = reciprocal(e + T(2));
+    quarter_slope = h - h * h - fold.rest;
     return with_sign<T>(e * h, y);
+}
+
+template <class T>
+Fold<T>::Fold(double scale) {
+    constexpr double most = std::numeric_limits<T>::max();
+    const double exact = (scale < 0 ? -scale : scale) * kTwoLog2E;
+    factor = (T)(exact > most ? most : exact);
+    const double bound = 60.0 / (double)factor;
+    limit = factor > 0 && bound > most ? (T)most : (T)bound;
+    vec_t<T> slope;
+    tanh_of<T>(splat(limit), *this, slope);
+    rest = slope[0];
+}
+
+// tanh(y) for a slope that is later taken from it, as 1 - tanh^2: where tanh is over 0.8 it is
+// 1 - 2 / (e + 2), whose error is 0.6 units in the last place.
+template <class T>
+JCA_INLINE vec_t<T> tanh_for_slope(vec_t<T> y, const Fold<T>& fold) {
+    const vec_t<T> e = exponential<T>(y, fold);
+    const auto large = e > T(8);
+    const vec_t<T> part = quotient(large ? splat(T(2)) : e, e + T(2));
+    return with_sign<T>(large ? 1 - part : part, y);
 }
 
 // tanh rounded once: float scores are computed in double.
