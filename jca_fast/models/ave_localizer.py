@@ -8,33 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modules.checks import (
-    check_backend,
-    check_choice,
-    check_feature,
-    check_like,
-    check_positive,
-    check_probability,
-)
 from ..modules.hub import Pretrained
 from ..modules.lengths import Lengths, used_segments, zero_padding
 from ..modules.linear import call_linear, reset_children
 from . import parts
+from .arguments import as_plain_value, check_config, check_inputs
 
 Maps = dict[str, Any]
 
 _NO_CONFIG = ("self", "__class__", "device", "dtype")
-_SIZES = (
-    "audio_dim",
-    "visual_dim",
-    "num_layers",
-    "num_segments",
-    "num_classes",
-    "audio_features",
-    "region_features",
-    "num_regions",
-    "attention_dim",
-)
 
 
 class AVELocalizer(Pretrained):
@@ -136,9 +118,9 @@ class AVELocalizer(Pretrained):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        config = {name: _plain(v) for name, v in locals().items() if name not in _NO_CONFIG}
+        config = {name: as_plain_value(v) for name, v in locals().items() if name not in _NO_CONFIG}
         super().__init__()
-        _check_config(config)
+        check_config(config)
         self.config: dict[str, Any] = config
         self.form = form
         self.normalize = config["normalize"]
@@ -207,7 +189,7 @@ class AVELocalizer(Pretrained):
         key_padding_mask: Tensor | None,
     ) -> Tensor | None:
         """Check the inputs and return the mask of the segments in use (B, n, 1), None for all."""
-        self._check_inputs(audio, visual)
+        check_inputs(self.config, audio, visual)
         return used_segments(lengths, key_padding_mask, audio)
 
     def _run(
@@ -259,44 +241,5 @@ class AVELocalizer(Pretrained):
             maps = [{symbol: values[::-1] for symbol, values in layer.items()} for layer in maps]
         return list(fused), maps
 
-    def _check_inputs(self, audio: Tensor, visual: Tensor) -> None:
-        """Types, shapes, dtypes and devices of both inputs."""
-        width = self.config["region_features"]
-        check_feature("audio", audio, self.config["audio_features"], self.config["num_segments"])
-        if not isinstance(visual, Tensor):
-            raise TypeError(f"visual must be a tensor, got {type(visual).__name__}")
-        shape = tuple(visual.shape)
-        if visual.ndim not in (4, 5) or shape[:2] != tuple(audio.shape[:2]) or shape[-1] != width:
-            lead = f"{audio.shape[0]}, {audio.shape[1]}"
-            needed = f"({lead}, H, W, {width}) or ({lead}, R, {width})"
-            raise ValueError(f"visual must have shape {needed}, got {shape}")
-        check_like("visual", visual, audio, "audio")
-
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
-
-
-def _plain(value: Any) -> Any:
-    """A NumPy scalar as a Python value; other values unchanged."""
-    return value.item() if hasattr(value, "item") else value
-
-
-def _check_config(config: dict[str, Any]) -> None:
-    """Every argument must be in its range, except those that the parts check themselves."""
-    check_positive(**{name: config[name] for name in _SIZES})
-    for name, choices in (
-        ("form", ("paper", "released")),
-        ("pooling", ("attention", "average", "max")),
-        ("modalities", ("both", "audio", "visual")),
-        ("cell", ("lstm", "gru")),
-        ("joint_cell", ("lstm", "gru")),
-    ):
-        check_choice(name, config[name], choices)
-    check_backend(config["backend"])
-    dropout, rnn_dropout = parts.rates(config)
-    check_probability(dropout=dropout, rnn_dropout=rnn_dropout)
-    joint = "audio_dim" if config["modalities"] == "audio" else "visual_dim"
-    for name in ("audio_dim", "visual_dim"):
-        halved = config["unimodal_rnn"] or (config["joint_rnn"] and name == joint)
-        if halved and config[name] % 2:
-            raise ValueError(f"{name} must be even, half for each direction; got {config[name]}")
