@@ -54,7 +54,7 @@ def test_a_killed_ablation_continues_and_ends_the_same(data, tmp_path, monkeypat
     for row in TABLE_2:
         assert f"| {row.label} | {row.accuracy:.1f} |" in page
     assert "Not finished" not in page
-    assert "Two seeds or more are needed" in page
+    assert "At least two seeds are needed" in page
     assert (tmp_path / "whole" / "table2.png").stat().st_size > 1000
 
     original, calls = ablation.Training.train_step, [0]

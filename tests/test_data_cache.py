@@ -192,11 +192,11 @@ def test_stale_cache_is_refused_until_made_anew(root):
     prepare(root)
     edit(root)
     with pytest.raises(
-        ValueError, match=r"stale: .*visual_feature.h5 was written to since.*data prepare"
+        ValueError, match=r"stale: .*visual_feature.h5 has been written since.*data prepare"
     ):
         AVEDataset(root)
     with pytest.raises(
-        ValueError, match=r"stale: .*visual_feature.h5 was written to since. Needed: --overwrite"
+        ValueError, match=r"stale: .*visual_feature.h5 has been written since. Needed: --overwrite"
     ):
         prepare(root)
     prepare(root, overwrite=True)

@@ -71,7 +71,7 @@ def test_sound_set(planted):
     texts = [str(finding) for finding in check(planted)]
     assert "ok     visual_feature.h5: (80, 10, 2, 2, 6) float64, 0.15 MB, contiguous" in texts
     assert "ok     splits: every clip is in a split" in texts
-    assert "ok     labels.h5: just as Annotations.txt says" in texts
+    assert "ok     labels.h5: agrees with Annotations.txt" in texts
     assert any("64 of 80 clips looked at" in text for text in texts)
     assert any("all 80 clips looked at" in str(finding) for finding in check(planted, full=True))
 
@@ -117,7 +117,7 @@ DAMAGE = {
         lambda r: rewrite(r, "labels", np.eye(7)[np.zeros((80, 10), int)]),
         "found shape (80, 10, 7); nee",
     ),
-    "annotations": (lambda r: lines(r, shift), "labels.h5: not as Annotations.txt says in row 1"),
+    "annotations": (lambda r: lines(r, shift), "labels.h5: differs from Annotations.txt in row 1"),
     "annotation row": (lambda r: lines(r, lambda x: [*x[:3], "?"]), "Annotations.txt: "),
     "annotation rows": (lambda r: lines(r, lambda x: x[:-1]), "79 in Annotations.txt"),
     "late": (
@@ -131,7 +131,7 @@ DAMAGE = {
     ),
     "planted": (
         lambda r: edit(r, "planted", (6, slice(None)), 0, "audible"),
-        "planted.h5: not as the labels say in r",
+        "planted.h5: differs from the labels in r",
     ),
     "manifest": (lambda r: (r / "prepared.json").write_text("[]"), "prepared cache: "),
 }
@@ -176,7 +176,7 @@ def test_peculiarities_are_notes(root):
         "nothing but zeros in row 79",
         "1 clips are in no split",
         "gzip compression (contiguous storage reads faster)",
-        "not here, used for weak supervision: labels_closs.h5",
+        "absent, used for weak supervision: labels_closs.h5",
     ):
         assert words in notes
 

@@ -166,5 +166,5 @@ def test_a_missing_device_is_named():
         ValueError, match="device: expected auto, cpu, cuda or cuda:<index>, got 'gpu'"
     ):
         pick_device("gpu")
-    with pytest.raises(ValueError, match=r"device: 'cuda:99' asked for \(GPU 99 in this process\)"):
+    with pytest.raises(ValueError, match=r"device: 'cuda:99' requested \(GPU 99 in this process\)"):
         pick_device("cuda:99")

@@ -104,7 +104,7 @@ def test_init_with_other_classes_keeps_all_but_the_last_layer(run, tmp_path, cap
     few = few_classes(tmp_path, 24)
     run = settings(few, tmp_path / "run", epochs=1, lr=0.0, model={}, init=str(out / "best.pt"))
     train_here(**run)
-    assert "other classes, so the last layer starts anew" in capsys.readouterr().out
+    assert "it has other classes, so the last layer starts anew" in capsys.readouterr().out
     best, found = weights(out / "best.pt"), weights(tmp_path / "run" / "best.pt")
     fresh = [key for key in best if not torch.equal(best[key], found[key])]
     assert len(fresh) <= 2

@@ -1,13 +1,14 @@
 """AVE data: annotations and labels, datasets, checks, the memory-mapped cache, and the planted set.
 
-Most names are loaded on first use, so that `import jca_fast.data` needs neither h5py nor torch.
+Most names are loaded on first use, so that `import jca_fast.data` imports neither h5py nor torch.
 """
 
 from __future__ import annotations
 
 from jca_fast._lazy import names_of
 
-from .prepare import prepare as prepare  # now, or the module of that name would hide it later
+# This import comes first. Otherwise the module of the same name would hide the function.
+from .prepare import prepare as prepare
 
 _HOME = {
     "BACKGROUND": "annotations",

@@ -1,7 +1,7 @@
 """Annotations of AVE: one event per clip, and the labels that follow from it.
 
-A row of `Annotations.txt` reads `category&video id&quality&start&end`, in seconds, and row i
-belongs to row i of every feature file. Segments start..end-1 carry the event, all others are
+A row of `Annotations.txt` has the form `category&video id&quality&start&end`, in seconds. Row i
+belongs to row i of every feature file. Segments start..end-1 hold the event, all others are
 background (Tian et al., ECCV 2018).
 """
 
@@ -49,7 +49,7 @@ CATEGORIES: tuple[str, ...] = (
 BACKGROUND = 28
 """Index of the background class in labels of AVE."""
 
-_HEADER = ["category", "videoid", "quality", "starttime", "endtime"]  # some copies begin with it
+_HEADER = ["category", "videoid", "quality", "starttime", "endtime"]  # line 1 of some copies
 _MOST_DIGITS = 9
 
 
@@ -140,8 +140,8 @@ def event_classes(events: Sequence[Event]) -> tuple[str, ...]:
 def class_names(num_classes: int, events: Sequence[Event] | None = None) -> list[str]:
     """Names of `num_classes` classes in label order, "Background" last.
 
-    They come from the events of the data set. Where there are none, or their classes are not as
-    many, the names are those of AVE for 29 classes and numbers for any other count.
+    They come from the events of the data set if their number fits. Without events, 29 classes have
+    the names of AVE. All other classes are numbered.
     """
     if events:
         names = [*event_classes(events), "Background"]
@@ -169,7 +169,7 @@ def foreground_labels(events: Sequence[Event], num_segments: int = 10) -> np.nda
 def mil_labels(events: Sequence[Event]) -> np.ndarray:
     """One-hot event class of each clip: (n, classes + 1) float32, as in `mil_labels.h5`.
 
-    The background column is 0 everywhere, and the class is named even when the event has no length.
+    The background column is 0 everywhere, and an event of no length still sets its class.
     """
     return np.eye(len(event_classes(events)) + 1, dtype=np.float32)[class_indices(events)]
 

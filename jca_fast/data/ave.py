@@ -1,4 +1,4 @@
-"""AVE as a PyTorch dataset: one clip per item, read from disk on demand."""
+"""AVE as a PyTorch dataset: an item is one clip, read from disk on demand."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ class AVEDataset(Dataset[Item]):
     each `.h5` or `.npy`) or is a cache written by `jca-fast data prepare`; a cache in
     `root/prepared` is preferred. Visual features of shape (n, N, R, d_v) give items (N, R, d_v).
 
-    Audio and visual are cast once to `dtype`; labels are float32. Each process that reads opens the
-    files for itself, so forked and spawned workers may be mixed; no more than one clip is in memory
-    at a time. The blocks of a cache are verified by their checksums when they are first read.
+    Audio and visual are cast once to `dtype`; labels are float32. Each process opens the files
+    itself, so forked and spawned workers may be mixed. At most one clip is in memory at a time. The
+    blocks of a cache are verified by their checksums when they are first read.
 
     `weak=True` gives the weakly supervised targets, labels (29,) from mil_labels.h5 (or else from
     Annotations.txt), and appends the noisy background clips to the training split, as the published
-    recipe does; `noisy=False` leaves them out, `noisy=True` adds them to any split. To score
-    segments, use a dataset that is not weak.
+    recipe does; `noisy=False` omits them, `noisy=True` adds them to any split. To score segments,
+    use a dataset that is not weak.
 
-    Attributes: `indices` (n,) int64, the row of each item in the feature files (noisy clips count
-    on from the last row); `labels` (n, N, 29), or (n, 29) when weak, float32; `lengths` (n,) int64,
-    the segments of each item without padding, or None where nothing is padded; `events`, the rows
-    of Annotations.txt, or None; `class_names`, background last. With lengths, each item ends with
-    its own, (): clips of `jca-fast extract` may be padded at the end of a video.
+    Attributes: `indices` (n,) int64, the row of each item in the feature files (the numbers of
+    noisy clips continue after the last row); `labels` (n, N, 29), or (n, 29) when weak, float32;
+    `lengths` (n,) int64, the segments of each item without padding, or None if nothing is padded;
+    `events`, the rows of Annotations.txt, or None; `class_names`, background last. With lengths,
+    the last element of an item is its length (): clips of `jca-fast extract` may be padded at the
+    end of a video.
 
-    Raises FileNotFoundError or ValueError naming the file, the dataset, what was found and what is
-    needed: files missing, damaged or of the wrong shape, files that disagree, rows of a split that
-    do not exist, a stale cache.
+    Raises FileNotFoundError or ValueError for files that are missing, damaged or of the wrong
+    shape, for files that disagree, for rows of a split that do not exist, and for a stale cache.
+    The message names the file, the dataset, the value found and the value needed.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class AVEDataset(Dataset[Item]):
 
     @property
     def storage(self) -> str:
-        """How the visual features lie on disk: path, dtype and layout."""
+        """The storage of the visual features on disk: path, dtype and layout."""
         visual = self._tables[0][1]
         return f"{visual.path}, {visual.dtype}, {visual.storage()}"
 

@@ -1,4 +1,4 @@
-"""The prepared cache: where it lies, what it was made from, and whether both are still intact."""
+"""The prepared cache: its folder, the manifest of its sources, and checks of both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def checksum(path: Path) -> int:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in the file `path`; ValueError when it is damaged or has other content."""
+    """The manifest in the file `path`; ValueError if it is damaged or has other content."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         _check_manifest(manifest)
@@ -47,7 +47,7 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a whole manifest of format 1 ({type(error).__name__}: {error}); "
-            f"delete {path.parent} and prepare it anew"
+            f"delete {path.parent} and prepare it again"
         ) from None
 
 
@@ -72,15 +72,15 @@ def _check_manifest(manifest: Any) -> None:
         _require(all(type(number) is int for number in numbers), f"numbers of {name}")
 
 
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(f"wrong {what}")
+def _require(valid: bool, field: str) -> None:
+    if not valid:
+        raise ValueError(f"wrong {field}")
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Replace the manifest in one step, without waiting for the disk.
 
-    After a crash its checksums tell which blocks reached the disk.
+    After a crash its checksums identify the blocks that reached the disk.
     """
     with atomic.replacing(path, durable=False) as temporary:
         temporary.write_text(json.dumps(manifest), encoding="utf-8")
@@ -92,9 +92,9 @@ def block_ranges(num_rows: int, rows: int) -> Iterator[slice]:
 
 
 def changes(manifest: Manifest, source: Path) -> dict[str, str]:
-    """How the files in the folder `source` differ from the manifest, one sentence by file name.
+    """One sentence, by file name, for each file in the folder `source` that has changed.
 
-    Missing files do not count: a cache may be used without its source.
+    Missing files are ignored, because a cache may be used without its source.
     """
     found = {}
     for name, entry in manifest["files"].items():
@@ -105,7 +105,7 @@ def changes(manifest: Manifest, source: Path) -> dict[str, str]:
         if now["size"] != then["size"]:
             found[name] = f"{path} has {now['size']:,} bytes and had {then['size']:,}"
         elif now != then:
-            found[name] = f"{path} was written to since"
+            found[name] = f"{path} has been written since"
     return found
 
 
@@ -136,7 +136,7 @@ def _same_blocks(table: files.Table, entry: dict[str, Any], key: str) -> bool:
 
 
 def find_cache(root: str | Path) -> Path:
-    """`root/prepared` when a cache lies there, else `root`; ValueError when the cache is stale."""
+    """`root/prepared` if it holds a cache, else `root`; ValueError if the cache is stale."""
     root = Path(root).expanduser()
     folder = root / FOLDER if (root / FOLDER / MANIFEST).is_file() else root
     if (folder / MANIFEST).is_file():
@@ -145,13 +145,13 @@ def find_cache(root: str | Path) -> Path:
         if stale:
             raise ValueError(
                 f"{folder}: this cache is stale: {'; '.join(stale.values())}. Needed: "
-                "`jca-fast data prepare` once more (it compares the contents), or delete the cache"
+                "`jca-fast data prepare` again (it compares the contents), or delete the cache"
             )
     return folder
 
 
 def open_table(root: Path, stem: str) -> files.Table:
-    """The table `stem` in the folder `root`; with checksums when `root` is a prepared cache."""
+    """The table `stem` in the folder `root`; it checks its blocks if `root` is a prepared cache."""
     if not (root / MANIFEST).is_file():
         return files.Table(root, stem)
     entries = read_manifest(root / MANIFEST)["files"]
@@ -166,8 +166,8 @@ def open_table(root: Path, stem: str) -> files.Table:
 class CheckedTable(files.Table):
     """A feature file of a cache; the checksum of each block is verified when it is first read.
 
-    Raises ValueError naming the file and the rows that are damaged. DataLoader workers share the
-    record of the blocks that were verified.
+    Raises ValueError naming the file and the damaged rows. DataLoader workers share the record of
+    the verified blocks.
     """
 
     def __init__(self, root: Path, stem: str, entry: dict[str, Any]):

@@ -1,4 +1,4 @@
-"""Casting feature files block by block, with a report of what that does to the values."""
+"""Casts feature files block by block and reports the changes of their values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jca_fast.atomic import naming
 from . import cache, files
 
 BLOCK_BYTES = 2**24
-"""Source rows in memory at once, in bytes."""
+"""The bytes of source rows in memory at once."""
 
 
 @dataclass(frozen=True)
 class CastReport:
-    """What the cast of one feature file did to its values; `str()` gives it as a sentence."""
+    """The changes of values by the cast of one feature file; `str()` gives one sentence."""
 
     name: str
     dtype: str
     values: int
-    inexact: int  # values that are not the same after the cast
-    vanished: int  # of these, values that became 0
+    inexact: int  # values that the cast changed
+    vanished: int  # those of them that became 0
     largest_error: float  # absolute
     not_finite: int  # NaN and infinite values in the source, which stay as they are
 
@@ -45,7 +45,7 @@ class CastReport:
 def cast_block(
     source: np.ndarray, dtype: np.dtype, where: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The block in `dtype`, and what that did to its values."""
+    """The block in `dtype`, and the counts of a :class:`CastReport` for it."""
     with np.errstate(over="ignore"):
         values = source.astype(dtype)
     back = values.astype(source.dtype)
@@ -126,11 +126,11 @@ def cast_table(
 def _intact(
     file: BinaryIO, blocks: list[Any], ranges: list[slice], table: files.Table, dtype: np.dtype
 ) -> int:
-    """Number of leading blocks that are in the file as recorded; leaves the file at their end."""
+    """Number of leading blocks with matching checksums; the file position ends after them."""
     row_bytes = table.row_bytes() // table.dtype.itemsize * dtype.itemsize
     for i, (block, rows) in enumerate(zip(blocks, ranges, strict=False)):
-        at = file.tell()
+        start = file.tell()
         if zlib.crc32(file.read((rows.stop - rows.start) * row_bytes)) != block["cache"]:
-            file.seek(at)
+            file.seek(start)
             return i
     return len(blocks)

@@ -15,13 +15,13 @@ from .annotations import Event, foreground_labels, mil_labels, read_annotations,
 
 Tables = dict[str, files.Table]
 
-_SAMPLE = 64  # clips looked at unless all are asked for
-_ONCE = ("mil_labels", "labels_noisy")  # (clips, classes): no axis of segments
+_SAMPLE = 64  # clips examined without `full`
+_LABELS_BY_CLIP = ("mil_labels", "labels_noisy")  # (clips, classes), without an axis of segments
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `level`: "ok", "note" (worth knowing, no harm done) or "error"."""
+    """One line of the report. `level` is "ok", "note" (information only) or "error"."""
 
     level: str
     file: str
@@ -35,10 +35,10 @@ def check(root: str | Path, *, full: bool = False, progress: bool = False) -> li
     """Findings on the set in the folder `root`: files, shapes, dtypes, storage, annotations,
     labels, splits, values.
 
-    Feature values (NaN, infinite, negative, clips of zeros) are looked at in 64 clips spread over
+    Feature values (NaN, infinite, negative, clips of zeros) are examined in 64 clips spread over
     each file, or with `full` in all of them; `full` also verifies the checksums of a prepared
-    cache. Memory: one clip at a time. Raises FileNotFoundError when there is no such folder; all
-    else becomes a finding.
+    cache. Only one clip is in memory at a time. Raises FileNotFoundError if there is no such
+    folder; every other problem becomes a finding.
     """
     root = Path(root)
     if not root.is_dir():
@@ -80,7 +80,7 @@ def _open(root: Path) -> tuple[Tables, list[Finding]]:
             Finding(
                 "note",
                 "optional files",
-                f"not here, used for weak supervision: {', '.join(absent)}",
+                f"absent, used for weak supervision: {', '.join(absent)}",
             )
         )
     return tables, findings
@@ -91,12 +91,11 @@ def _annotations(root: Path) -> tuple[list[Event], list[Finding]]:
     name = files.ANNOTATIONS
     if not (root / name).is_file():
         return [], [
-            Finding("note", name, "not here; labels and video ids were not checked against it")
+            Finding("note", name, "absent; labels and video ids were not checked against it")
         ]
     try:
-        events = read_annotations(
-            root / name, num_segments=10**6
-        )  # events that are too long are found with the labels
+        # _labels reports events that are too long.
+        events = read_annotations(root / name, num_segments=10**6)
     except ValueError as error:
         return [], [Finding("error", name, str(error))]
     findings = [
@@ -122,7 +121,7 @@ def _annotations(root: Path) -> tuple[list[Event], list[Finding]]:
 
 
 def _sizes(tables: Tables, events: list[Event]) -> Iterator[Finding]:
-    """Files that go together have as many clips and segments as each other."""
+    """Findings on files that must have the same numbers of clips and segments and do not."""
     for noisy in (False, True):
         group = [
             t
@@ -132,17 +131,15 @@ def _sizes(tables: Tables, events: list[Event]) -> Iterator[Finding]:
         clips = {table.path.name: table.shape[0] for table in group}
         if events and not noisy:
             clips["Annotations.txt"] = len(events)
-        segments = {
-            table.path.name: table.shape[1] for table in group if table.path.stem not in _ONCE
-        }
-        for what, counts in (("clips", clips), ("segments", segments)):
+        segments = {t.path.name: t.shape[1] for t in group if t.path.stem not in _LABELS_BY_CLIP}
+        for kind, counts in (("clips", clips), ("segments", segments)):
             if len(set(counts.values())) > 1:
                 text = ", ".join(f"{count} in {name}" for name, count in counts.items())
-                yield Finding("error", what, f"their number differs: {text}")
+                yield Finding("error", kind, f"their number differs: {text}")
 
 
 def _labels(tables: Tables, events: list[Event]) -> Iterator[Finding]:
-    """Labels name one class per segment and follow from the annotations."""
+    """Findings on labels: one class per segment, and agreement with the annotations."""
     if "labels" in tables:
         labels = tables["labels"][:]  # (n, N, C)
         one_hot = np.isin(labels, (0, 1)).all(axis=2) & (labels.sum(axis=2) == 1)  # (n, N)
@@ -177,12 +174,11 @@ def _labels(tables: Tables, events: list[Event]) -> Iterator[Finding]:
             )
         else:
             bad = (expected != found).reshape(len(found), -1).any(axis=1)
-            yield _verdict(name, bad, "just as Annotations.txt says", "not as Annotations.txt says")
+            yield _verdict(name, bad, "agrees with Annotations.txt", "differs from Annotations.txt")
 
 
 def _splits(root: Path, tables: Tables, events: list[Event]) -> Iterator[Finding]:
-    """Splits are within the rows, without repeats, and apart from each other in rows and in video
-    ids."""
+    """Findings on splits: rows that exist, no repeats, and no row or video id in two splits."""
     clips = tables["audio_feature"].shape[0] if "audio_feature" in tables else len(events) or None
     background = tables["labels"][:][:, :, -1].mean(axis=1) if "labels" in tables else None  # (n,)
     rows: dict[str, np.ndarray] = {}
@@ -199,7 +195,7 @@ def _splits(root: Path, tables: Tables, events: list[Event]) -> Iterator[Finding
         text = f"{len(order)} clips" + (f", {repeats} of them repeated" if repeats else "")
         if background is not None and order.max() < len(background):
             text += (
-                f"; {background[order].mean():.1%} background, the accuracy of naming nothing else"
+                f"; {background[order].mean():.1%} background, the accuracy of always predicting it"
             )
         yield Finding("error" if repeats else "ok", name, text)
     for first, second in itertools.combinations(rows, 2):
@@ -223,11 +219,11 @@ def _splits(root: Path, tables: Tables, events: list[Event]) -> Iterator[Finding
 
 
 def _values(table: files.Table, full: bool, progress: bool) -> Finding:
-    """NaN, infinite and negative values, and clips of zeros."""
+    """A finding on the values: NaN, infinite and negative ones, and clips of zeros."""
     from tqdm import tqdm
 
     n = len(table)
-    looked = range(n) if full or n <= _SAMPLE else np.linspace(0, n - 1, _SAMPLE).astype(int)
+    examined = range(n) if full or n <= _SAMPLE else np.linspace(0, n - 1, _SAMPLE).astype(int)
     rows: dict[str, list[int]] = {
         "NaN": [],
         "infinite values": [],
@@ -235,24 +231,22 @@ def _values(table: files.Table, full: bool, progress: bool) -> Finding:
         "nothing but zeros": [],
     }
     zeros, largest = 0.0, -np.inf
-    for row in tqdm(looked, table.path.stem, disable=not progress):
+    for row in tqdm(examined, table.path.stem, disable=not progress):
         clip = table[int(row)]
         kinds = (np.isnan(clip).any(), np.isinf(clip).any(), (clip < 0).any(), not clip.any())
         for found, holds in zip(rows.values(), kinds, strict=True):
             found += [int(row)] * bool(holds)
-        zeros += np.mean(clip == 0) / len(looked)
+        zeros += np.mean(clip == 0) / len(examined)
         largest = max(largest, float(np.nanmax(clip)))
-    scope = (
-        f"{len(looked)} of {n} clips looked at" if len(looked) < n else f"all {n} clips looked at"
-    )
-    problems = [f"{what} in {_rows(found)}" for what, found in rows.items() if found]
+    scope = f"all {n}" if len(examined) == n else f"{len(examined)} of {n}"
+    problems = [f"{problem} in {_rows(found)}" for problem, found in rows.items() if found]
     level = "error" if rows["NaN"] or rows["infinite values"] else "note" if problems else "ok"
-    facts = f"{zeros:.0%} zeros, largest value {largest:.4g}; {scope}"
+    facts = f"{zeros:.0%} zeros, largest value {largest:.4g}; {scope} clips looked at"
     return Finding(level, table.path.name, "; ".join([*problems, facts]))
 
 
 def _planted(root: Path, tables: Tables) -> Iterator[Finding]:
-    """In a planted set, an event is what is both audible and visible."""
+    """Findings on planted.h5: events are the segments that are both audible and visible."""
     if not (root / files.PLANTED).is_file() or "labels" not in tables:
         return
     try:
@@ -268,13 +262,11 @@ def _planted(root: Path, tables: Tables) -> Iterator[Finding]:
         )
         return
     bad = ((event == 1) != inside).any(axis=1) | (seen != (visible > 0)).any(axis=1)
-    yield _verdict(
-        "planted.h5", bad, "audible and visible where the labels say", "not as the labels say"
-    )
+    yield _verdict("planted.h5", bad, "agrees with the labels", "differs from the labels")
 
 
 def _cache(root: Path, full: bool) -> Iterator[Finding]:
-    """A prepared cache is fresh, and with `full` whole."""
+    """Findings on a prepared cache: it is not stale, and with `full` it is not damaged."""
     try:
         folder = cache.find_cache(root)
     except (ValueError, OSError) as error:
@@ -297,7 +289,7 @@ def _cache(root: Path, full: bool) -> Iterator[Finding]:
         yield Finding(
             "ok",
             "prepared cache",
-            f"{text}, " + ("checksums verified" if full else "belongs to its source"),
+            f"{text}, " + ("checksums verified" if full else "up to date with its source"),
         )
 
 

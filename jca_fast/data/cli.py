@@ -1,4 +1,4 @@
-"""`jca-fast data`: labels, check, prepare, split, synth."""
+"""The commands `jca-fast data labels`, `check`, `prepare`, `split` and `synth`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the four commands and their options to `parser`."""
+    """Add the five commands and their options to `parser`."""
     commands = parser.add_subparsers(
         dest="data_command", metavar="labels|check|prepare|split|synth", required=True
     )
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the chosen command; the exit status."""
+    """Run the chosen command; returns the exit status."""
     commands = {
         "labels": _labels,
         "check": _check,
@@ -49,7 +49,10 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
         "--mil", type=Path, metavar="FILE", help="also write the labels by clip (mil_labels.h5)"
     )
     parser.add_argument(
-        "--foreground", type=Path, metavar="FILE", help="also write event or not (labels_closs.h5)"
+        "--foreground",
+        type=Path,
+        metavar="FILE",
+        help="also write whether each segment has an event (labels_closs.h5)",
     )
     parser.add_argument("--segments", type=int, default=10, help="segments in a clip (10)")
 
@@ -59,7 +62,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="look at every value, and verify the checksums of a cache",
+        help="examine every value, and verify the checksums of a cache",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -78,7 +81,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="where the order files go; has Annotations.txt")
+    parser.add_argument(
+        "folder", type=Path, help="folder with Annotations.txt, which gets the order files"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--lists",
@@ -93,15 +98,15 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         metavar=("TRAIN", "VAL", "TEST"),
         help="shares of the videos, such as 80 10 10, drawn at random for each class",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random draw (0)")
     parser.add_argument("--segments", type=int, default=10, help="segments in a clip (10)")
-    parser.add_argument("--overwrite", action="store_true", help="replace order files")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing order files")
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     clips = parser.add_mutually_exclusive_group()
-    clips.add_argument("--num-clips", type=int, metavar="N", help="make up N clips (600)")
+    clips.add_argument("--num-clips", type=int, metavar="N", help="make N clips (600)")
     clips.add_argument(
         "--videos", type=int, metavar="N", help="render N video files instead of features"
     )
@@ -116,10 +121,15 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--dtype", choices=["float64", "float32"], default="float64", help="on disk (float64)"
+        "--dtype", choices=["float64", "float32"], default="float64", help="dtype on disk (float64)"
     )
     parser.add_argument(
-        "--segments", dest="num_segments", type=int, default=10, metavar="N", help="of a clip (10)"
+        "--segments",
+        dest="num_segments",
+        type=int,
+        default=10,
+        metavar="N",
+        help="segments of a clip (10)",
     )
     parser.add_argument(
         "--grid",
@@ -127,7 +137,7 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=[7, 7],
         metavar=("ROWS", "COLUMNS"),
-        help="regions (7 7)",
+        help="grid of regions (7 7)",
     )
     parser.add_argument(
         "--audio-dim", type=int, default=128, metavar="D", help="audio channels (128)"
@@ -139,10 +149,10 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         "--difficulty",
         choices=["standard", "hard"],
         default="standard",
-        help="names the next three; hard leaves room for ablations (standard)",
+        help="preset of the next three options; hard suits ablations (standard)",
     )
     parser.add_argument(
-        "--noise", type=float, help="noise against prototypes; more is harder (1; hard: 1.15)"
+        "--noise", type=float, help="scale of the noise; more is harder (1; hard: 1.15)"
     )
     parser.add_argument(
         "--distractors", type=int, metavar="N", help="silent objects, 0 to 3 (2; hard: 3)"
@@ -154,10 +164,10 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         "--full-length",
         type=float,
         default=0.4,
-        help="share of made-up events of full length (0.4)",
+        help="share of generated events of full length (0.4)",
     )
     parser.add_argument(
-        "--classes", type=int, default=8, metavar="N", help="of the video files, 4 to 28 (8)"
+        "--classes", type=int, default=8, metavar="N", help="classes of the videos, 4 to 28 (8)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the set in FOLDER")
 
@@ -257,7 +267,7 @@ def _synth_videos(args: argparse.Namespace) -> int:
     }.items():
         if getattr(args, name) != default:
             flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is of features; needed: leave it out with --videos")
+            raise ValueError(f"--{flag} concerns features; needed: omit it with --videos")
     planted = importlib.import_module("jca_fast.video.planted")
     names = ("classes", "num_segments", "seed", "distractors", "offscreen", "full_length")
     given = {name: getattr(args, name) for name in (*names, "overwrite")}

@@ -1,5 +1,4 @@
-"""Clips that `jca-fast extract` made: which part of which video each row is, and sets without
-labels."""
+"""Clips of `jca-fast extract`: the video and the start of each row, and sets without labels."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from .ave import AVEDataset, open_features
 class UnlabelledClips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """All clips of an extracted set without labels: items `(audio (N, d_a), visual (N, ..., d_v))`.
 
-    Raises FileNotFoundError or ValueError naming the file at fault.
+    Raises FileNotFoundError or ValueError naming the faulty file.
     """
 
     split = "all"
@@ -47,7 +46,7 @@ class UnlabelledClips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class NpzClips(UnlabelledClips):
-    """All clips of an .npz file as `jca-fast predict` reads it."""
+    """All clips of an .npz file in the layout of `jca-fast predict`."""
 
     def __init__(self, path: str | Path) -> None:
         self.clips, self._names = read_npz(str(path))
@@ -73,7 +72,7 @@ def open_clips(root: str | Path, split: str) -> AVEDataset | UnlabelledClips:
 
 
 def clip_lengths(dataset: AVEDataset | UnlabelledClips) -> list[int] | None:
-    """Segments without padding of each item; None where nothing is padded."""
+    """Segments without padding of each item; None if nothing is padded."""
     rows = files.read_clip_column(dataset.folders, "length")
     return None if rows is None else [int(rows[row]) for row in dataset.indices.tolist()]
 

@@ -1,7 +1,7 @@
 """Arrays on disk: lazy tables over `.h5` and `.npy` files, the published layout, free space.
 
 No whole feature file is kept in memory, and a table may be pickled, forked or spawned freely: every
-process opens the file for itself when it first reads a row.
+process opens the file itself when it first reads a row.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ SPLITS = ("train", "val", "test")
 ANNOTATIONS = "Annotations.txt"
 PLANTED = "planted.h5"
 CLIPS = "clips.h5"
-"""Datasets `video` (n,) names, `start` (n,) seconds and `length` (n,) segments without padding."""
+"""It has datasets `video` (n,) names, `start` (n,) seconds, `length` (n,) unpadded segments."""
 
-# Of each file of the published layout: dataset, number of axes (None: four or more), their meaning.
+# For each file of the published layout: dataset, number of axes (None: four or more), their
+# meaning.
 LAYOUT: dict[str, tuple[str, int | None, str]] = {
     "audio_feature": (FEATURES, 3, "(clips, segments, d_a) numbers"),
     "visual_feature": (
@@ -94,12 +95,12 @@ class Table:
         return values.astype(self.dtype, copy=False)
 
     def _read_h5(self, rows: int | slice) -> np.ndarray:
-        if self._handle is None or self._pid != os.getpid():  # a parent's handle is not for a fork
+        if self._handle is None or self._pid != os.getpid():  # no handle of a parent
             self._handle, self._pid = self._open_h5(), os.getpid()
         return self._handle[rows]
 
     def _read_npy(self, rows: int | slice) -> np.ndarray:
-        # A map that lived on would count every page it ever read as memory of this process.
+        # A permanent map would count every page that was ever read as memory of this process.
         return np.array(np.memmap(self.path, self._stored, "r", self._offset, self.shape)[rows])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Table:
         return int(np.prod(self.shape[1:])) * self.dtype.itemsize
 
     def storage(self) -> str:
-        """How the array lies on disk: "contiguous", or chunks and compression."""
+        """The layout of the array on disk: "contiguous", or chunks and compression."""
         if self.path.suffix == ".npy":
             return "contiguous"
         rows = self._open_h5()
@@ -125,8 +126,8 @@ class Table:
             file = h5py.File(self.path, "r")
         except BlockingIOError:
             raise ValueError(
-                f"{self.path}: locked by another process; needed: wait until it has closed the "
-                "file, or set HDF5_USE_FILE_LOCKING=FALSE"
+                f"{self.path}: locked by another process; needed: wait until that closes the file, "
+                "or set HDF5_USE_FILE_LOCKING=FALSE"
             ) from None
         except PermissionError as error:
             raise ValueError(f"{self.path}: cannot be opened ({error.strerror})") from None
@@ -139,7 +140,7 @@ class Table:
             present = self.dataset in file  # raises for a loop of links
             rows = file.get(self.dataset)
             if present and isinstance(rows, h5py.Dataset):
-                _ = rows.shape, rows.dtype  # damage in the header shows now
+                _ = rows.shape, rows.dtype  # damage in the header raises now
                 return rows
             found = f"found datasets {sorted(file) or 'none'}"
         except _UNREADABLE as error:
@@ -161,7 +162,7 @@ class Table:
 
 
 def exists(root: str | Path, stem: str) -> bool:
-    """Whether `<stem>.h5` or `<stem>.npy` lies under `root`."""
+    """Whether `root` has `<stem>.h5` or `<stem>.npy`."""
     return any((Path(root) / f"{stem}{suffix}").is_file() for suffix in (".h5", ".npy"))
 
 
@@ -185,8 +186,10 @@ def find_companion(name: str, *folders: Path) -> Path | None:
 
 
 def read_clip_column(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
-    """A column of clips.h5, which `jca-fast extract` writes; None for other data. ValueError if
-    damaged."""
+    """A column of clips.h5, which `jca-fast extract` writes; None for other data.
+
+    Raises ValueError for a damaged file.
+    """
     path = find_companion(CLIPS, *folders)
     if path is None:
         return None
@@ -196,12 +199,14 @@ def read_clip_column(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
         with h5py.File(path, "r") as file:
             return file[name][:]
     except (OSError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); extract the set anew") from None
+        raise ValueError(f"{path}: cannot be read ({error}); extract the set again") from None
 
 
 def read_planted(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """position (n, N, R), audible (n, N) and visible (n, N) of planted.h5; ValueError if
-    damaged."""
+    """position (n, N, R), audible (n, N) and visible (n, N) of planted.h5.
+
+    Raises ValueError for a damaged file.
+    """
     import h5py
 
     try:
@@ -221,7 +226,7 @@ def read_planted(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def read_order(root: str | Path, split: str, num_clips: int | None = None) -> np.ndarray:
     """Row numbers of a split in the order of its file, (n,) int64.
 
-    Raises ValueError for a row beyond `num_clips` rows, when given.
+    Raises ValueError for a row outside 0 .. `num_clips` - 1, if that is given.
     """
     table = Table(root, f"{split}_order")
     order = table[:].astype(np.int64)
@@ -237,11 +242,11 @@ def read_order(root: str | Path, split: str, num_clips: int | None = None) -> np
     return order
 
 
-def require_space(folder: str | Path, num_bytes: int, what: str) -> None:
+def require_space(folder: str | Path, num_bytes: int, purpose: str) -> None:
     """Raise OSError unless the disk of `folder` has room for `num_bytes` and 1 % more."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes * 1.01:
         raise OSError(
             f"{folder}: {free / 1e9:.2f} GB free; "
-            f"needed: {num_bytes * 1.01 / 1e9:.2f} GB for {what}"
+            f"needed: {num_bytes * 1.01 / 1e9:.2f} GB for {purpose}"
         )

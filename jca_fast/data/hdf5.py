@@ -1,4 +1,4 @@
-"""Writing HDF5 files, of which every byte goes to the disk through Python.
+"""Writes HDF5 files in such a way that Python writes every byte to the disk.
 
 A full disk then raises OSError. HDF5 itself crashes the process when it cannot write.
 """
@@ -34,16 +34,15 @@ def write_h5(
 class RowWriter:
     """A new HDF5 file with one contiguous dataset, written row after row in a `with` block.
 
-    All the space is taken from the disk at the start. Raises OSError with the name `told` of the
-    file and the reason.
+    All its disk space is reserved at the start. OSError names the file `reported`, the final path.
     """
 
     def __init__(
-        self, path: Path, dataset: str, shape: tuple[int, ...], dtype: str, told: Path
+        self, path: Path, dataset: str, shape: tuple[int, ...], dtype: str, reported: Path
     ) -> None:
-        self.dtype, self.told = np.dtype(dtype), told
+        self.dtype, self.reported = np.dtype(dtype), reported
         header, offset = _lay_out(dataset, shape, self.dtype)
-        with naming(told):
+        with naming(reported):
             self._file = path.open("wb")
             try:
                 os.posix_fallocate(self._file.fileno(), 0, header.size)
@@ -57,7 +56,7 @@ class RowWriter:
 
     def write(self, row: np.ndarray) -> None:
         """Append one row of the dataset."""
-        with naming(self.told):
+        with naming(self.reported):
             self._file.write(np.ascontiguousarray(row, self.dtype).data)
 
     def __enter__(self) -> RowWriter:
@@ -69,12 +68,12 @@ class RowWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with naming(self.told):
+        with naming(self.reported):
             self._file.close()
 
 
 def _lay_out(dataset: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[_Recorder, int]:
-    """What HDF5 writes for an empty contiguous dataset, and where its values begin."""
+    """The bytes of a file with an empty contiguous dataset, and the offset of its values."""
     import h5py
 
     recorder = _Recorder()
@@ -91,7 +90,7 @@ def _lay_out(dataset: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[_Re
 
 
 class _Recorder:
-    """A file that keeps what is written and where, without the gaps."""
+    """A file in memory that records each write with its position, without the gaps."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[int, bytes]] = []
@@ -117,7 +116,7 @@ class _Recorder:
         return len(piece)
 
     def read(self, size: int = -1) -> bytes:
-        raise io.UnsupportedOperation("this file is only written")
+        raise io.UnsupportedOperation("this file is write-only")
 
     readinto = read
 

@@ -1,5 +1,7 @@
-"""From the published float64 features to a memory-mapped cache: in bounded memory, resumable, all
-or nothing."""
+"""Makes a memory-mapped cache of the published float64 features.
+
+It needs little memory and resumes after a kill. The cache appears whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +33,16 @@ def prepare(
 
     Features become `.npy` files of `dtype` float32 or float16 with the same rows, which
     `AVEDataset` maps into memory; labels, splits and companions are copied, so that
-    `AVEDataset(out)` needs nothing else. `out` appears when all of it is complete. A run that was
-    killed is taken up where it stopped and ends with the same bytes. Memory: about 100 MB.
+    `AVEDataset(out)` needs no other file. `out` appears when all of it is complete. A run that was
+    killed is resumed where it stopped and ends with the same bytes. It takes about 100 MB of
+    memory.
 
-    Returns a report for each feature file: whether the cast is lossless. A finished cache is left
-    as it is, once its source proves unchanged, by size and time or else by the checksums of the
+    Returns a report for each feature file, which says whether the cast is lossless. A finished
+    cache is kept if its source is unchanged, by size and time or else by the checksums of the
     contents.
 
     Raises FileNotFoundError or ValueError for a bad source, for a cache of another source or dtype
-    (unless `overwrite`) and for a value beyond the range of float16; OSError when the disk is too
+    (unless `overwrite`) and for a value beyond the range of float16; OSError if the disk is too
     small.
     """
     if dtype not in ("float32", "float16"):
@@ -61,7 +64,7 @@ def prepare(
         _require_space(staging, manifest)
         try:
             _fill(root, staging, tables, manifest, progress)
-        except (ValueError, OSError):  # of the source or the disk; a killed run leaves its work
+        except (ValueError, OSError):  # a bad source or disk; only a killed run can be resumed
             shutil.rmtree(staging, ignore_errors=True)
             raise
         _publish(staging, out, manifest)
@@ -69,7 +72,7 @@ def prepare(
 
 
 def _plan(root: Path, out: Path, tables: list[files.Table], dtype: str) -> cache.Manifest:
-    """The manifest before any work."""
+    """The manifest at the start, without blocks and checksums."""
     entries: dict[str, dict[str, Any]] = {}
     for table in tables:
         if "feature" in table.path.stem:
@@ -91,7 +94,7 @@ def _plan(root: Path, out: Path, tables: list[files.Table], dtype: str) -> cache
 
 
 def _finished(root: Path, out: Path, plan: cache.Manifest) -> cache.Manifest:
-    """The manifest of the cache in `out`, once it proves to be what `plan` would make."""
+    """The manifest of the finished cache in `out`; ValueError unless `plan` would make the same."""
     manifest = cache.read_manifest(out / cache.MANIFEST)
     if manifest["dtype"] != plan["dtype"]:
         raise ValueError(
@@ -103,7 +106,7 @@ def _finished(root: Path, out: Path, plan: cache.Manifest) -> cache.Manifest:
     wrong += [f"{root / name} is new" for name in plan["files"] if name not in manifest["files"]]
     if wrong:
         raise ValueError(
-            f"{out}: this cache is stale: {'; '.join(wrong)}. Needed: --overwrite to make it anew"
+            f"{out}: this cache is stale: {'; '.join(wrong)}. Needed: --overwrite to replace it"
         )
     if stale or manifest["source"] != plan["source"]:
         for name in stale:
@@ -123,7 +126,7 @@ def _require_cache_or_nothing(out: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(staging: Path) -> Iterator[None]:
-    """Hold `staging` against a second run; the lock dies with the process."""
+    """Lock `staging` against a second run; the lock ends with the process."""
     import fcntl
 
     staging.mkdir(parents=True, exist_ok=True)
@@ -139,8 +142,8 @@ def _locked(staging: Path) -> Iterator[None]:
 
 def _resume(staging: Path, plan: cache.Manifest, overwrite: bool) -> cache.Manifest:
     """The journal of a killed run of the same plan, or the plan for a new start."""
-    for left in staging.glob(atomic.TEMPORARY):
-        left.unlink()
+    for leftover in staging.glob(atomic.TEMPORARY):
+        leftover.unlink()
     journal = staging / cache.JOURNAL
     try:
         manifest = cache.read_manifest(journal)
@@ -192,7 +195,7 @@ def _fill(
 
 
 def _publish(staging: Path, out: Path, manifest: cache.Manifest) -> None:
-    """Sync everything, then give the folder its name."""
+    """Sync all files, then rename the folder to its final name."""
     cache.write_manifest(staging / cache.MANIFEST, manifest)
     for name in (cache.JOURNAL, ".lock"):
         (staging / name).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""How features were made: recorded beside them, kept in checkpoints, and compared.
+"""The record of an extraction: stored with the features, kept in checkpoints, and compared.
 
-Features made by `jca-fast extract` carry a record; the published ones have none, and count as
-made by VGG19 and VGGish.
+Features made by `jca-fast extract` have a record. The published features have none and count as
+features of VGG19 and VGGish.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ATTRIBUTE = "extraction"
 """Attribute of the feature files that holds the record as JSON."""
 
 FILE = "extraction.json"
-"""The same record as a file, which goes along into a prepared cache."""
+"""The file with the same record, which is copied into a prepared cache."""
 
 _COMPARED = ("visual network", "audio network", "segment seconds", "frames per segment")
 
@@ -43,7 +43,7 @@ def read_record(root: str | Path) -> Record | None:
 def require_same_features(
     checkpoint: str | Path, kept: Record | None, source: str | Path, found: Record | None
 ) -> None:
-    """Raise ValueError unless a checkpoint's features were made like those of a source.
+    """Raise ValueError unless a checkpoint and a source have features of the same extraction.
 
     `kept` is the record in the checkpoint, `found` that of the source; None is a missing record.
     """
@@ -52,9 +52,9 @@ def require_same_features(
         assert lone is not None
         if is_published_kind(lone):
             return
-        who, other = (source, checkpoint) if kept is None else (checkpoint, source)
+        owner, other = (source, checkpoint) if kept is None else (checkpoint, source)
         raise ValueError(
-            f"{checkpoint} does not fit {source}: the features of {who} were made by "
+            f"{checkpoint} does not fit {source}: the features of {owner} were made by "
             f"{describe(lone)}, and those of {other} have no record, as the published ones of "
             "VGG19 and VGGish; needed: features made in one way (jca-fast extract)"
         )
@@ -64,7 +64,7 @@ def require_same_features(
     differing = [f"{k} was {before[k]}, now {now[k]}" for k in _COMPARED if before[k] != now[k]]
     if differing:
         raise ValueError(
-            f"{checkpoint} does not fit {source}: its features were made otherwise "
+            f"{checkpoint} does not fit {source}: its features were made in another way "
             f"({'; '.join(differing)}); needed: features made in one way (jca-fast extract)"
         )
 
@@ -101,7 +101,7 @@ def _attribute(path: Path) -> str | None:
     try:
         with h5py.File(path, "r") as file:
             value = file.attrs.get(ATTRIBUTE)
-    except (OSError, RuntimeError, KeyError, ValueError):  # the reader of its values reports it
+    except (OSError, RuntimeError, KeyError, ValueError):  # reading its values raises the error
         return None
     return value if value is None or isinstance(value, str) else ""
 
@@ -114,7 +114,7 @@ def _parse(text: Any, path: Path) -> Record:
 
 
 def check_record(record: Any, path: str | Path) -> Record:
-    """The record; ValueError naming the file `path` where it is none."""
+    """The record, if it is valid; otherwise ValueError naming the file `path`."""
     fields = record if isinstance(record, dict) else {}
     networks = [fields.get(kind) for kind in ("visual", "audio")]
     texts = [n.get(key) for n in networks if isinstance(n, dict) for key in ("name", "sha256")]

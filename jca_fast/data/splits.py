@@ -23,15 +23,15 @@ def write_splits(
     num_segments: int = 10,
     overwrite: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Write train_order.h5, val_order.h5 and test_order.h5 into the folder `root`; the rows of
-    each.
+    """Write train_order.h5, val_order.h5 and test_order.h5 into the folder `root`.
 
-    `lists` is a folder with trainSet.txt, valSet.txt and testSet.txt, whose lines are rows of
-    `root/Annotations.txt`. `ratios` are three shares, of which the last takes the rest: the videos
-    of each class are drawn with `seed`, and all clips of a video go into one split.
+    Returns the rows of each split. `lists` is a folder with trainSet.txt, valSet.txt and
+    testSet.txt, whose lines are rows of `root/Annotations.txt`. `ratios` are three shares; the last
+    split takes the remainder. The videos of each class are drawn with `seed`, and all clips of a
+    video are in one split.
 
     Raises FileNotFoundError or ValueError naming a line without a row or a clip in two splits, and
-    FileExistsError for order files unless `overwrite`. Nothing is written then.
+    FileExistsError for existing order files unless `overwrite`. Then no file is written.
     """
     root = Path(root)
     events = read_annotations(root / files.ANNOTATIONS, num_segments)
@@ -88,7 +88,7 @@ def _from_ratios(events: list[Event], ratios: list[float], seed: int) -> dict[st
     videos_of_class: dict[str, list[list[int]]] = defaultdict(list)
     for rows in rows_of_video.values():
         videos_of_class[events[rows[0]].category].append(rows)
-    # Videos in an order in which any stretch has the classes in proportion, cut in three.
+    # Order the videos so that any interval has the classes in proportion, and cut it in three.
     places, videos = [], []
     for group in videos_of_class.values():
         places += list((rng.permutation(len(group)) + rng.random()) / len(group))
@@ -97,7 +97,7 @@ def _from_ratios(events: list[Event], ratios: list[float], seed: int) -> dict[st
     cuts = np.round(np.cumsum(ratios[:2]) / sum(ratios) * len(order)).astype(int)
     parts = (order[: cuts[0]], order[cuts[0] : cuts[1]], order[cuts[1] :])
     if not all(parts):
-        raise ValueError(f"ratios are {ratios}; needed: a video or more in each split")
+        raise ValueError(f"ratios are {ratios}; needed: at least one video in each split")
     return {
         split: rng.permutation(np.concatenate([np.array(rows, np.int64) for rows in part]))
         for split, part in zip(files.SPLITS, parts, strict=True)

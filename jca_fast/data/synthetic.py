@@ -1,5 +1,4 @@
-"""Planted AVE on disk: a synthetic set in the published layout, on real annotations and splits or
-of made-up clips."""
+"""Planted AVE on disk: a synthetic set in the published layout, with given or generated events."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from .hdf5 import RowWriter
 from .planted import DIFFICULTIES, Clip, World, draw_clip, stream
 
 _NAMES = [files.ANNOTATIONS, *(f"{stem}.h5" for stem in files.LAYOUT), files.PLANTED]
-_EVENT_STREAM = 2**64 - 2  # made-up events and splits; clips use streams 0, 1, ...
+_EVENT_STREAM = 2**64 - 2  # for generated events and splits; clips use streams 0, 1, ...
 
 
 def synthesize(
@@ -98,7 +97,7 @@ def synthesize(
 
 
 def harden(difficulty: str, **given: float | None) -> dict[str, Any]:
-    """The settings of a difficulty, except for those that are given."""
+    """The settings of a difficulty, replaced by those that are given."""
     if difficulty not in DIFFICULTIES:
         raise ValueError(f"difficulty is {difficulty!r}; needed: {' or '.join(DIFFICULTIES)}")
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -143,7 +142,7 @@ def _num_bytes(world: World, clips: int, dtype: str) -> int:
 def _made_up_events(
     rng: np.random.Generator, count: int, segments: int, full_length: float
 ) -> list[Event]:
-    """Events in equal blocks of the 28 classes; two segments or more, where a clip has as many."""
+    """Events in equal blocks of the 28 classes; each has at least two segments if the clip does."""
     events = []
     for i in range(count):
         length = (
@@ -166,7 +165,7 @@ def _made_up_splits(rng: np.random.Generator, count: int) -> dict[str, np.ndarra
 
 @contextlib.contextmanager
 def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
-    """A folder inside `root` whose files move up into it when the block has ended well."""
+    """A folder inside `root`; its files move into `root` when the block ends without an error."""
     taken = sorted(name for name in _NAMES if (root / name).exists())
     if taken and not overwrite:
         raise FileExistsError(
@@ -175,7 +174,7 @@ def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
     root.mkdir(parents=True, exist_ok=True)
     files.require_space(root, num_bytes, "the planted set")
     folder = root / ".synth.partial"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
     folder.mkdir()
     try:
         yield folder
@@ -185,7 +184,7 @@ def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
             if (folder / name).exists():
                 (folder / name).replace(root / name)
             else:
-                (root / name).unlink(missing_ok=True)  # a leftover of the set that is overwritten
+                (root / name).unlink(missing_ok=True)  # from the set that is overwritten
         atomic.sync(root)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -198,7 +197,7 @@ def _write_tables(
     segments: int,
     num_noisy: int,
 ) -> None:
-    """Everything but features: annotations, labels, splits."""
+    """Write the annotations, labels and splits."""
     atomic.write_text(folder / files.ANNOTATIONS, "".join(event.line() + "\n" for event in events))
     labels = segment_labels(events, segments)  # (n, N, C)
     files.write_h5(folder / "labels.h5", avadataset=labels)
@@ -214,7 +213,7 @@ def _write_tables(
 def _write_clips(
     folder: Path, world: World, events: Sequence[Event], num_noisy: int, dtype: str, progress: bool
 ) -> None:
-    """The features, and planted.h5 with what was planted where."""
+    """Write the features, and planted.h5 with the planted objects and sounds."""
     n, segments = len(events), world.num_segments
     planted: dict[str, np.ndarray] = {
         "position": np.zeros((n, segments, world.grid[0] * world.grid[1]), np.uint8),
@@ -248,7 +247,7 @@ def _write_features(
     count: int,
     progress: bool,
 ) -> None:
-    """Two contiguous files, one clip in memory at a time."""
+    """Write both feature files, contiguous, with one clip in memory at a time."""
     from tqdm import tqdm
 
     def writer(stem: str, *clip_shape: int) -> RowWriter:

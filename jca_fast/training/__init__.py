@@ -1,5 +1,6 @@
-"""Training, evaluation and prediction. Names are loaded on first use, so importing this package
-needs no torch."""
+"""Training, evaluation and prediction. Names are loaded on first use, so that importing this
+package does not import torch.
+"""
 
 from __future__ import annotations
 

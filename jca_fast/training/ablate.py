@@ -1,9 +1,9 @@
 """`jca-fast ablate`: every row of one of the paper's Tables 2 to 5, trained with several seeds.
 
-On Planted AVE by default, at a size that fits two cores; with --data on features of your own, by
-the paper's protocol. A killed run continues when it is started again with the same --out: finished
-trainings are kept, the one that was cut off goes on from its last epoch. A row that several tables
-share is trained once.
+The default data set is Planted AVE, at a size that suits two cores. With --data the models train on
+the given features, by the paper's protocol. A killed run continues when it is started again with
+the same --out: finished trainings are kept, and an interrupted one continues from its last epoch. A
+row that several tables share is trained once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLANTED: dict[str, Any] = {
     "batch_size": 32,
     "recipe": "default",
 }
-"""Settings without --data."""
+"""The settings without --data."""
 
 PROTOCOL: dict[str, Any] = {
     "form": "released",
@@ -33,23 +33,23 @@ PROTOCOL: dict[str, Any] = {
     "batch_size": 64,
     "recipe": "published",
 }
-"""Settings with --data: the released training code, at the published size."""
+"""The settings with --data: those of the released training code, at the published size."""
 
 SMALLEST_DIM = 128
 """The smallest d_a and d_v of the tables; a Bi-LSTM needs an even number of channels."""
 
 CLIPS = 1200
-"""Of the planted set."""
+"""The number of clips of the planted set."""
 
 
 @dataclass
 class Ablation:
-    """Settings of an ablation; ValueError names a setting of wrong type or out of range.
+    """Settings of an ablation; ValueError names a setting of the wrong type or out of range.
 
-    0 or "" takes the value of ``PLANTED`` or ``PROTOCOL``.
+    0 or "" stands for the value of ``PLANTED`` or ``PROTOCOL``.
     """
 
-    table: int = option(3, "of the paper: 2, 3, 4 or 5", choices=(2, 3, 4, 5), free=True)
+    table: int = option(3, "table of the paper: 2, 3, 4 or 5", choices=(2, 3, 4, 5), free=True)
     seeds: int = option(3, "trainings of each row", low=1, free=True)
     data: str = option("", "folder with features in the published layout (default: Planted AVE)")
     out: str = option("runs/ablate", "folder for data, trainings and tables", free=True)
@@ -62,7 +62,9 @@ class Ablation:
     epochs: int = option(0, "passes over the training clips; 0: 25, with --data 300", low=0)
     batch_size: int = option(0, "clips per step; 0: 32, with --data 64", low=0)
     recipe: str = option(
-        "", "of jca-fast train (default: default; with --data published)", choices=("", *RECIPES)
+        "",
+        "recipe of jca-fast train (default: default; with --data published)",
+        choices=("", *RECIPES),
     )
     clips: int = option(CLIPS, "clips of the planted set", low=8)
     device: str = option("auto", "auto, cpu, cuda or cuda:<index>", free=True)
@@ -75,13 +77,13 @@ class Ablation:
         if SMALLEST_DIM % (2 * self.scale):
             raise ValueError(f"scale: must divide {SMALLEST_DIM // 2}, got {self.scale}")
 
-    def lasting(self) -> dict[str, Any]:
+    def shared(self) -> dict[str, Any]:
         """The settings that all tables of a folder share."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if not f.metadata["free"]}
 
     def folder(self) -> Path:
-        """The data."""
+        """The folder of the data."""
         return Path(self.data or Path(self.out) / "data").expanduser()
 
 
@@ -93,9 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains and writes the table."""
+    """Trains the models and writes the table."""
     if not hasattr(args, "table"):
-        raise ValueError("table: none given; needed: --table 2, 3, 4 or 5")
+        raise ValueError("table: not given; needed: --table 2, 3, 4 or 5")
     names = {field.name for field in dataclasses.fields(Ablation)}
     from jca_fast.training.ablation import ablate
 

@@ -25,8 +25,9 @@ REGION_FEATURES = 128
 
 
 def ablate(ablation: Ablation) -> list[RowResult]:
-    """Trains what is missing; writes `table<n>.md` and `.csv` after every training, `.png` at the
-    end. Returns the rows of the table.
+    """Runs the missing trainings; writes `table<n>.md` and `.csv` after each, `.png` at the end.
+
+    Returns the rows of the table.
     """
     out = Path(ablation.out).expanduser()
     claim(out, ablation)
@@ -78,9 +79,9 @@ def training_of(ablation: Ablation, row: Row, seed: int) -> Config:
 
 
 def claim(out: Path, ablation: Ablation) -> None:
-    """Makes the folder with its data; refuses one that was made with other settings."""
+    """Makes the folder with its data; rejects a folder that was made with other settings."""
     path = out / "ablation.json"
-    settings = ablation.lasting()
+    settings = ablation.shared()
     if path.exists():
         for name, value in load(path).items():
             if settings.get(name) != value:
@@ -100,13 +101,13 @@ def claim(out: Path, ablation: Ablation) -> None:
             overwrite=True,
             **options,
         )
-    AVEDataset(ablation.folder(), "train")  # names what is missing before anything is written
+    AVEDataset(ablation.folder(), "train")  # raises for missing files before anything is written
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ValueError names a damaged one."""
+    """The JSON object in a file; ValueError names a damaged file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -117,12 +118,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def row_name(model: dict[str, Any]) -> str:
-    """The folder of a model, from its arguments."""
+    """The name of a model's folder, made from its arguments."""
     return "_".join(f"{name}-{value}" for name, value in sorted(model.items()))
 
 
 def finished(config: Config) -> dict[str, Any] | None:
-    """metrics.json of a finished training; None where there is none yet."""
+    """metrics.json of a training, or None if the training is not finished."""
     path = Path(config.out) / "metrics.json"
     if not path.is_file():
         return None
@@ -139,7 +140,7 @@ def overall_progress(ablation: Ablation, pairs: list[tuple[Row, int]]) -> Progre
 
 
 class Training(Trainer):
-    """A training that counts its steps on the bar of the ablation and keeps its lines in a file."""
+    """A training that counts its steps on the bar of the ablation and logs its lines to a file."""
 
     def __init__(self, config: Config, group: Group, bar: Progress, label: str) -> None:
         self.bar, self.label = bar, label
@@ -150,7 +151,7 @@ class Training(Trainer):
     def train_step(
         self, audio: Tensor, visual: Tensor, labels: Tensor, lengths: Tensor | None = None
     ) -> None:
-        """One step of Adam, and one of the bar."""
+        """Makes one step of Adam, and one of the bar."""
         super().train_step(audio, visual, labels, lengths)
         self.bar.step(f"{self.label}, epoch {self.epoch + 1}")
 
@@ -162,14 +163,14 @@ class Training(Trainer):
 
 
 def train(config: Config, group: Group, bar: Progress, label: str) -> None:
-    """Trains one seed of a row to the end; the state for resuming goes, the best weights stay."""
+    """Trains one seed of a row to the end; deletes last.pt and keeps best.pt."""
     bar.name(label)
     Training(config, group, bar, label).fit()
     (Path(config.out) / "last.pt").unlink(missing_ok=True)
 
 
 def measure(ablation: Ablation, row: Row, group: Group) -> None:
-    """Writes cost.json beside the trainings of a row, once."""
+    """Measures the cost of a step of a row and writes cost.json, unless that exists."""
     from jca_fast.bench.step import step_cost
 
     config = training_of(ablation, row, 0)
@@ -185,7 +186,7 @@ def measure(ablation: Ablation, row: Row, group: Group) -> None:
 
 
 def results(ablation: Ablation) -> list[RowResult]:
-    """Every row of the table with what has been measured so far."""
+    """Every row of the table with its measurements so far."""
     found = []
     for row in TABLES[ablation.table]:
         if row.arguments is None:

@@ -1,9 +1,9 @@
 """The table of an ablation beside the paper's: Markdown, CSV and a plot with error bars.
 
-An ordering of two rows that the paper prints holds if the mean accuracies differ the same way by
-more than twice the standard error of the difference, and is contradicted if they differ the other
-way by as much. The standard deviation is pooled over the rows, because one of three seeds says
-little.
+The paper's ordering of two rows holds if the mean accuracies differ in the same direction by more
+than twice the standard error of the difference. It is contradicted if they differ by as much in the
+other direction. The standard deviation is pooled over the rows, because three seeds of one row
+estimate it poorly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from jca_fast.training.logs import csv_text
 if TYPE_CHECKING:
     from jca_fast.training.ablate import Ablation
 
-HOLDS, CONTRADICTED, OPEN = "holds", "contradicted", "not told apart"
+HOLDS = "holds"
+CONTRADICTED = "contradicted"
+OPEN = "not told apart"
 COLUMNS = (
     "row",
     "paper_accuracy",
@@ -53,7 +55,7 @@ class RowResult:
         return [100 * run["test"][name] for run in self.runs]
 
     def record(self) -> dict[str, Any]:
-        """The row by ``COLUMNS``; None for what is not measured."""
+        """The values of the row by ``COLUMNS``; None for a value that is not measured."""
         seconds, mib = self.cost.get("seconds", {}), self.cost.get("mib", {})
         values: list[Any] = [self.row.label, self.row.accuracy, len(self.runs)]
         for name in ("accuracy", "batch_mean_accuracy"):
@@ -69,7 +71,7 @@ class RowResult:
 
 @dataclass
 class Ordering:
-    """Two rows that the paper tells apart, the better one first, and what was measured."""
+    """Two rows with different accuracies in the paper, the better first, and our measurement."""
 
     better: str
     worse: str
@@ -90,7 +92,7 @@ class Ordering:
 
 
 def orderings(rows: list[RowResult]) -> list[Ordering]:
-    """All pairs of rows that the paper tells apart and that have two seeds or more each."""
+    """All pairs of rows with different accuracies in the paper and two seeds or more each."""
     known = [row for row in rows if len(row.runs) > 1]
     freedom = sum(len(row.runs) - 1 for row in known)
     if not freedom:
@@ -127,10 +129,10 @@ def markdown(ablation: Ablation, rows: list[RowResult], picture: str) -> str:
 
 
 def _introduction(ablation: Ablation, rows: list[RowResult]) -> list[str]:
-    """What the numbers are of, and how they were made."""
+    """The text above the table: command, machine, missing trainings, and the data set."""
     from jca_fast.bench.pairs import machine
 
-    settings = {**ablation.lasting(), "seeds": ablation.seeds}
+    settings = {**ablation.shared(), "seeds": ablation.seeds}
     if ablation.data:
         settings.pop("clips")
     flags = (f"--{n.replace('_', '-')} {v}" for n, v in settings.items() if v)
@@ -143,7 +145,7 @@ def _introduction(ablation: Ablation, rows: list[RowResult]) -> list[str]:
     if missing:
         text += [
             "",
-            f"**Not finished:** {missing} trainings are missing; the same command goes on.",
+            f"**Not finished:** {missing} trainings are missing; the same command continues.",
         ]
     if not ablation.data:
         text += [
@@ -157,7 +159,7 @@ def _introduction(ablation: Ablation, rows: list[RowResult]) -> list[str]:
 
 
 def _cells(rows: list[RowResult]) -> list[str]:
-    """The table: accuracy on all test segments, and as mean of batches of 64 as published."""
+    """The table: accuracy on all test segments, and as the published mean of batches of 64."""
     head = (
         "row",
         "paper, %",
@@ -195,19 +197,19 @@ def _mean(record: dict[str, Any], name: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three significant digits."""
+    """A number with three significant digits; empty for None."""
     return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _verdicts(ablation: Ablation, rows: list[RowResult]) -> list[str]:
-    """Which orderings of the paper hold."""
+    """The list of the paper's orderings by verdict."""
     found = orderings(rows)
     if not found:
-        return ["Two seeds or more are needed to say which orderings of the paper hold."]
+        return ["At least two seeds are needed to decide which orderings of the paper hold."]
     lines = [
         f"{verdict_counts(found)} A difference counts if it exceeds twice its standard error over "
-        "seeds (sd pooled over the rows). All rows are scored on the same test clips; what other "
-        "clips would change is not in the error.",
+        "seeds (sd pooled over the rows). All rows are scored on the same test clips, so the error "
+        "does not include the variation between test sets.",
     ]
     for verdict in (CONTRADICTED, HOLDS, OPEN):
         chosen = [ordering for ordering in found if ordering.verdict == verdict]

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code from the file.
+"""Checkpoints: they are written whole or not at all, and read without running code of the file.
 
 A checkpoint is one dict of tensors and plain values. Every file has `format`, `versions`, `model`
 (state_dict) and `model_config` (the constructor arguments of AVELocalizer); the training state of a
@@ -43,11 +43,11 @@ def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
 
 
 def write(path: str | Path, content: Any) -> None:
-    """`torch.save` of content to path, whole or not at all."""
+    """Saves content to path by `torch.save`, whole or not at all."""
     with replacing(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError:  # without the reason; through a Python file, OSError has it
+        except RuntimeError:  # It lacks the reason; the OSError of a Python file states it.
             with temporary.open("wb") as file:
                 torch.save(content, file)
 
@@ -55,8 +55,8 @@ def write(path: str | Path, content: Any) -> None:
 def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """The dict of a checkpoint, its tensors on device.
 
-    The file is read by `jca_fast.compat.torch_file`, which runs nothing in it, verifies its
-    checksums and keeps the limits of `jca_fast.compat.bounds`.
+    `jca_fast.compat.torch_file` reads the file. It runs no code of the file, verifies its checksums
+    and enforces the limits of `jca_fast.compat.bounds`.
 
     Raises FileNotFoundError if there is no such file and ValueError if it is damaged, truncated,
     exceeds a limit or is not a checkpoint of this library.
@@ -115,7 +115,7 @@ def load_weights(
 
 
 def check_weights(model: torch.nn.Module, weights: Any, source: str | Path) -> None:
-    """Raises ValueError, naming source and the first problems, unless weights fit model."""
+    """Raises ValueError with source and the first problems unless weights fit model."""
     own = model.state_dict()
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         raise ValueError(f"{source}: the entry 'model' is not a dict of tensors")
@@ -143,7 +143,7 @@ def load_model(
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The AVELocalizer of a checkpoint in eval mode on device, and the whole checkpoint.
 
-    path may be the folder of a run: then its best.pt is read.
+    path may also be the folder of a run, whose best.pt is read.
     """
     from jca_fast.models import AVELocalizer
 
@@ -153,7 +153,7 @@ def load_model(
     config, weights = content["model_config"], content["model"]
     try:
         check_config(config, weights)
-        with torch.device("meta"):  # sizes that do not fit must not take memory
+        with torch.device("meta"):  # wrong sizes must not allocate memory
             shapes = AVELocalizer(**config)
     except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         raise ValueError(
@@ -166,7 +166,7 @@ def load_model(
 
 
 def load_initial(path: str | Path) -> AVELocalizer:
-    """The AVELocalizer of a checkpoint to start from: of this library, converted or published."""
+    """The AVELocalizer of a checkpoint to start from, which is native, converted or published."""
     path = Path(path).expanduser()
     path = path / "best.pt" if path.is_dir() else path
     if not path.is_file():
@@ -191,10 +191,10 @@ def load_initial(path: str | Path) -> AVELocalizer:
 
 
 def copy_weights(model: torch.nn.Module, source: torch.nn.Module, path: str | Path) -> None:
-    """Copies the weights of source into model; the last layer stays new for other classes."""
+    """Copies the weights of source into model, except a last layer of another shape."""
     weights, own = source.state_dict(), model.state_dict()
     last = [key for key in own if key.startswith("head.")][-2:]
     if any(key in weights and weights[key].shape != own[key].shape for key in last):
         weights |= {key: own[key] for key in last}
-        print(f"init     {path}: other classes, so the last layer starts anew")
+        print(f"init     {path}: it has other classes, so the last layer starts anew")
     load_weights(model, weights, path)

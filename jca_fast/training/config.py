@@ -22,31 +22,31 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "published": {"lr": 1e-4, "loss": "auto", "model": {"normalize": True}},
 }
-"""Settings by the name of a recipe, where they differ from the defaults of Config.
+"""The settings of each recipe that differ from the defaults of Config.
 
-default: learns on any set within a few epochs. published: the released training code.
+default: it learns on any set within a few epochs. published: the released training code.
 """
 
 
 @dataclass
 class Config:
-    """Settings of one training run; ValueError names a setting of wrong type or out of range."""
+    """Settings of one training run; ValueError names one of the wrong type or out of range."""
 
     data: str = option("", "folder with the data in the published layout or prepared", free=True)
     out: str = option("runs/jca", "folder for checkpoints and logs", free=True)
     model: dict[str, Any] = option({}, "arguments of AVELocalizer, e.g. form=released num_layers=2")  # noqa: RUF009
 
     init: str = option(
-        "", "fine-tune: start from the weights of this checkpoint, ours or published"
+        "", "fine-tune: start from the weights of this checkpoint, native or published"
     )
     supervision: str = option(
         "full",
-        "full: labels by segment; weak: labels by clip, with the noisy clips where there are any",
+        "full: labels by segment; weak: labels by clip, with the noisy clips if there are any",
         choices=("full", "weak"),
     )
 
     epochs: int = option(300, "passes over the training clips", low=1, free=True)
-    batch_size: int = option(64, "clips per step, all processes together", low=1)
+    batch_size: int = option(64, "clips per step over all processes", low=1)
     lr: float = option(2e-3, "learning rate of Adam", low=0)
     weight_decay: float = option(0.0, "weight decay (L2) of Adam", low=0)
     loss: str = option(
@@ -58,16 +58,14 @@ class Config:
     )
     plateau: str = option(
         "train_loss",
-        "what the schedule watches",
+        "the quantity that the learning rate schedule follows",
         choices=("train_loss", "val_loss", "val_accuracy", "none"),
     )
-    plateau_factor: float = option(
-        0.5, "the learning rate is multiplied by this on a plateau", low=0
-    )
+    plateau_factor: float = option(0.5, "factor of the learning rate on a plateau", low=0)
     plateau_patience: int = option(
-        10, "epochs (of validation: validations) without progress until then", low=0
+        10, "epochs (for a validation quantity: validations) without progress before that", low=0
     )
-    clip_norm: float = option(0.0, "largest norm of all gradients together; 0: no clipping", low=0)
+    clip_norm: float = option(0.0, "largest norm of all gradients; 0: no clipping", low=0)
     early_stop: int = option(
         0,
         "stop after this number of validations without a better accuracy; 0: never",
@@ -88,7 +86,7 @@ class Config:
     deterministic: bool = option(
         True, "ask torch for deterministic algorithms (on a GPU they may be slower)"
     )
-    seed: int = option(0, "of weights, dropout and order of clips", low=0)
+    seed: int = option(0, "seed of weights, dropout and order of clips", low=0)
     seeds: int = option(
         1, "number of runs, with seeds seed, seed + 1, ...; report mean and sd", low=1, free=True
     )
@@ -124,9 +122,9 @@ class Config:
 def resolve(cls: type[T], args: argparse.Namespace) -> T:
     """The settings from the flags in args, the file args.config, the recipe, the defaults of cls.
 
-    The first that has a setting decides; tables are merged. Raises FileNotFoundError for a missing
-    file and ValueError for a file that is neither TOML nor JSON, an unknown key (with the nearest
-    known one) or a value of the wrong type or range.
+    Each setting comes from the first of these that has it; tables are merged. Raises
+    FileNotFoundError for a missing file, and ValueError for a file that is neither TOML nor JSON,
+    for an unknown key (with the nearest known key) or a value of the wrong type or range.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     path = getattr(args, "config", None)

@@ -1,4 +1,4 @@
-"""One or many processes: the group of a run, and how batches are cut over it."""
+"""One or many processes: the group of a run, and the shares of its processes in the batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True)
 class Group:
-    """This process (rank of world) and its device. Without torchrun: rank 0 of 1."""
+    """This process (its rank and the world size) and its device; rank 0 of 1 without torchrun."""
 
     device: torch.device
     rank: int = 0
@@ -65,8 +65,10 @@ def process_group(device: str = "auto") -> Iterator[Group]:
 
 
 def pick_device(device: str = "auto", local_rank: int | None = None) -> torch.device:
-    """The torch device of a name; auto is the GPU if there is one. local_rank picks the GPU of this
-    process."""
+    """The torch device of a name; auto is the GPU if there is one.
+
+    local_rank selects the GPU of this process.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -78,19 +80,19 @@ def pick_device(device: str = "auto", local_rank: int | None = None) -> torch.de
     if index >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ValueError(
-            f"device: {device!r} asked for (GPU {index} in this process), "
+            f"device: {device!r} requested (GPU {index} in this process), "
             f"but there are {found} GPUs"
         )
     return torch.device("cuda", index)
 
 
 class GlobalBatches(Sampler[list[int]]):
-    """The share of one process of the shuffled batches of an epoch.
+    """The share of one process in the shuffled batches of an epoch.
 
     The order of the clips depends on (seed, epoch) alone: neither the number of processes nor an
-    interruption changes it, and `seek` starts anywhere. Of each batch, process r takes every
-    world-th clip from the r-th on. A process that a short last batch leaves without a clip still
-    gets one, so that all take part in every step; `share` is 0 then.
+    interruption changes it, and `seek` starts anywhere. Process r takes every world-th clip of each
+    batch, beginning with the r-th. A short last batch may have no clip for a process. It then gets
+    the first one, so that all processes take part in every step, and its `share` is 0.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class GlobalBatches(Sampler[list[int]]):
         self.seek(epoch=0, batch=0)
 
     def seek(self, epoch: int, batch: int) -> None:
-        """The next iteration starts at this batch of this epoch."""
+        """Makes the next iteration start at this batch of this epoch."""
         self.epoch, self.first = epoch, batch
 
     def __len__(self) -> int:
@@ -116,8 +118,7 @@ class GlobalBatches(Sampler[list[int]]):
             yield batch[self.rank :: self.world] or batch[:1]
 
     def generator(self) -> torch.Generator:
-        """A fresh random generator for this epoch; nearby seeds and epochs give unrelated
-        streams."""
+        """A new random generator for this epoch; nearby seeds and epochs give unrelated streams."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
 
     def count(self) -> int:
@@ -125,7 +126,7 @@ class GlobalBatches(Sampler[list[int]]):
         return -(-self.num_clips // self.batch_size)
 
     def size(self, batch: int) -> int:
-        """Number of clips of a batch, all processes together."""
+        """Number of clips of a batch over all processes."""
         return min(self.batch_size, self.num_clips - batch * self.batch_size)
 
     def share(self, batch: int) -> int:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags `evaluate` and `predict` share."""
+    """The flags that `evaluate` and `predict` share."""
     parser.add_argument(
         "checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)"
     )
@@ -50,7 +50,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates, prints the table, writes the JSON."""
+    """Evaluates the checkpoint, prints the table and writes the JSON."""
     from jca_fast.atomic import write_json
     from jca_fast.training.inference import evaluate_checkpoint
 

@@ -1,4 +1,4 @@
-"""Running a model over a whole split: predictions, metrics, pointing game."""
+"""Runs a model over a whole split: predictions, metrics and the pointing game."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jca_fast.training.objective import Objective
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to bfloat16, or nothing at all for precision float32."""
+    """Autocast to bfloat16 for precision bfloat16, disabled autocast for float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -31,8 +31,8 @@ def split_batches(
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """(positions in the split, tensors on the device) of every batch of this process.
 
-    Batches are those of a single process in file order, dealt out in turn, so that each clip is in
-    exactly one process. The global random generators are not used.
+    The batches are those of a single process in file order. They are dealt out in turn, so that
+    exactly one process gets each clip. The global random generators are not used.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; needed: 1 or more")
@@ -65,9 +65,9 @@ def evaluate_split(
     """Mean loss, segment metrics (`metrics.summarize`) and calibration of a split.
 
     The result is the same on every process: each writes the predictions of its clips into a zero
-    matrix (n, N), and their sum holds each clip once. Segments whose scores are not finite count as
-    wrong; their clips are named in not_finite, and a loss that is not finite is None. The padding
-    of clips that the dataset gives lengths of does not count.
+    matrix (n, N), and the sum of these holds each clip once. Segments whose scores are not finite
+    count as wrong; not_finite lists their clips, and a loss that is not finite is None. Padding,
+    if the dataset has lengths, does not count.
     """
     objective.eval()
     labels: Tensor = dataset.labels  # (n, N, C)
@@ -95,7 +95,7 @@ def evaluate_split(
 
 
 def _used_segments(dataset: Any) -> Tensor:
-    """Which segments of a split are no padding, bool (n, N)."""
+    """The mask of the segments of a split without padding, bool (n, N)."""
     count, segments = dataset.labels.shape[:2]
     lengths = getattr(dataset, "lengths", None)
     if lengths is None:
@@ -106,7 +106,7 @@ def _used_segments(dataset: Any) -> Tensor:
 def classify(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     """The most probable class of probabilities (..., C) and its probability, both (...).
 
-    Where one is not finite, the class is `metrics.UNDEFINED` and the probability NaN.
+    If a probability is not finite, the class is `metrics.UNDEFINED` and its probability NaN.
     """
     best = probabilities.max(dim=-1)
     broken = ~probabilities.isfinite().all(dim=-1)
@@ -126,8 +126,8 @@ def predict(
 ) -> Tensor:
     """Probability of every class in every segment, (n, N, C) float32.
 
-    The items of dataset begin with audio and visual. lengths: segments in use of each clip; what
-    lies behind them does not matter, and its probabilities are those of scores of zero.
+    The items of dataset begin with audio and visual. lengths: segments in use of each clip; the
+    padding after them is ignored, and its probabilities are those of scores of zero.
     """
     objective.eval()
     found = []
@@ -146,8 +146,8 @@ def play_pointing_game(
     """Pointing game over a split of a planted set, on the segments where the object is both heard
     and seen.
 
-    planted: the file planted.h5. None for a model without attention over regions. The batches are
-    small because the maps of all fusion layers are made along with the visual attention.
+    planted: the file planted.h5. Returns None for a model without attention over regions. The
+    batches are small because the maps of all fusion layers are computed with the visual attention.
     """
     position, audible, visible = (torch.from_numpy(table) for table in read_planted(planted))
     score = metrics.PointingGame()
@@ -168,7 +168,7 @@ def play_pointing_game(
 def check_fit(
     model: nn.Module, item: tuple[Tensor, ...], data: str | Path, path: str | Path
 ) -> None:
-    """Raise ValueError if a clip of the data has other sizes than the model of the checkpoint."""
+    """Raises ValueError if a clip of the data has other sizes than the model of the checkpoint."""
     audio, visual, *labels = item  # (N, d_a), (N, ..., d_v), (N, C)
     found = {
         "num_segments": len(audio),
@@ -195,9 +195,9 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """All metrics of a checkpoint (or of the best.pt of a run's folder) on a split, ready for JSON.
 
-    The keys of `evaluate_split`, and: majority_baseline (always the most frequent class of the
-    training split), pointing_game (None without planted.h5 in data, or without attention),
-    checkpoint, data, split, classes (their names).
+    The keys are those of `evaluate_split` and majority_baseline (the accuracy of always predicting
+    the most frequent class of the training split), pointing_game (None without planted.h5 in data,
+    or without attention), checkpoint, data, split and classes (their names).
     """
     with process_group(device) as group:
         model, content = load_model(path, group.device)
@@ -234,7 +234,7 @@ def evaluate_checkpoint(
 def backends_used(
     objective: Objective, item: tuple[Tensor, ...], group: Group, precision: str
 ) -> list[str]:
-    """`<op>: <backend>` for every op of this library that one forward pass over a clip calls."""
+    """`<op>: <backend>` for every op of this library that a forward pass over one clip calls."""
     objective.eval()
     seen: dict[str, None] = {}
 

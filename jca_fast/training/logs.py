@@ -1,8 +1,7 @@
 """Reports of a run: lines on the screen, metrics.csv, metrics.json, TensorBoard and curves.
 
-The history of a run (one row per epoch) lives in its checkpoint; the files are written anew from it
-after every epoch and at every start. So a run that was killed and resumed has neither a lost nor a
-doubled row.
+The checkpoint holds the history of a run (one row per epoch). The files are rewritten from it after
+every epoch and at every start. So a run that was killed and resumed has no lost or repeated row.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def csv_text(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
 
 
 class RunLog:
-    """The log files of one run in the folder out. Only the main process has one."""
+    """The log files of one run in the folder out. Only the main process has a RunLog."""
 
     def __init__(self, out: Path, history: list[dict[str, Any]], tensorboard: bool = False) -> None:
         self.out = out
@@ -59,12 +58,12 @@ class RunLog:
             self._to_board(row)
 
     def write(self, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-        """Brings all files up to date; the last row of history is new to TensorBoard."""
+        """Updates all files; only the last row of history is added to TensorBoard."""
         self._to_board(history[-1])
         self.rewrite(history, summary)
 
     def rewrite(self, history: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-        """Writes metrics.csv and metrics.json anew."""
+        """Rewrites metrics.csv and metrics.json."""
         write_text(self.out / "metrics.csv", csv_text(history, COLUMNS))
         write_json(self.out / "metrics.json", {**summary, "history": history})
 
@@ -90,8 +89,7 @@ class RunLog:
 
 
 class Progress:
-    """One bar for the whole run with an estimate of the end; off a terminal, a line now and
-    then."""
+    """One bar for the whole run with the time left; without a terminal, a line now and then."""
 
     def __init__(self, total: int, done: int, show: bool | None) -> None:
         """total and done count batches; show: True, False, or None for "on a terminal"."""
@@ -109,10 +107,10 @@ class Progress:
             leave=False,
             dynamic_ncols=True,
         )
-        self.start = self.told = time.monotonic()
+        self.start = self.last_line = time.monotonic()
 
     def skip(self, count: int) -> None:
-        """Counts batches of an earlier run, which do not tell how fast this one is."""
+        """Counts batches of an earlier run, which do not enter the estimate of the time left."""
         self.done += count
         self.first += count
         if not self.bar.disable:
@@ -120,16 +118,16 @@ class Progress:
             self.bar.update(count)
 
     def name(self, text: str) -> None:
-        """Writes before the bar what it counts now."""
+        """Sets the text before the bar."""
         self.bar.set_description(text)
 
     def step(self, where: str) -> None:
-        """Counts a batch; where is the place in the run, for the lines off a terminal."""
+        """Counts a batch; where is the place in the run, for the lines without a terminal."""
         self.done += 1
         self.bar.update()
         now = time.monotonic()
-        if self.bar.disable and not self.quiet and now - self.told >= QUIET_SECONDS:
-            self.told = now
+        if self.bar.disable and not self.quiet and now - self.last_line >= QUIET_SECONDS:
+            self.last_line = now
             left = (now - self.start) / (self.done - self.first) * (self.total - self.done)
             print(f"{where}, {duration(left)} left", flush=True)
 
@@ -139,7 +137,7 @@ class Progress:
             print(text, flush=True)
         else:
             self.bar.write(text)
-        self.told = time.monotonic()
+        self.last_line = time.monotonic()
 
     def close(self) -> None:
         """Removes the bar."""
@@ -148,11 +146,11 @@ class Progress:
 
 
 QUIET_SECONDS = 60
-"""Longest time without a line off a terminal."""
+"""The time between two lines without a terminal."""
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: 40 s, 12 min, 3 h 5 min."""
+    """A duration as text, like 40 s, 12 min or 3 h 5 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -190,7 +188,7 @@ def start_lines(
 
 
 def epoch_line(row: dict[str, Any], epochs: int, best: bool, baseline: float) -> str:
-    """One line on an epoch; it says when the validation accuracy is only the baseline."""
+    """One line on an epoch; it ends in "(baseline)" if the validation accuracy is no better."""
     text = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
     text += f"  train {row['train_loss']:.4f} {100 * row['train_accuracy']:5.1f} %"
     if row["val_accuracy"] is not None:
@@ -201,13 +199,15 @@ def epoch_line(row: dict[str, Any], epochs: int, best: bool, baseline: float) ->
 
 
 def on_baseline(accuracy: float | None, baseline: float) -> bool:
-    """Whether an accuracy is not half a point above that of the most frequent class."""
+    """Whether an accuracy is less than half a point above that of the most frequent class."""
     return accuracy is not None and accuracy <= baseline + 0.005
 
 
 def summarize_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation over seeds of the scores of the summaries of several
-    runs."""
+    """Mean and sample standard deviation of the scores of several runs over their seeds.
+
+    results: the summaries of the runs.
+    """
     runs = [
         {
             "seed": result["config"]["seed"],
@@ -227,7 +227,7 @@ def summarize_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe(model: torch.nn.Module) -> str:
-    """The form of the model and the arguments that are not its defaults, on one line."""
+    """One line with the form of the model and its arguments that differ from the defaults."""
     defaults = inspect.signature(type(model)).parameters
     config: dict[str, Any] = model.config  # type: ignore[assignment]
     return ", ".join(
@@ -236,8 +236,7 @@ def describe(model: torch.nn.Module) -> str:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Largest resident memory of this process so far in MiB, and on a GPU the largest memory of its
-    tensors."""
+    """Peak resident memory of this process in MiB, and on a GPU the peak memory of its tensors."""
     peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
     if device.type == "cuda":
         peak["gpu"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
@@ -257,8 +256,7 @@ def final_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _open_board(folder: Path) -> Any:
-    """A TensorBoard writer on an empty folder, or None and one line if TensorBoard is not
-    installed."""
+    """A TensorBoard writer on an empty folder. Without TensorBoard it prints a line; None."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -268,6 +266,6 @@ def _open_board(folder: Path) -> Any:
         )
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("events.out.tfevents.*"):  # the whole history is written again
+    for old in folder.glob("events.out.tfevents.*"):  # the whole history is rewritten
         old.unlink()
     return SummaryWriter(str(folder))

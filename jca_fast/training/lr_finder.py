@@ -1,4 +1,4 @@
-"""`jca-fast train --find-lr`: the loss while the learning rate grows step by step."""
+"""`jca-fast train --find-lr`: the loss while the learning rate increases step by step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SMOOTHING = 0.9
 def find_lr(config: Config) -> float:
     """Prints the smoothed loss at learning rates from 1e-6 to 1, and returns a suggestion.
 
-    Each of 100 steps of Adam has a larger learning rate than the one before; the run ends when the
-    loss has grown to twice its smallest value. The suggestion is a tenth of the rate of the
-    smallest loss, a common rule after Smith (WACV 2017). Nothing is written.
+    Each of 100 steps of Adam has a larger learning rate than the step before it. The run ends when
+    the loss exceeds twice its smallest value. The suggestion is a tenth of the rate of the smallest
+    loss, a common rule after Smith (WACV 2017). No file is written.
     """
     from jca_fast.training.start import start_model, training_set
 

@@ -1,9 +1,9 @@
-"""Metrics of audio-visual event localization, all plain functions of predicted and true classes.
+"""Metrics of audio-visual event localization, as plain functions of predicted and true classes.
 
-Accuracy comes in two kinds. The exact one divides all right segments by all segments. The published
-training code instead averages the means of batches, so the clips of a short last batch weigh more;
-that number is kept for comparison with published results only. Counts (`confusion_matrix`,
-`PointingGame`) add up over processes.
+There are two kinds of accuracy. The exact one divides all correct segments by all segments. The
+published training code instead averages the means of batches, so the clips of a short last batch
+weigh more; this number is only for comparison with published results. Counts (`confusion_matrix`,
+`PointingGame`) of several processes can be added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNDEFINED = -1
 
 
 def segment_accuracy(predicted: Tensor, target: Tensor) -> float:
-    """Exact accuracy: right segments / all segments.
+    """Exact accuracy: correct segments / all segments.
 
     predicted, target: classes (n, N), any integer dtype. Raises ValueError if the shapes differ or
     there is no segment.
@@ -31,13 +31,13 @@ def segment_accuracy(predicted: Tensor, target: Tensor) -> float:
 def batch_mean_accuracy(
     predicted: Tensor, target: Tensor, batch_size: int = 64, used: Tensor | None = None
 ) -> float:
-    """Mean over batches of the mean accuracy of a batch, the batches cut in the given order of
-    clips.
+    """Mean over batches of their accuracy, for batches of clips in the given order.
 
     This is the accuracy of the published evaluation code (batches of 64); with 402 clips the last
     18 weigh 1/7.
+
     predicted, target: classes (n, N). used: bool (n, N), False in the padding. Raises ValueError
-    if the shapes differ, nothing is given or batch_size < 1.
+    if the shapes differ, there is no segment or batch_size < 1.
     """
     _check(predicted, target)
     if batch_size < 1:
@@ -66,8 +66,7 @@ def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Ten
 
 
 def per_class_accuracy(confusion: Tensor) -> list[float | None]:
-    """Share of the segments of each true class that were predicted right; None for a class without
-    segments.
+    """Accuracy on the segments of each true class; None for a class without segments.
 
     confusion: counts (C, C) of `confusion_matrix`.
     """
@@ -79,8 +78,8 @@ def majority_baseline(target: Tensor, reference: Tensor | None = None) -> float:
     """Accuracy on target of always predicting the most frequent class of reference (default: of
     target itself).
 
-    target (n, N), reference (m, N): classes; pass the training labels as reference for a baseline
-    that saw no answer.
+    target (n, N), reference (m, N): classes. With the training labels as reference the baseline
+    does not use the labels that it is scored on.
     """
     majority = torch.bincount(
         (target if reference is None else reference).flatten().long()
@@ -91,11 +90,12 @@ def majority_baseline(target: Tensor, reference: Tensor | None = None) -> float:
 def event_f1(
     predicted: Tensor, target: Tensor, background: int, min_iou: float = 0.5
 ) -> float | None:
-    """F1 of whole events; None where neither side has an event.
+    """F1 of whole events; None if there is neither a predicted nor a true event.
 
     An event is a longest run of segments of one class other than background. A predicted event is
-    right if a true event of the same class, not yet taken, overlaps it with intersection / union of
-    at least min_iou.
+    correct if a true event of the same class, not yet matched, overlaps it with intersection /
+    union of at least min_iou.
+
     predicted, target: classes (n, N).
     """
     _check(predicted, target)
@@ -126,8 +126,9 @@ def summarize(
 
     predicted, target: classes (n, N) in the order of the split. background: index of the background
     class, by default the last one. used: bool (n, N), False in the padding, which does not count.
-    Keys: accuracy, batch_mean_accuracy, event_f1, background_share,
-    per_class_accuracy, confusion (rows = true class), num_clips, num_segments.
+
+    Keys: accuracy, batch_mean_accuracy, event_f1, background_share, per_class_accuracy, confusion
+    (rows = true class), num_clips, num_segments.
     """
     background = num_classes - 1 if background is None else background
     used = torch.ones_like(target, dtype=torch.bool) if used is None else used
@@ -153,7 +154,7 @@ def calibration(confidence: Tensor, right: Tensor, num_bins: int = 15) -> dict[s
     ECE = sum over bins of (segments in bin / all segments) * |accuracy - mean confidence|, after
     Guo et al. (ICML 2017). confidence: probability of the predicted class, any shape; right:
     whether that class is the true one, the same shape. Segments whose confidence is not finite are
-    left out. Keys: ece (None without a segment), reliability: a list of {low, high, segments,
+    ignored. Keys: ece (None without a segment), reliability: a list of {low, high, segments,
     confidence, accuracy} of the bins that have a segment.
     """
     finite = confidence.isfinite()
@@ -181,9 +182,9 @@ def calibration(confidence: Tensor, right: Tensor, num_bins: int = 15) -> dict[s
 class PointingGame:
     """Score of the pointing game: does the most attended region lie on the sounding object?
 
-    hits and segments are counts; area is the sum over those segments of the object's share of the
-    regions, so that area / segments is what a random region would score. Scores of parts of a set
-    add up.
+    hits and segments are counts. area is the sum of the object's share of the regions over these
+    segments, so that area / segments is the expected score of a random region. Scores of parts of a
+    set can be added.
     """
 
     hits: int = 0
@@ -197,25 +198,24 @@ class PointingGame:
 
     @property
     def accuracy(self) -> float | None:
-        """hits / segments; None where no segment counts."""
+        """hits / segments; None if no segment counts."""
         return self.hits / self.segments if self.segments else None
 
     @property
     def chance(self) -> float | None:
-        """Expected accuracy of a random region; None where no segment counts."""
+        """Expected accuracy of a random region; None if no segment counts."""
         return self.area / self.segments if self.segments else None
 
 
 def pointing_game(
     attention: Tensor, position: Tensor, counts: Tensor | None = None
 ) -> PointingGame:
-    """Pointing game of one batch: a hit is a segment whose most attended region is one of the
-    object's.
+    """Pointing game of one batch: a hit is a segment whose most attended region shows the object.
 
     attention (B, N, R): weights of the regions, any floating dtype; of equal largest weights the
     first is taken. position (B, N, R): non-zero where the object is. counts (B, N): non-zero for
     the segments to count (object visible and audible); default all. Segments without an object are
-    never counted. Raises ValueError on shapes that differ.
+    never counted. Raises ValueError if the shapes differ.
     """
     if attention.shape != position.shape:
         shapes = f"{tuple(attention.shape)} and {tuple(position.shape)}"
@@ -244,7 +244,7 @@ def _check(predicted: Tensor, target: Tensor, allow_empty: bool = False) -> None
 
 
 def find_events(classes: list[int], background: int) -> list[tuple[int, int, int]]:
-    """(class, first segment, one past the last) of every longest run that is not background."""
+    """(class, first segment, one past the last) of every event: a longest run of one class."""
     starts = [i for i in range(len(classes)) if i == 0 or classes[i] != classes[i - 1]]
     runs = zip(starts, [*starts[1:], len(classes)], strict=True)
     return [

@@ -1,4 +1,4 @@
-"""The model that fits the data, and the objective: model and loss in one module."""
+"""Builds the model for a data set, and the objective: model and loss in one module."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ LOSSES = ("auto", "softmargin", "softmargin_logits", "cross_entropy")
 
 
 class Objective(nn.Module):
-    """Model and loss as one module, so that DDP and torch.compile see the whole step.
+    """Model and loss as one module, so that DDP and torch.compile cover the whole step.
 
-    softmargin: MultiLabelSoftMargin on the model's probabilities, as in the released training code.
-    It applies a sigmoid to them, so with a softmax over 29 classes the loss only moves from 0.7093
-    (uniform) to 0.6800 (perfect).
-    softmargin_logits: the same loss on the scores before the model's sigmoid or softmax: binary
-    cross-entropy.
-    cross_entropy: softmax cross-entropy per segment on those scores.
-    auto: softmargin for form="released", softmargin_logits for form="paper", whose sigmoid the loss
-    then applies itself. With softmargin on its sigmoid outputs the paper form falls into the
-    plateau of all probabilities 0 (loss log 2).
+    * softmargin: MultiLabelSoftMargin on the model's probabilities, as in the released training
+      code. It applies a sigmoid to them. So with a softmax over 29 classes the loss only ranges
+      from 0.7093 (uniform) to 0.6800 (perfect).
+    * softmargin_logits: the same loss on the scores before the model's sigmoid or softmax, which is
+      binary cross-entropy.
+    * cross_entropy: softmax cross-entropy per segment on those scores.
+    * auto: softmargin for form="released", softmargin_logits for form="paper", whose sigmoid is
+      part of that loss. With softmargin on its sigmoid outputs the paper form gets stuck on the
+      plateau where all probabilities are 0 (loss log 2).
 
-    All are means over clips, segments and (softmargin) classes, computed in float32 at least. With
-    labels by clip (weak supervision) the scores are first averaged over the segments of the clip
-    (softmargin: the probabilities; cross_entropy: the softmax, before its logarithm).
+    Each loss is a mean over clips, segments and (softmargin) classes, computed in float32 at least.
+    With labels by clip (weak supervision) the scores are first averaged over the segments of the
+    clip (softmargin: the probabilities; cross_entropy: the softmax, before its logarithm).
     """
 
     def __init__(self, model: nn.Module, loss: str = "auto") -> None:
@@ -52,16 +52,16 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The mean loss () and the predicted classes.
 
-        audio (B, N, d_a), visual (B, N, 7, 7, d_v), one-hot labels (B, N, C) or, of whole clips,
-        (B, C); the classes are (B, N) or (B,). lengths (B,), at least 1, counts the segments in use
-        of each clip; the padding is no part of the loss.
+        audio (B, N, d_a), visual (B, N, 7, 7, d_v), one-hot labels (B, N, C), or (B, C) of whole
+        clips; the classes are (B, N) or (B,). lengths (B,), at least 1, counts the segments in use
+        of each clip; the padding does not enter the loss.
         """
         scores = self.scores(audio, visual, lengths)
         pooled = scores if labels.ndim == 3 else self._pool(scores, lengths)
         return self.measure(scores, labels, lengths), pooled.detach().argmax(dim=-1)
 
     def scores(self, audio: Tensor, visual: Tensor, lengths: Lengths | None = None) -> Tensor:
-        """What the loss is computed from: logits, or for softmargin probabilities, (B, N, C)."""
+        """The input of the loss (B, N, C): probabilities for softmargin, otherwise logits."""
         score: Any = self.model if self.loss == "softmargin" else self.model.logits
         padded = {} if lengths is None else {"lengths": lengths}
         scores: Tensor = score(audio, visual, **padded)
@@ -83,10 +83,10 @@ class Objective(nn.Module):
         return -(labels * pooled).sum(dim=-1).mean()
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """The probability of every class that this loss trains, (B, N, C), from `scores`.
+        """The probability of every class under this loss, (B, N, C), from `scores`.
 
-        cross_entropy: softmax, sums to 1. softmargin_logits: sigmoid, of each class by itself.
-        softmargin: the model's output, which is a softmax in the released form.
+        cross_entropy: their softmax. softmargin_logits: their sigmoid, separately for each class.
+        softmargin: the scores, which are a softmax in the released form.
         """
         if self.loss == "softmargin":
             return scores
@@ -104,8 +104,7 @@ class Objective(nn.Module):
 
 
 def inherited(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a model that one for other data takes over: all but the sizes of the
-    data."""
+    """The arguments of a model that hold for other data: all but the sizes of the data."""
     sizes = ("num_segments", "num_classes", "audio_features", "region_features", "num_regions")
     return {name: value for name, value in config.items() if name not in sizes}
 

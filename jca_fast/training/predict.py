@@ -1,4 +1,4 @@
-"""`jca-fast predict`: the predicted event of every segment, as JSON or CSV."""
+"""`jca-fast predict`: the predicted class of every segment, as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DIR|FILE.npz",
         help="folder in the published layout (see --split), or an .npz with audio (n, N, 128), "
-        "visual (n, N, 7, 7, 512) and, if wanted, the names of the clips, clips (n,)",
+        "visual (n, N, 7, 7, 512) and optionally the names of the clips, clips (n,)",
     )
     parser.add_argument(
         "-o",
         "--output",
         required=True,
         metavar="FILE",
-        help="a name ending in .json (segments and events) or .csv (segments)",
+        help="file ending in .json (segments and events) or .csv (segments)",
     )
     parser.add_argument(
         "--events",
         metavar="FILE.csv",
-        help="also write the events, runs of segments of one class, with start and end",
+        help="also write the events (runs of segments of one class) with start and end",
     )
     parser.add_argument(
         "--all-classes", action="store_true", help="write the probability of every class"
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predicts and writes the files."""
+    """Predicts the classes and writes the files."""
     output = check_output(args.output, (".json", ".csv"))
     events_output = check_output(args.events, (".csv",)) if args.events else None
 
@@ -102,8 +102,8 @@ def segment_rows(
     """One row for each segment and one for each event of probabilities (n, N, C).
 
     An event is a longest run of segments of one class other than background. It lasts from the
-    start of its first segment to the end of its last, and its score is the mean of theirs. Where a
-    score is not finite, class, score and probabilities are None. lengths: segments of each clip
+    start of its first segment to the end of its last, and its score is the mean of their scores. If
+    a score is not finite, class, score and probabilities are None. lengths: segments of each clip
     without padding.
     """
     from jca_fast.training.inference import classify
@@ -134,8 +134,8 @@ def read_clips(
 ) -> tuple[Any, list[str], list[str], list[int] | None]:
     """The clips to predict, their names, the names of the classes, and the lengths of the clips.
 
-    The classes have the names they had in training, else those of the data. Lengths are None where
-    no clip is padded.
+    The names of the classes come from the checkpoint, or else from the data. The lengths are None
+    if no clip is padded.
     """
     from jca_fast.data.annotations import class_names
     from jca_fast.data.clips import clip_lengths, open_clips

@@ -1,4 +1,4 @@
-"""Repeatable runs: random generators, deterministic algorithms, the check of a saved state."""
+"""Repeatable runs: random generators, deterministic algorithms and checks of a saved state."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The random generators of Python, NumPy and torch (CPU, all GPUs), as plain values and
-    tensors."""
+    """The states of the random generators of Python, NumPy and torch (CPU, all GPUs)."""
     name, words, position, has_gauss, gauss = cast(
         tuple[Any, ...], np.random.get_state(legacy=True)
     )
@@ -30,7 +29,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts the random generators back to a state of `random_state`."""
+    """Sets the random generators to a state of `random_state`."""
     random.setstate(state["python"])
     name, words, *rest = state["numpy"]
     np.random.set_state((name, words.cpu().numpy().astype(np.uint32), *rest))
@@ -47,7 +46,7 @@ def seed_everything(seed: int) -> None:
 
 
 def fingerprint(dataset: Any) -> str:
-    """Equal for two data sets with the same clips in the same order with the same labels."""
+    """A text that is equal for data sets with the same clips and labels in the same order."""
     rows = torch.as_tensor(dataset.indices).to(torch.int64).contiguous()  # (n,)
     classes = torch.as_tensor(dataset.labels).argmax(dim=-1).to(torch.uint8).contiguous()  # (n, N)
     checksum = zlib.crc32(classes.numpy().tobytes(), zlib.crc32(rows.numpy().tobytes()))
@@ -57,8 +56,9 @@ def fingerprint(dataset: Any) -> str:
 def check_same_run(
     path: Path, state: dict[str, Any], config: Any, model: dict[str, Any], data: str
 ) -> None:
-    """Raises ValueError if path holds a run with other settings, model or data, naming what
-    differs."""
+    """Raises ValueError with the differences if path holds a run with other settings, model or
+    data.
+    """
     fixed = [
         field.name
         for field in dataclasses.fields(config)
@@ -96,7 +96,7 @@ def check_state(
             if missing := [name for name in columns if name not in row]:
                 raise ValueError(f"history has no {missing[0]}")
         if len(state["run"]["history"]) != state["run"]["epoch"]:
-            raise ValueError("history has not one row for each epoch")
+            raise ValueError("history does not have one row for each epoch")
         if not all(tuple(rank["sums"].shape) == (2,) for rank in state["ranks"]):
             raise ValueError("sums have another shape")
 
@@ -116,7 +116,7 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Raises whatever damaged content leads to as ValueError naming path."""
+    """Turns any error from damaged content into a ValueError that names path."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -129,9 +129,9 @@ def damage_named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Deterministic algorithms in a block, then torch's switches as before.
+    """Uses deterministic algorithms inside the block, then restores torch's switches.
 
-    An operator without a deterministic algorithm warns.
+    An operator without a deterministic algorithm warns. With on=False nothing changes.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),

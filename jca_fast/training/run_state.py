@@ -54,7 +54,7 @@ def save(trainer: Trainer) -> None:
 
 
 def prepare_folder(trainer: Trainer) -> None:
-    """Restores last.pt, or clears the folder of an earlier run, as config.resume says."""
+    """Restores last.pt or clears the folder of an earlier run, depending on config.resume."""
     last, wanted = trainer.out / "last.pt", trainer.config.resume
     if wanted and not last.is_file():
         raise FileNotFoundError(f"{last}: nothing to resume")
@@ -64,7 +64,7 @@ def prepare_folder(trainer: Trainer) -> None:
     if not trainer.group.main:
         return
     trainer.out.mkdir(parents=True, exist_ok=True)
-    for leftover in trainer.out.glob(TEMPORARY):  # of a process killed while writing
+    for leftover in trainer.out.glob(TEMPORARY):  # left by a process that was killed while writing
         leftover.unlink()
     if not trainer.step:
         for name in ("last.pt", "best.pt", "metrics.csv", "metrics.json"):
@@ -73,7 +73,7 @@ def prepare_folder(trainer: Trainer) -> None:
 
 
 def restore(trainer: Trainer, path: Path) -> None:
-    """Puts the run into the state saved in path.
+    """Restores the run to the state saved in path.
 
     Raises ValueError if the file is damaged or belongs to other settings or data.
     """
@@ -93,13 +93,13 @@ def restore(trainer: Trainer, path: Path) -> None:
 
 
 def _restore_ranks(trainer: Trainer, path: Path, ranks: list[dict[str, Any]]) -> None:
-    """Random generators and running sums of the processes that wrote last.pt."""
+    """Restores the random generators and running sums of the processes that wrote last.pt."""
     if len(ranks) == trainer.group.world:
         set_random_state(ranks[trainer.group.rank]["random"])
         trainer.sums = ranks[trainer.group.rank]["sums"].to(trainer.group.device)
     elif trainer.group.main:
         trainer.say(
             f"{path} was written by {len(ranks)} processes: "
-            "from now on the dropout masks differ from theirs"
+            "the dropout masks of this run will differ from theirs"
         )
         trainer.sums = sum(rank["sums"] for rank in ranks).to(trainer.group.device)

@@ -15,7 +15,9 @@ from jca_fast.training.trainer import Trainer
 
 
 def run_training(config: Config) -> dict[str, Any]:
-    """Trains one seed, or config.seeds of them; the content of metrics.json (or of seeds.json)."""
+    """Trains config.seeds runs; returns the content of metrics.json, or of seeds.json for several
+    seeds.
+    """
     with process_group(config.device) as group, deterministic(config.deterministic):
         if config.seeds == 1:
             return Trainer(config, group).fit()

@@ -1,4 +1,4 @@
-"""Settings of a command as one dataclass: flags made from its fields, files, and clear errors."""
+"""The settings of a command as a dataclass: its flags, its configuration file and its checks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def option(
 ) -> Any:
     """A dataclass field with its help text and its allowed values or smallest value (low).
 
-    The default {} makes a table. free marks a setting that does not change the results, so that a
-    run may be resumed with another value.
+    The default {} makes a table. A free setting does not change the results, so a run may be
+    resumed with another value.
     """
     metadata = {"help": help, "choices": choices, "low": low, "free": free}
     if isinstance(default, dict):
@@ -34,12 +34,15 @@ def option(
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type, file: bool = True) -> None:
-    """One flag per field of the dataclass cls, and --config FILE; absent flags set no attribute."""
+    """Adds one flag per field of the dataclass cls, and --config FILE if file is True.
+
+    An absent flag sets no attribute.
+    """
     if file:
         parser.add_argument(
             "--config",
             metavar="FILE",
-            help="TOML or JSON file with any of the settings below (flags go first)",
+            help="TOML or JSON file with any of the settings below (flags override it)",
         )
     kinds = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -65,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, file: bool = True) -> 
 
 
 def read_settings(path: str, known: Iterable[str]) -> dict[str, Any]:
-    """The table of a TOML file, or of a JSON file by its name; dashes in keys count as underscores.
+    """The table in a JSON file, by its suffix, or else a TOML file; dashes in keys are underscores.
 
     All keys of the top level must be known.
     """
@@ -86,8 +89,7 @@ def read_settings(path: str, known: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_pairs(pairs: list[str], flag: str) -> dict[str, Any]:
-    """{key: value} of texts KEY=VALUE; values are numbers, true, false, none, tuples or else
-    text."""
+    """{key: value} from texts KEY=VALUE; values are numbers, true, false, none, tuples or text."""
     table = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -98,8 +100,7 @@ def parse_pairs(pairs: list[str], flag: str) -> dict[str, Any]:
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raises ValueError naming the first key of given that is not known, and the nearest known
-    one."""
+    """Raises ValueError with the first unknown key of given, and the nearest known key."""
     known = sorted(known)
     for key in given:
         if key not in known:
@@ -115,7 +116,7 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def check_values(settings: Any) -> None:
-    """Raises ValueError for a field of wrong type, or not among its choices, or below its low."""
+    """Raises ValueError for a field of the wrong type, not among its choices, or below its low."""
     kinds = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         value, kind, meta = getattr(settings, field.name), kinds[field.name], field.metadata

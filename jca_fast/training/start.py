@@ -13,7 +13,7 @@ from jca_fast.training.objective import build_model, inherited
 
 
 def training_set(config: Config) -> AVEDataset:
-    """The training split with the labels that config.supervision asks for."""
+    """The training split with the labels that config.supervision selects."""
     if config.supervision == "full":
         return AVEDataset(config.data, "train")
     noisy = exists(find_cache(config.data), "audio_feature_noisy")
@@ -31,13 +31,16 @@ def start_model(config: Config, dataset: AVEDataset) -> AVELocalizer:
 
 
 def baseline(train_set: AVEDataset, val_set: AVEDataset) -> float:
-    """Accuracy on the validation split of the most frequent class (of training, with segments)."""
+    """Accuracy on the validation split of always predicting the most frequent class.
+
+    The class comes from the training labels, or with weak supervision from the validation labels.
+    """
     reference = None if train_set.weak else train_set.labels.argmax(dim=-1)
     return majority_baseline(val_set.labels.argmax(dim=-1), reference)
 
 
-def blame(dataset: AVEDataset) -> str:
-    """Which clip has values that are not finite, or advice where none has."""
+def explain_loss(dataset: AVEDataset) -> str:
+    """The reason for a loss that is not finite: a clip with such values, or else advice."""
     for index in range(len(dataset)):
         for name, values in zip(("audio", "visual"), dataset[index], strict=False):
             if not values.isfinite().all():

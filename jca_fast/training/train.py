@@ -1,4 +1,4 @@
-"""`jca-fast train`: the command. Its settings are in config.py, the loop is in trainer.py."""
+"""The command `jca-fast train`. Its settings are in config.py, its loop is in trainer.py."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jca_fast.training.settings import add_flags
 EPILOG = """\
 Settings are taken from the flags, then from the --config file (same names, [model] for the model),
 then from the recipe, then from the defaults. The defaults learn on any set within a few epochs;
---recipe published is that of the released training code. Arguments of AVELocalizer go after
+--recipe published is the recipe of the released training code. Arguments of AVELocalizer follow
 --model, for example
   jca-fast train --data DIR --model form=released num_layers=2 modalities=audio
-The features are taken as they are; --model normalize=true normalises them, as the published code.
-A run writes config.json, last.pt, best.pt, metrics.csv, metrics.json, curves.png and, if asked,
-tensorboard/ into --out. Started again with the same --out it continues where it stopped. Several
-processes share each batch:
+The features are used unchanged; --model normalize=true normalises them, like the published code.
+A run writes config.json, last.pt, best.pt, metrics.csv, metrics.json, curves.png and, with
+--tensorboard, tensorboard/ into --out. A run that is started again with the same --out continues
+where it stopped. Several processes share each batch:
   torchrun --nproc-per-node 2 -m jca_fast train --data DIR
 """
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains as the flags and the file say."""
+    """Trains with the settings of the flags and the file."""
     config = resolve(Config, args)
 
     if args.find_lr:

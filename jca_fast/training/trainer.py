@@ -1,9 +1,9 @@
-"""Training of AVELocalizer: the loop, validation, checkpoints, many processes, many seeds.
+"""Training of AVELocalizer: the loop, validation and reports, in one process or many.
 
-The whole state of a run (weights, optimiser, schedule, random generators, place in the epoch,
-history) goes into `last.pt` in one atomic write, and the order of clips depends on (seed, epoch)
-alone. A run that is killed at any moment and started again therefore ends with the same bits as a
-run that was not.
+One atomic write puts the whole state of a run (weights, optimiser, schedule, random generators,
+place in the epoch, history) into `last.pt`, and the order of clips depends on (seed, epoch) alone.
+A run that is killed at any moment and started again therefore ends with the same bits as an
+uninterrupted run.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from jca_fast.training.logs import (
 )
 from jca_fast.training.objective import Objective
 from jca_fast.training.reproducible import seed_everything
-from jca_fast.training.start import baseline, blame, start_model, training_set
+from jca_fast.training.start import baseline, explain_loss, start_model, training_set
 
 
 class Trainer:
-    """One run: builds everything, restores last.pt if there is one, and `fit`s."""
+    """One training run. It restores last.pt if there is one; `fit` trains to the end."""
 
     def __init__(self, config: Config, group: Group) -> None:
         self.config = config
@@ -75,7 +75,7 @@ class Trainer:
             pin_memory=group.device.type == "cuda",
         )
         self.epoch = self.batch = self.step = self.stale = 0
-        # loss * clips, right segments (or clips, weakly supervised)
+        # the sum of loss * clips, and the correct segments (or clips, weakly supervised)
         self.sums = torch.zeros(2, dtype=torch.float64, device=group.device)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
@@ -87,7 +87,7 @@ class Trainer:
         self.wrapped = self.wrap()
 
     def wrap(self) -> torch.nn.Module:
-        """The objective as the training step calls it: compiled, synchronised over processes."""
+        """The objective for the training step: compiled and synchronised over processes as set."""
         wrapped: Any = self.objective
         if self.config.compile:
             # One graph per batch size, so that a resumed run computes the same bits.
@@ -99,8 +99,10 @@ class Trainer:
     # ---- the loop
 
     def fit(self) -> dict[str, Any]:
-        """Trains to the last epoch or the early stop, scores best.pt on the test split, returns
-        metrics.json."""
+        """Trains to the last epoch or the early stop, and scores best.pt on the test split.
+
+        Returns the content of metrics.json without the history.
+        """
         per_epoch = self.batches.count()
         self.progress = Progress(
             self.config.epochs * per_epoch,
@@ -126,7 +128,7 @@ class Trainer:
         return summary
 
     def train_epoch(self) -> None:
-        """The rest of the current epoch, from batch self.batch on."""
+        """Trains the rest of the current epoch, starting at batch self.batch."""
         start = time.perf_counter() - self.seconds
         self.objective.train()
         self.batches.seek(self.epoch, self.batch)
@@ -143,9 +145,9 @@ class Trainer:
     def train_step(
         self, audio: Tensor, visual: Tensor, labels: Tensor, lengths: Tensor | None = None
     ) -> None:
-        """One step of Adam; lengths (B,) are the segments of each clip without padding.
+        """Makes one step of Adam; lengths (B,) are the segments of each clip without padding.
 
-        DDP averages the gradients of the processes; the weight makes that the mean over clips.
+        DDP averages the gradients of the processes; the weight turns this into the mean over clips.
         """
         share, size = self.batches.share(self.batch), self.batches.size(self.batch)
         with autocast(self.group.device, self.config.precision):
@@ -165,7 +167,7 @@ class Trainer:
         self.step += 1
 
     def finish_epoch(self) -> None:
-        """Validation, schedule, row of the history, checkpoints."""
+        """Validates, steps the schedule, adds a row to the history and writes the checkpoints."""
         clips = len(self.train_set)
         lengths, labels = self.train_set.lengths, self.train_set.labels
         answers = labels[..., 0].numel()  # segments, or clips
@@ -174,7 +176,7 @@ class Trainer:
         loss_sum, right = self.group.sum(self.sums.clone()).tolist()
         if not math.isfinite(loss_sum):
             raise RuntimeError(
-                f"the loss of epoch {self.epoch + 1} is {loss_sum}; {blame(self.train_set)}"
+                f"the loss of epoch {self.epoch + 1} is {loss_sum}; {explain_loss(self.train_set)}"
             )
         lr, validation = self.optimizer.param_groups[0]["lr"], {}
         self.epoch += 1
@@ -201,7 +203,7 @@ class Trainer:
         self.stale = 0 if better else self.stale + bool(validation)
         self.batch, self.seconds = 0, 0.0
         self.sums.zero_()
-        # best.pt before last.pt: if killed between them, the epoch is repeated with the same bits.
+        # best.pt comes first: a run killed before last.pt repeats the epoch with the same bits.
         if better and self.group.main:
             checkpoint.save(
                 self.out / "best.pt",
@@ -218,11 +220,11 @@ class Trainer:
             self.say(f"val: the scores of clips {broken} are not finite; they count as wrong")
 
     def stopped(self) -> bool:
-        """Whether the early stop has come."""
+        """Whether the run has reached the early stop."""
         return 0 < self.config.early_stop <= self.stale
 
     def evaluate(self, dataset: AVEDataset) -> dict[str, Any]:
-        """Loss and metrics of the current weights on a split."""
+        """The loss and the metrics of the current weights on a split."""
         c = self.config
         settings: dict[str, Any] = {
             "batch_size": c.batch_size,
@@ -232,7 +234,7 @@ class Trainer:
         return evaluate_split(self.objective, dataset, self.group, **settings)
 
     def test(self) -> dict[str, Any]:
-        """Metrics of best.pt on the test split."""
+        """The metrics of best.pt on the test split."""
         best = self.out / "best.pt"
         checkpoint.load_weights(self.model, checkpoint.load(best, self.group.device)["model"], best)
         return self.evaluate(AVEDataset(self.config.data, "test"))
