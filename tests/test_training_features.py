@@ -306,7 +306,7 @@ def test_pictures_of_scores_and_curves(data, run, tmp_path, capsys):
 def test_progress_counts_the_whole_run(capsys, monkeypatch):
     bar = logs.Progress(20, 5, True)
     assert (bar.bar.total, bar.bar.n) == (20, 5)
-    bar.step(1, 6, 10)
+    bar.step("epoch 1, batch 6 of 10")
     assert bar.bar.n == 6
     bar.close()
     now = [0.0]
@@ -316,8 +316,8 @@ def test_progress_counts_the_whole_run(capsys, monkeypatch):
     capsys.readouterr()
     for i in range(1, 4):
         now[0] = 50.0 * i
-        quiet.step(1, i, 10)
-        plain.step(1, i, 10)
+        quiet.step(f"epoch 1, batch {i} of 10")
+        plain.step(f"epoch 1, batch {i} of 10")
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["epoch 1, batch 2 of 10, 15 min left"]
 

@@ -1,6 +1,6 @@
 """Published modules by name: same constructors, calls, results and state_dict keys.
 
-One namespace for each repository, with its constructor defaults, so that one import line changes:
+Each repository has a namespace with its constructor defaults, so that only an import line changes:
 
 ==================================================  =============================================
 ``recursive_joint_co_attention``                    tuffr5: ``DCNWithRCNN`` and its layers
@@ -15,7 +15,7 @@ One namespace for each repository, with its constructor defaults, so that one im
 ``spiro``                                           closeatlast: ``DCNLayer`` without a query
 ==================================================  =============================================
 
-The classes behind them take every size as an argument: ``released``, ``cam``, ``orig_cam``,
+Their base classes take every size as an argument: ``released``, ``cam``, ``orig_cam``,
 ``speaker``. :func:`from_state_dict` builds any of them from its weights alone,
 :func:`load_checkpoint` from a published file; :func:`to_native` and :func:`to_published` convert
 between them and the modules of this library.

@@ -44,8 +44,8 @@ class DCNLayer(released.DCNLayer):
 class GRJCA_cam(nn.Module):  # noqa: N801 (the published name)
     """Gated recursive fusion: each modality is a mix of its input and its last two iterations.
 
-    ``Joint``, the two regressors and the text gate are in the published state_dict but in no
-    computation; they get no gradient.
+    ``Joint``, the two regressors and the text gate are in the published state_dict but are not
+    used; they get no gradient.
 
     Args:
         num_segments: N.
@@ -97,7 +97,7 @@ class GRJCA_cam(nn.Module):  # noqa: N801 (the published name)
 class HGRJCA_cam(GRJCA_cam):  # noqa: N801 (the published name)
     """Hierarchical gates: one after the first iteration, one after the second, one over both.
 
-    Arguments, shapes, errors and the unused parts are those of :class:`GRJCA_cam`.
+    The arguments, shapes, errors and unused parts are those of :class:`GRJCA_cam`.
     """
 
     def _add_gates(self, video_dim: int, audio_dim: int) -> None:

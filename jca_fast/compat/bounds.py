@@ -1,7 +1,7 @@
 """Limits of a checkpoint file, checked before the work that they bound.
 
-A small file can ask for much: numbers that unpack or repeat, tuples that hold each other, an index
-without end. One reader, :mod:`.torch_file`, keeps these limits for every command.
+A small file can demand much memory or time: by numbers that unpack or repeat, by tuples that hold
+each other, by an endless index. :mod:`.torch_file` enforces these limits for every command.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NAMES}
     "ComplexFloatStorage": torch.complex64,
     "UntypedStorage": torch.uint8,
 }
-"""The types of number that may be read, by their names in ``torch``. Quantised ones are not."""
+"""The number types that may be read, by their names in ``torch``; no quantised types."""
 
 DEEPEST = 64  # containers inside each other
-LARGEST_TUPLE = 100_000  # values in a tuple, those of the tuples inside it included
+LARGEST_TUPLE = 100_000  # values in a tuple, including the tuples inside it
 LARGEST_MEMO = 10_000_000  # entries of the index of a pickle
-MOST_SHARED = 4  # times that tensors together may repeat the numbers in the file
+MOST_SHARED = 4  # bytes of all tensors, as a multiple of the bytes in the file
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip file that is compressed, damaged, or larger unpacked than it is.
+    """Refuse a zip file that is damaged, or that is smaller than its contents unpacked.
 
-    ``torch.load`` looks at neither sizes nor checksums. Other files pass; they have neither.
+    ``torch.load`` checks neither sizes nor checksums. Other files pass, because they have neither.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -84,7 +84,7 @@ def check_archive(path: Path) -> None:
 
 
 def check_program(file: IO[bytes]) -> None:
-    """Refuse a pickle, from where ``file`` stands, whose index would fill the memory."""
+    """Refuse a pickle, at the position of ``file``, whose index would fill the memory."""
     start = file.tell()
     for opcode, argument, _ in pickletools.genops(file):
         large = opcode.name.endswith("PUT") and int(argument or 0) > LARGEST_MEMO
@@ -94,7 +94,7 @@ def check_program(file: IO[bytes]) -> None:
 
 
 def length(file: IO[bytes]) -> int:
-    """Bytes of ``file`` from where it stands."""
+    """Number of bytes of ``file`` after its position."""
     start = file.tell()
     end = file.seek(0, 2)
     file.seek(start)
@@ -104,9 +104,9 @@ def length(file: IO[bytes]) -> int:
 class TupleSizes:
     """Counts the values that a pickle makes.
 
-    Python hashes and compares tuples and frozen sets in full. Tuples that hold each other double
-    with every line of a file, and so does the time to hash one. Values made by constructors are
-    counted together, because a file may ask for the same long one again and again.
+    Python hashes and compares tuples and frozen sets in full. The size of tuples that hold each
+    other can double with every line of a file, and so can the time to hash them. Values made by
+    constructors are counted together, because a file may make the same long value many times.
     """
 
     def __init__(self, num_bytes: int) -> None:
@@ -137,14 +137,14 @@ class TupleSizes:
 
 
 def check_config(config: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-    """Refuse a configuration of more layers than ``weights`` has tensors, before any is built."""
+    """Refuse a configuration with more layers than ``weights`` has tensors, before it is built."""
     layers = config.get("num_layers")
     if isinstance(layers, int) and layers > len(weights):
         raise ValueError(f"num_layers={layers}, but the file has {len(weights)} tensors")
 
 
 def check_tensors(weights: Mapping[str, Any]) -> None:
-    """Refuse tensors that are not plain numbers in memory, or that repeat numbers of the file."""
+    """Refuse tensors that are not plain numbers in memory, or that repeat the file's numbers."""
     storages: dict[int, int] = {}
     total = 0
     for key, value in weights.items():

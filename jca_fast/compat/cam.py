@@ -1,4 +1,4 @@
-"""The ``CAM`` of the emotion-recognition repositories: the paper's form, batched, not looped.
+"""The ``CAM`` of the emotion-recognition repositories: the paper's form, computed in batches.
 
 In place of their ``models.cam`` and ``models.Jcam_512``::
 
@@ -38,10 +38,11 @@ class CAM(nn.Module):
         in_dim: width of the inputs, or (audio, visual).
         dim: width of the encoded features, or (audio, visual); None has no encoders.
         attention_dim: k.
-        heads: names of the regressors; None takes the published ones: ("vregressor", "aregressor")
-            at N = 16, else ("regressor",). With ``()`` a call returns the result of :meth:`attend`.
+        heads: names of the regressors; None takes the published names: ("vregressor",
+            "aregressor") at N = 16, else ("regressor",). With ``()`` a call returns the result of
+            :meth:`attend`.
         head_input: "attended" is [A'; V'], "visual" is [visual input; V'], which never uses A'.
-            None takes the published one: "visual" for two heads, else "attended".
+            None takes the published input: "visual" for two heads, else "attended".
         hidden_dim: hidden width of a regressor: Linear, Dropout, Linear, without non-linearity.
         dropout: in the regressors.
 
@@ -107,9 +108,8 @@ class CAM(nn.Module):
             self.add_module(name, head)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor | tuple[Tensor, ...]:
-        trained = (
-            "v" if self.heads and self.head_input == "visual" else "av"
-        )  # what the published code gives no gradient gets none
+        # The weights of audio get no gradient where the published code gives them none.
+        trained = "v" if self.heads and self.head_input == "visual" else "av"
         attended = self._attended(audio, visual, trained)
         features = torch.cat(
             attended if self.head_input == "attended" else (visual, attended[1]), dim=-1
@@ -124,7 +124,7 @@ class CAM(nn.Module):
     def _attended(self, audio: Tensor, visual: Tensor, trained: str) -> tuple[Tensor, Tensor]:
         """A' and V'; only the co-attention weights of the modalities in ``trained`` get gradients.
 
-        Fused where every Linear may be read instead of called.
+        The call is fused if every Linear may be read instead of called.
         """
         inputs = self._encode(audio, visual)
         linears = [linear for symbol in SYMBOLS for linear in self._linears(symbol)]

@@ -1,8 +1,8 @@
-"""Published checkpoint files: their contents and the model they hold, without running anything.
+"""Published checkpoint files: reads their contents and their model without running their code.
 
-Containers: a pickled whole module; a state_dict; a dict with a state_dict under ``net`` or a
-similar name beside other entries; a pickled trainer with a model inside; each written by torch.save
-or pickle. Also safetensors files and the checkpoints of ``jca-fast train``.
+A file of torch.save or pickle may contain a pickled whole module, a state_dict, a dict with a
+state_dict under ``net`` or a similar name and other entries, or a pickled trainer with a model
+inside. Safetensors files and the checkpoints of ``jca-fast train`` are read too.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .recognize import Recognized, load_recognized, recognize, single_form
 from .torch_file import InertObject, read
 
 ENTRIES = ("net", "state_dict", "model", "model_state_dict", "weights")
-_DEEPEST = 4  # how far inside a pickled trainer a model is searched
+_DEEPEST = 4  # levels of a pickled trainer that are searched for a model
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file: its state_dict with the names in the file, what it is, and how the file holds it.
+    """A file: its state_dict with the names in the file, the recognised module, and its container.
 
     ``container`` describes the file, ``entry`` is the name of the state_dict in the dict of the
     file ("" if it is the whole file), ``extra`` holds the other entries of that dict.
@@ -42,7 +42,7 @@ class Checkpoint:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def load(self, *, use_query: bool | None = None) -> nn.Module:
-        """The model, strictly loaded, in eval mode; ``use_query`` as in :func:`load_checkpoint`."""
+        """The strictly loaded model in eval mode; ``use_query`` as in :func:`load_checkpoint`."""
         return load_recognized(self.state_dict, self.recognized, use_query)
 
     def __str__(self) -> str:
@@ -54,18 +54,18 @@ class Checkpoint:
 def load_checkpoint(path: str | Path, *, use_query: bool | None = None) -> nn.Module:
     """The model of a published checkpoint, strictly loaded, in eval mode on the CPU.
 
-    Nothing in the file is run. The logger ``jca_fast`` reports at level INFO what was recognised,
-    which is also the text of the result of :func:`read_checkpoint`.
+    No code of the file is run. The logger ``jca_fast`` reports the recognised module at level INFO,
+    with the text of the result of :func:`read_checkpoint`.
 
     Args:
         path: the file.
-        use_query: needed where the weights fit two published forms: True for the layers with a
-            query Linear, False for those that hold one and do not use it.
+        use_query: needed if the weights fit two published forms: True for the layers that use
+            their query Linear, False for the layers that have one and do not use it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, holds something else, exceeds a limit, asks for a call that
-            no model needs, or fits two forms; the message tells what was expected and found.
+        ValueError: the file is damaged, has other contents, exceeds a limit, contains a call that
+            no model needs, or fits two forms. The message gives the expected and the found content.
     """
     checkpoint = read_checkpoint(path)
     logging.getLogger("jca_fast").info("%s", checkpoint)
@@ -76,7 +76,7 @@ def load_checkpoint(path: str | Path, *, use_query: bool | None = None) -> nn.Mo
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """What a checkpoint file holds; errors as in :func:`load_checkpoint`."""
+    """The content of a checkpoint file; errors as in :func:`load_checkpoint`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
@@ -115,13 +115,13 @@ def _from_inside(path: Path, content: Any) -> Checkpoint:
             continue
         return Checkpoint(path, f"model of a pickled object under {place!r}", weights, found)
     if isinstance(content, Mapping):
-        _recognized(content)  # says which entry is no tensor
+        _recognized(content)  # raises and names the entry that is not a tensor
     kind = content.class_path if isinstance(content, InertObject) else type(content).__name__
     raise ValueError(f"expected a state_dict, a dict with one, or a module; found {kind}")
 
 
 def _models_inside(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(place, weights) of modules and state_dicts, those near the surface first."""
+    """(place, weights) of modules and state_dicts, the outer ones first."""
     level: list[tuple[str, Any]] = [("", content)]
     for _ in range(_DEEPEST):
         below: list[tuple[str, Any]] = []
@@ -137,14 +137,14 @@ def _models_inside(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 
 def _weights(value: Any) -> dict[str, Any] | None:
-    """The state_dict that ``value`` is or has; None for anything else."""
+    """``value`` if it is a state_dict, the state_dict of a module, or else None."""
     if isinstance(value, InertObject):
         return value.state_dict() if value.is_module else None
     return dict(value) if isinstance(value, Mapping) and _is_state_dict(value) else None
 
 
 def _is_state_dict(value: Mapping[Any, Any]) -> bool:
-    """Whether there are tensors by name, and nothing else but single numbers beside them."""
+    """Whether ``value`` is empty or has a tensor among its values."""
     return not value or any(isinstance(item, (Tensor, ForeignTensor)) for item in value.values())
 
 

@@ -1,6 +1,6 @@
 """``jca-fast convert IN OUT``: published checkpoints to safetensors, to this library, and back.
 
-Every tensor keeps its bits, and the tensors keep their order. The name of OUT tells what to write:
+Every tensor keeps its bits, and the tensors keep their order. The suffix of OUT selects the format:
 ``.safetensors``, or one of ``.pt``, ``.pth``, ``.t7``, ``.tar``, ``.bin``, ``.model`` for the
 published container; with ``--native`` a checkpoint that ``jca-fast evaluate`` reads.
 """
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(checkpoint: Checkpoint, target: Path, native: bool) -> list[str]:
-    """Write ``target`` and return the lines that tell of it."""
+    """Write ``target`` and return the lines to print."""
     if native:
         return _write_native(checkpoint, target)
     checkpoint = _published(checkpoint)
@@ -120,7 +120,7 @@ def _left_behind(names: list[str]) -> list[str]:
 def _plain(extra: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The entries of plain values, and the names of the others.
 
-    A tensor of one number becomes the number, a numpy array a tensor, so that
+    A tensor of one number becomes that number and a numpy array becomes a tensor, so that
     ``torch.load(weights_only=True)`` reads the result.
     """
     import numpy as np
@@ -140,7 +140,7 @@ def _plain(extra: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether ``value`` is a tensor, a number, a text, or made of them; each part is seen once."""
+    """Whether ``value`` is a tensor, a number, a text or None, or a container of these."""
     import torch
 
     seen, pending = set(), [value]
@@ -163,7 +163,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _published(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint itself, or for one of this library the published model of the same weights."""
+    """The checkpoint, after a checkpoint of this library is converted to the published model."""
     from dataclasses import replace
 
     from ..models import AVELocalizer

@@ -28,7 +28,7 @@ __all__ = [
 class CAM(orig_cam.CAM):
     """:class:`jca_fast.compat.orig_cam.CAM` with a gate between the inputs and their update.
 
-    The gate mixes each modality before and after its two co-attention layers.
+    The gate mixes the features of each modality before and after its two co-attention layers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The names that a pickled model may call, each with a harmless counterpart.
+"""The names that a pickled model may call, each with a harmless replacement.
 
 This module never imports, opens or calls anything that a file names.
 """
@@ -16,7 +16,7 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """Announced numbers: ``count`` of ``dtype`` under ``key``, or at once in ``raw``."""
+    """A reference to ``count`` numbers of ``dtype``: under ``key``, or in ``raw`` if given."""
 
     dtype: torch.dtype
     key: str
@@ -43,14 +43,14 @@ class ForeignTensor:
 
 
 class Refusing(type):
-    """The class of classes that refuse to be called."""
+    """The metaclass of classes that refuse to be called."""
 
     def __call__(cls, *args: object, **kwargs: object) -> Any:
         raise pickle.UnpicklingError(f"it calls {cls.__qualname__}, which is not a part of a model")
 
 
 class Inert(metaclass=Refusing):
-    """An object whose class is not imported; ``state`` is what the file says about it."""
+    """An object whose class is not imported; ``state`` is its state in the file."""
 
     __slots__ = ("state",)
     state: Any
@@ -65,7 +65,7 @@ class Inert(metaclass=Refusing):
 
 
 class Constructor:
-    """A function that a pickle may call and nothing else: it cannot be given attributes."""
+    """A function that a pickle may call; the pickle cannot set its attributes."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -81,7 +81,7 @@ class Constructor:
 
 
 class InertDict(dict):
-    """An OrderedDict, defaultdict or Counter: its items alone, without factory or attributes."""
+    """The items of an OrderedDict, defaultdict or Counter, without factory or attributes."""
 
     __slots__ = ()
 
@@ -96,7 +96,7 @@ class Dtype:
 
     def __init__(self, code: object) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<|=]?([fiub][1248]|[SU]\d{1,6})", code):
-            raise pickle.UnpicklingError(f"it holds numbers of the type {str(code)[:40]!r}")
+            raise pickle.UnpicklingError(f"it holds numbers of type {str(code)[:40]!r}")
         self.code = code
 
     def __setstate__(self, state: object) -> None:
@@ -145,7 +145,7 @@ def _tensor_v3(
 
 
 def _subclass(function: Any, cls: Any, args: Any, state: Any) -> Any:
-    """A tensor with attributes, or of a subclass: the tensor alone."""
+    """The plain tensor of one with attributes or of a subclass."""
     if not isinstance(function, Constructor):
         raise pickle.UnpicklingError("it makes a tensor in an unknown way")
     return function(*args)
@@ -158,7 +158,7 @@ def _instance(cls: Any, base: Any, state: Any) -> Inert:
 
 
 def _described(name: str) -> Callable[..., str]:
-    """A constructor of a plain value that is kept as text, such as a path."""
+    """A constructor of a plain value that is kept as text, such as a date."""
     return lambda *args: f"{name}({', '.join(str(a)[:200] for a in args if _is_plain(a))})"
 
 

@@ -1,7 +1,7 @@
 """The modules of praveena2j/Joint-Cross-Attention-for-Audio-Visual-Fusion with their defaults.
 
-In place of ``from models.orig_cam import CAM``, which its ``main.py`` trains, and of the ``CAM`` of
-``models.cam`` (the paper's formula) and ``models.Jcam_512``::
+In place of ``from models.orig_cam import CAM``, whose class its ``main.py`` trains, and of the
+``CAM`` of ``models.cam`` (the paper's formula) and ``models.Jcam_512``::
 
     from jca_fast.compat.joint_cross_attention_for_audio_visual_fusion import CAM
     from jca_fast.compat.joint_cross_attention_for_audio_visual_fusion import PaperCAM as CAM

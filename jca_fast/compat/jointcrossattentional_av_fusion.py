@@ -5,8 +5,8 @@ In place of ``from models.cam import CAM``::
     from jca_fast.compat.jointcrossattentional_av_fusion import CAM
 
 The published constructor makes a regressor for 640 features, and the published ``forward`` gives it
-256, which fails. This class has the published weights and gives the regressor the 640 features it
-was made for: [visual input; attended visual]. ``head_input="attended"`` has one for the 256.
+256, which fails. This class has the published weights and gives the regressor 640 features:
+[visual input; attended visual]. ``head_input="attended"`` makes a regressor for 256 features.
 """
 
 from __future__ import annotations

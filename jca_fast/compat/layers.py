@@ -1,6 +1,7 @@
 """The co-attention layers of the published code for two or more modalities, under published names.
 
-Per layer, for modalities X_i (B, N, d_i) and J = [X_1; X_2; ...] (B, N, d), every Linear with bias:
+A layer computes from modalities X_i (B, N, d_i) and J = [X_1; X_2; ...] (B, N, d), where every
+Linear has a bias:
 
     Q = query_linear(J)      K_i = key{i}_linear(X_iᵀ)      V_i = value{i}_linear(X_i)
     C_i = dropouts[i - 1](tanh(K_i Q / sqrt(d)))                                   (B, d_i, d)
@@ -33,8 +34,8 @@ class PublishedCoAttention(nn.Module):
         dims: widths d_i of two or more modalities.
         dropout: probability on C_i, after the tanh.
         num_segments: N.
-        use_query: False uses the joint feature itself as Q. ``query_linear`` then exists, as in the
-            published code that does so, but is never used.
+        use_query: False uses the joint feature itself as Q. ``query_linear`` then exists, as in
+            that published code, but is never used.
 
     Raises:
         ValueError: a size is below 1, the probability is outside [0, 1], or a feature has another

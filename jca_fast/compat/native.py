@@ -1,4 +1,4 @@
-"""Between the published modules and the modules of this library: the same weights renamed.
+"""Converts between the published modules and the modules of this library by renaming weights.
 
 ==============================  ====================================================================
 published                       this library
@@ -41,9 +41,9 @@ _CAM = {"affine_": "W_j", "W_": "W_", "W_c": "W_c", "W_h": "W_h"}
 def to_native(model: nn.Module) -> AVELocalizer | JointCoAttention:
     """The module of this library with copied weights, dropout rates and mode of a published one.
 
-    See the table. The released forms take the video first. The unused ``query_linear`` of an RJCMA
-    layer is left behind, and so are the encoders and heads of a CAM. Raises ValueError for any
-    other module, and for LSTM blocks that have not 2 layers.
+    The table above lists the pairs. The released forms take the video first. The unused
+    ``query_linear`` of an RJCMA layer and the encoders and heads of a CAM are dropped. Raises
+    ValueError for any other module, and for LSTM blocks without exactly 2 layers.
     """
     if isinstance(model, released.DCNWithRCNN):
         return _fill(
@@ -88,9 +88,9 @@ def to_native(model: nn.Module) -> AVELocalizer | JointCoAttention:
 def to_published(model: nn.Module) -> nn.Module:
     """The published module with copied weights, dropout rates and mode of one of this library.
 
-    See the table. The unused ``query_linear`` of RJCMA starts with new weights. The CAM has neither
-    encoders nor heads, one layer, and no dropout. Raises ValueError where no published module
-    computes the same.
+    The table above lists the pairs. The unused ``query_linear`` of RJCMA starts with new weights.
+    The CAM has no encoders, no heads, one layer and no dropout. Raises ValueError if no published
+    module computes the same.
     """
     if isinstance(model, AVELocalizer):
         options = _released_options(model)
@@ -137,7 +137,7 @@ def _fill(
     names: Mapping[str, str],
     transposed: str = "-",
 ) -> Any:
-    """``target(**config)`` with the tensors of ``source`` that have a new name, by prefix."""
+    """``target(**config)`` with the tensors of ``source`` whose prefix has a new name."""
     model = target(**config)
     renamed: dict[str, Tensor] = {}
     for key, value in source.state_dict().items():
@@ -159,7 +159,7 @@ def _reversed(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _stack_names(num_layers: int, modalities: int) -> dict[str, str]:
-    """Published prefix and own prefix of every Linear of a stack of layers."""
+    """Published prefix and native prefix of every Linear of a stack of layers."""
     names = {}
     for i in range(num_layers):
         old, new = f"dcn_layers.{i}.", f"layers.{i}."
@@ -199,7 +199,7 @@ def _localizer_config(model: released.DCNWithRCNN) -> dict[str, Any]:
 
 
 def _released_options(model: AVELocalizer) -> SimpleNamespace:
-    """The command line of the published code that makes this model; ValueError if there is none."""
+    """The command line that makes this model in the published code; ValueError if there is none."""
     config = model.config
     fixed = {
         "form": "released",

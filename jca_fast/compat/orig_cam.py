@@ -24,7 +24,7 @@ class CAM(nn.Module):
         audio_dim: width of the audio features.
         visual_dim: width to which the visual features are reduced.
         num_layers: co-attention layers.
-        unimodal_rnn: False leaves out the LSTM blocks of audio and video, as one published version
+        unimodal_rnn: False omits the LSTM blocks of audio and video, as one published version
             does.
         hidden_dim: hidden width of the two regressors.
         dropout: in the co-attention and the regressors; the LSTM blocks keep the published 0.1.
@@ -61,7 +61,7 @@ class CAM(nn.Module):
         self.video_extract = _block(visual_dim, unimodal_rnn)
         self.video_attn = self._reduction(audio_dim, visual_dim)
         head = (visual_dim, hidden_dim, dropout)
-        if unimodal_rnn:  # the published order, which seeds and the state of an optimizer depend on
+        if unimodal_rnn:  # the published order, because seeds and optimizer states depend on it
             self.vregressor = self._head(head)
         self.Joint = LSTM(visual_dim + audio_dim, visual_dim, 2, dropout=0.0)
         if not unimodal_rnn:
@@ -76,7 +76,7 @@ class CAM(nn.Module):
         return regressor(*head)
 
     def _add_parts(self, audio_dim: int, visual_dim: int, head: tuple[int, int, float]) -> None:
-        """The parts that published versions of this model add behind ``Joint``."""
+        """Add the parts that published versions of this model have after ``Joint``."""
         self.aregressor = self._head(head)
 
     def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> tuple[Tensor, Tensor]:

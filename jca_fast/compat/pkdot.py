@@ -69,7 +69,7 @@ class BottomUpExtract(released.BottomUpExtract):
 class CAM(orig_cam.CAM):
     """:class:`jca_fast.compat.orig_cam.CAM` with one head: (B, N, 512) each -> logits (B, N, 2).
 
-    Arguments and errors are those of that class.
+    The arguments and errors are those of that class.
     """
 
     num_classes = 2

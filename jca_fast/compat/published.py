@@ -1,4 +1,4 @@
-"""The published modules by their keys: telling keys, and how shapes give the sizes."""
+"""The published modules: the keys that identify each, and the reader of its sizes from shapes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Sized = tuple[str, Callable[..., nn.Module]]  # the sizes as text, and their mod
 
 @dataclass(frozen=True)
 class Known:
-    """A published module: its name, the keys that tell it, and the reader of its sizes.
+    """A published module: its name, the keys ``tells`` that identify it, the reader of its sizes.
 
-    ``part`` is True if it is also searched inside larger models, ``bare`` if it is nothing but
-    co-attention layers, which some published code computes without their query Linear.
+    ``part`` is True if it is also searched inside larger models. ``bare`` is True if it consists of
+    co-attention layers only, which some published code computes without their query Linear.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Known:
     bare: bool = False
 
     def takes_query(self, s: Shapes) -> bool:
-        """Whether ``s`` are layers that may have their query Linear in use or out of use."""
+        """Whether ``s`` are layers that may or may not use their query Linear."""
         return self.bare and not any(key.endswith("value3_linear.weight") for key in s)
 
     def asks_query(self, s: Shapes) -> bool:
@@ -40,7 +40,7 @@ class Known:
 
 
 def within(shapes: Shapes, prefix: str) -> Shapes:
-    """The entries under ``prefix``, without it."""
+    """The entries under ``prefix``, with keys without it."""
     return {
         key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)
     }
@@ -127,7 +127,7 @@ def _released(s: Shapes) -> Sized:
 
 
 def _emotion_sizes(s: Shapes) -> tuple[tuple[int, int, int, int], int, str]:
-    """N, audio and visual width and layers; hidden width; and a text of them."""
+    """(N, audio width, visual width, layers), the hidden width, and a text of the sizes."""
     (visual, audio), n = _dense_sizes(within(s, "coattn.dcn_layers.0.dense_coattn."))
     layers = _count(s, "coattn.dcn_layers.{}.dense_coattn.key1_linear.weight")
     text = f"audio {audio}, visual {visual}, {layers} layers, N = {n}"
@@ -193,7 +193,7 @@ def _cam(s: Shapes) -> Sized:
         in_dims = (d - width // 2, width // 2)
         visual = True
     head_input = "visual" if visual else "attended"
-    # No shape of the bare attention tells the two widths apart.
+    # The shapes of the bare attention do not determine the two widths.
     taken = "" if heads or dims else " (taken as halves of d)"
     text = f"inputs {in_dims[0]}/{in_dims[1]}{taken}, d = {d}, N = {n}, k = {k}"
     text += f", heads {', '.join(heads) or 'none'}"
@@ -284,4 +284,4 @@ KNOWN = (
     ),
     Known("residual recurrent block", ("init_hidden", "rnn.weight_ih_l0"), _rnn),
 )
-"""Tried in this order: the most special first."""
+"""The modules in the order in which they are tried: the most specific first."""

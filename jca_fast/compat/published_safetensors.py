@@ -1,4 +1,4 @@
-"""Published checkpoints as safetensors files: tensors, the facts of their file, and a checksum."""
+"""Published checkpoints as safetensors files: tensors, facts about their file, and a checksum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMAT = "jca_fast published 1"
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file starts with eight bytes of the length of its JSON header, the last ones 0."""
+    """Whether a file is named so, or starts with eight bytes of the length of a JSON header."""
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or (start[5:8] == b"\0\0\0" and start[8:] == b"{")
@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
 
 
 def _checksum(tensors: Mapping[str, Tensor], published: str) -> str:
-    """SHA-256 of names, types, shapes and numbers of the tensors, and of the published facts."""
+    """SHA-256 of the names, types, shapes and values of the tensors, and of the published facts."""
     digest = hashlib.sha256(published.encode())
     for key in sorted(tensors):
         value = tensors[key]

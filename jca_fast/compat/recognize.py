@@ -1,7 +1,7 @@
-"""Which published module a state_dict belongs to, read off its keys and shapes.
+"""Finds the published module of a state_dict by its keys and shapes.
 
-Names alone do not decide: ``affine_v`` is (N, N) in CAM and (49, d) in PositionAttn. So a telling
-key proposes a module, every size is read off a shape, and the module of those sizes must then have
+Names alone are ambiguous: ``affine_v`` is (N, N) in CAM and (49, d) in PositionAttn. So certain
+keys propose a module, every size is read from a shape, and the module of those sizes must then have
 exactly these keys and shapes.
 """
 
@@ -29,13 +29,13 @@ SIBLINGS = (
 
 @dataclass(frozen=True)
 class Recognized:
-    """What a state_dict is: its ``name`` and ``sizes`` as text; ``build()`` makes that module.
+    """The module of a state_dict: its ``name`` and ``sizes`` as text; ``build()`` makes it.
 
-    ``prefix`` stands before every key of the module in the state_dict. ``others`` are the keys of a
-    larger model around it. ``names`` gives for each key of the module its key in the state_dict.
-    ``takes_query`` is True for the layers of two modalities alone, of which ``build(use_query)``
-    makes the form with ``query_linear`` in use or out of use. ``asks_query`` is True where both
-    forms are published for these weights.
+    ``prefix`` begins every key of the module in the state_dict. ``others`` are the keys of a larger
+    model around it. ``names`` gives for each key of the module its key in the state_dict.
+    ``takes_query`` is True only for layers of two modalities: ``build(use_query)`` makes the form
+    that uses ``query_linear`` or does not. ``asks_query`` is True if both forms are published for
+    these weights.
     """
 
     name: str
@@ -59,19 +59,19 @@ def from_state_dict(
     """The published module a state_dict belongs to, in the dtype and on the device of its tensors.
 
     It is in eval mode and has copies of the tensors. Wrappers such as ``module.`` and
-    ``_orig_mod.`` are taken off, and a published module is found under any prefix of a larger
-    model. What no state_dict holds takes its default: the published dropout rates and
+    ``_orig_mod.`` are removed, and a published module is found under any prefix of a larger model.
+    Settings that a state_dict does not hold have their defaults: the published dropout rates and
     ``squeeze=False``.
 
     Args:
         state_dict: tensors by name.
-        use_query: for the layers of two modalities alone. True uses ``query_linear``, False leaves
-            it out as SPIRo does. Needed at N = 300, where both forms are published; elsewhere None
-            uses it, as all published code does.
+        use_query: only for layers of two modalities. True uses ``query_linear``, False does not,
+            like SPIRo. It is needed at N = 300, where both forms are published; elsewhere None
+            uses ``query_linear``, like all published code.
 
     Raises:
-        ValueError: it is none of the published modules, or almost one, or fits two forms and
-            ``use_query`` is not given; the message tells what was expected and found.
+        ValueError: it is none of the published modules, or almost one, or it fits two forms and
+            ``use_query`` is not given. The message gives the expected and the found keys.
     """
     return load_recognized(state_dict, recognize(state_dict), use_query)
 
@@ -102,7 +102,7 @@ def load_recognized(
 
 
 def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
-    """What a state_dict is, before anything is built; errors as in :func:`from_state_dict`."""
+    """The module of a state_dict, without building it; errors as in :func:`from_state_dict`."""
     shapes = shapes_of(state_dict)
     clean = _without_wrappers(shapes)
     clean.pop("n_averaged", None)  # the count of an AveragedModel
@@ -126,7 +126,7 @@ def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
 def single_form(
     name: str, sizes: str, build: Callable[..., nn.Module], weights: Mapping[str, Tensor]
 ) -> Recognized:
-    """A module known by other means, whose keys are those of ``weights``; checked against them."""
+    """The entry of a module that is known already; its keys and shapes must be those of weights."""
     known = Known(name, (), lambda shapes: (sizes, build))
     checked(known, shapes_of(weights))
     return Recognized(name, sizes, build, names={key: key for key in weights})
@@ -143,7 +143,7 @@ def shapes_of(state_dict: Mapping[str, Tensor]) -> Shapes:
 
 
 def _without_wrappers(shapes: Shapes) -> dict[str, str]:
-    """The key of every tensor by its key without wrappers, wherever in the key they stand."""
+    """The key of every tensor by its key without wrappers, at any position in the key."""
     clean: dict[str, str] = {}
     for key in shapes:
         short = ".".join(part for part in key.split(".") if part not in WRAPPERS)
@@ -154,7 +154,7 @@ def _without_wrappers(shapes: Shapes) -> dict[str, str]:
 
 
 def _candidates(shapes: Shapes) -> Iterator[tuple[str, Known]]:
-    """(prefix, module) proposed by telling keys: all keys first, then parts of a larger model."""
+    """(prefix, module) whose identifying keys exist: whole models, then parts of a larger one."""
     prefix = ""
     while True:
         inner = within(shapes, prefix)
@@ -176,7 +176,7 @@ def _candidates(shapes: Shapes) -> Iterator[tuple[str, Known]]:
 
 
 def _places(shapes: Shapes, known: Known) -> list[str]:
-    """The prefixes under which all telling keys of a module that may be a part are found."""
+    """The prefixes with all identifying keys of a module that may be a part of a larger model."""
     if not known.part:
         return []
     first, *more = known.tells
@@ -185,13 +185,13 @@ def _places(shapes: Shapes, known: Known) -> list[str]:
 
 
 def _common(keys: Mapping[str, str]) -> str:
-    """The prefix of all names in the file; "" where wrappers stand inside the names."""
+    """The prefix of all names in the file; "" if there are wrappers inside the names."""
     prefixes = {name.removesuffix(key) for key, name in keys.items()}
     return prefixes.pop() if len(prefixes) == 1 else ""
 
 
 def _refuse_siblings(known: Known, others: tuple[str, ...]) -> None:
-    """Refuse the co-attention of a published model that has something missing or added.
+    """Refuse the co-attention of a published model with missing or additional keys.
 
     It must not be mistaken for the co-attention of an unknown model.
     """

@@ -33,8 +33,8 @@ class DenseCoAttn(PublishedCoAttention):
     """Joint co-attention of two modalities.
 
     (B, N, dim1), (B, N, dim2) -> two attended features (B, N, dim1 + dim2). ``num_segments`` (N)
-    and ``use_query`` default to the values of the repository that the class stands for.
-    ``use_query=False`` leaves the query Linear out of the computation.
+    and ``use_query`` default to the values of the class's repository. ``use_query=False`` does not
+    use the query Linear.
     """
 
     default_segments = 10
@@ -75,7 +75,7 @@ class NormalSubLayer(PublishedLayer):
 class DCNLayer(PublishedStack):
     """``num_seq`` layers, each with its own weights: (B, N, dim1), (B, N, dim2) -> the same shapes.
 
-    With ``return_all=True``, set at construction or in a call, a list for each modality
+    With ``return_all=True``, set at construction or in a call, it returns a list for each modality
     with every iteration.
     """
 
@@ -99,9 +99,9 @@ class DCNLayer(PublishedStack):
 
 
 class _RecurrentBlock(ResidualRNN):
-    """:class:`jca_fast.modules.ResidualRNN`, L2-normalised, created as the published code does.
+    """:class:`jca_fast.modules.ResidualRNN`, L2-normalised, with the published initial weights.
 
-    The order of the random draws is the published one: the Linear, the network, the initial state.
+    The random numbers are drawn in the published order: the Linear, the network, the initial state.
     """
 
     cell = "lstm"
@@ -138,13 +138,13 @@ class _RecurrentBlock(ResidualRNN):
 class LSTM(_RecurrentBlock):
     """Residual LSTM block: (B, N, embed_size) -> (B, N, dim), L2-normalised.
 
-    ``residual_embeddings=False``, which fails in the published code, leaves the input out of the
+    ``residual_embeddings=False``, which fails in the published code, omits the input from the
     concatenation.
     """
 
 
 class GRU(_RecurrentBlock):
-    """The block with a GRU, called and returning like :class:`LSTM`; the published class fails."""
+    """The block with a GRU and the interface of :class:`LSTM`; the published class fails."""
 
     cell = "gru"
 
@@ -221,7 +221,7 @@ class BottomUpExtract(nn.Module):
 
 
 class PredictLayer(nn.Module):
-    """Residual LSTM block on [data1; data2], then dim1 -> dim1 / 4 -> num_ans and a softmax.
+    """A residual LSTM block on [data1; data2], then dim1 -> dim1 / 4 -> num_ans and a softmax.
 
     data1 (B, N, dim1), data2 (B, N, dim2) -> probabilities (B, N, num_ans). ``squeeze=True`` drops
     every axis of size 1 as the published code does, so that a batch of one returns (N, num_ans).
@@ -260,7 +260,7 @@ class DCNWithRCNN(nn.Module):
     (B, N, 7, 7, 512), over all numbers of a segment in (B, N, 25088).
 
     Args:
-        opt: the parsed command line, any object with attributes. A missing attribute takes the
+        opt: the parsed command line, or any object with attributes. A missing attribute has the
             published default: ``audio_size`` and ``video_size`` (widths, 512), ``num_seq``
             (co-attention layers, 4), ``num_layers`` (of each LSTM block, 2), ``num_classes`` (29),
             ``dropout`` (0.3), ``droprnn`` (0.1), ``rnn`` ("LSTM" or "GRU"). ``num_segments`` (10)

@@ -1,4 +1,4 @@
-"""The three-modality layers of praveena2j/RJCMA, as its current code computes them.
+"""The three-modality layers of praveena2j/RJCMA, with the results of its current code.
 
 In place of ``from .av_crossatten import DCNLayer``::
 
@@ -37,7 +37,7 @@ class NormalSubLayer(PublishedLayer):
 class DCNLayer(PublishedStack):
     """``num_seq`` layers, each with its own weights: three features -> the same shapes.
 
-    With ``return_all=True``, set at construction or in a call, a list for each modality
+    With ``return_all=True``, set at construction or in a call, it returns a list for each modality
     with every iteration.
     """
 

@@ -29,8 +29,8 @@ class CAM(nn.Module):
         unused_dims: (audio, dim) sizes of the unused ``video_attn``.
         dropout: in the co-attention; the LSTM blocks keep the published 0.1.
 
-    ``video_attn`` and ``predict`` are in the published state_dict but in no computation; they get
-    no gradient.
+    ``video_attn`` and ``predict`` are in the published state_dict but are not used; they get no
+    gradient.
 
     Shapes:
         audio (B, N, audio_dim), visual (B, N, visual_dim) -> (B, N, visual_dim + audio_dim),
@@ -70,8 +70,8 @@ class CAM(nn.Module):
 class FusionModel(nn.Module):
     """:class:`CAM`, attentive statistics pooling and a Linear: one embedding for each utterance.
 
-    ``model`` is the CAM; None makes one of the published sizes. Audio and visual features as there
-    -> (B, embedding_dim).
+    ``model`` is the CAM; None makes one of the published sizes. It maps the audio and visual
+    features of :class:`CAM` to (B, embedding_dim).
     """
 
     def __init__(

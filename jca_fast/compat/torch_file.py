@@ -1,8 +1,8 @@
-"""The files of ``torch.save`` and ``pickle`` read without their classes: nothing in them is run.
+"""Reads files of ``torch.save`` and ``pickle`` without their classes and without running code.
 
-A pickle is a program that may call whatever it names; :mod:`.unpickle` lets it call nothing of
-consequence. Tensors stay references until the program is over; only then their numbers are read,
-each storage once.
+A pickle is a program that may call any function that it names; :mod:`.unpickle` restricts it to
+harmless calls. Tensors stay references until the program ends; then the numbers of each storage are
+read once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .unpickle import MAGIC, old_layout, unpickle
 class InertObject:
     """An object whose class is not imported, with its tensors read.
 
-    ``class_path`` is the name that the file gives the class, ``state`` what it says of the object.
+    ``class_path`` is the name of the class in the file, ``state`` the state of the object.
     """
 
     class_path: str
@@ -52,13 +52,13 @@ class InertObject:
 
 
 def read(path: Path) -> Any:
-    """What a file of torch.save or pickle holds.
+    """The content of a file of torch.save or pickle.
 
-    Tensors on the CPU, plain values, dicts, lists, tuples and :class:`InertObject`. The limits of
-    :mod:`.bounds` are checked first.
+    It consists of tensors on the CPU, plain values, dicts, lists, tuples and :class:`InertObject`.
+    The limits of :mod:`.bounds` are checked first.
 
     Raises:
-        ValueError: the file is damaged, of another kind, exceeds a limit, or asks for a call that
+        ValueError: the file is damaged, of another kind, exceeds a limit, or contains a call that
             no model needs.
     """
     bounds.check_archive(path)
@@ -91,7 +91,7 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
 
 
 def _read_stream(file: IO[bytes]) -> Any:
-    """A plain pickle, or the old layout of torch.save: three pickles in front of the content."""
+    """A plain pickle, or the old layout of torch.save: three pickles before the content."""
     if file.read(1) != b"\x80":
         raise ValueError("not a file of torch.save")
     file.seek(0)
@@ -102,7 +102,7 @@ def _read_stream(file: IO[bytes]) -> Any:
 
 
 def _read_old(file: IO[bytes]) -> Any:
-    """The old layout behind its magic number."""
+    """The old layout after its magic number."""
     content, data = old_layout(file)
     return _Tensors(lambda storage: data[storage.key]).value(content)
 
@@ -114,7 +114,7 @@ def _missing(storage: Storage) -> bytes:
 class _Tensors:
     """Replaces references by tensors and :class:`Inert` by :class:`InertObject`; each object once.
 
-    Tensors of one storage share its memory, so that no file asks for more than its size.
+    Tensors of one storage share its memory, so that no file needs more memory than its size.
     """
 
     def __init__(self, read_storage: Callable[[Storage], bytes]) -> None:
@@ -130,7 +130,7 @@ class _Tensors:
         return self._done[id(content)]
 
     def _convert(self, content: Any, depth: int) -> None:
-        """Convert into ``_done``. Containers are there before their parts, which may hold them."""
+        """Convert into ``_done``. A container is stored before its parts, which may contain it."""
         key = id(content)
         if isinstance(content, TensorRef):
             self._done[key] = self._tensor(content)
@@ -155,7 +155,7 @@ class _Tensors:
     def _tensor(self, ref: TensorRef) -> Tensor:
         storage = ref.storage
         if ref.dtype not in bounds.DTYPES.values():
-            raise ValueError(f"it holds numbers of the type {ref.dtype}")
+            raise ValueError(f"it holds numbers of type {ref.dtype}")
         key = storage.key if storage.raw is None else id(storage.raw)
         if key not in self._raw:
             raw = self._read(storage) if storage.raw is None else storage.raw

@@ -1,4 +1,4 @@
-"""Unpickling without classes: a program of pickle that can call nothing but harmless counterparts.
+"""Unpickling without classes: a pickle can call only harmless replacements.
 
 Every name becomes one of the constructors of :mod:`.inert_names`, none of which imports, opens or
 calls anything, or an inert class that keeps the state of an object and refuses to be called.
@@ -32,9 +32,9 @@ _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 
 
 class InertUnpickler(pickle._Unpickler):
-    """find_class and persistent_load are the only ways out of a pickle; neither leads anywhere.
+    """An unpickler whose find_class and persistent_load give a pickle access to harmless names.
 
-    The version in Python, because it shows each tuple before anything hashes it.
+    It extends the Python version of Unpickler, which can check each tuple before it is hashed.
     """
 
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
@@ -57,7 +57,7 @@ class InertUnpickler(pickle._Unpickler):
         return Refusing(name, (Inert,), names)
 
     def _nested_storage(self, raw: bytes) -> Storage:
-        """The storage in the bytes that a tensor inside a plain pickle carries."""
+        """The storage in the bytes of a tensor inside a plain pickle."""
         if id(raw) not in self._storages:
             file = io.BytesIO(raw)
             if unpickle(file, nested=True) != MAGIC:
@@ -78,15 +78,15 @@ class InertUnpickler(pickle._Unpickler):
         if kind == "module" and rest:  # old files keep a class together with its source text
             return rest[0]
         if kind != "storage" or len(rest) < 4 or not isinstance(rest[0], torch.dtype):
-            what = rest[0].__qualname__ if rest and isinstance(rest[0], type) else kind
-            raise pickle.UnpicklingError(f"it refers to {str(what)[:80]!r}")
+            target = rest[0].__qualname__ if rest and isinstance(rest[0], type) else kind
+            raise pickle.UnpicklingError(f"it refers to {str(target)[:80]!r}")
         if len(rest) > 4 and rest[4] is not None:
             raise pickle.UnpicklingError("it holds storages that are views of others")
         return Storage(rest[0], str(rest[1]), int(rest[3]))
 
 
 def _sized(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """The handler of an opcode, which then checks the tuple on top of the stack."""
+    """The handler of an opcode, followed by a check of the tuple on top of the stack."""
 
     def load_and_check(unpickler: Any) -> None:
         load(unpickler)
@@ -96,7 +96,7 @@ def _sized(load: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _made(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """The handler of an opcode that calls a constructor, whose result is counted."""
+    """The handler of an opcode that calls a constructor, followed by a count of its result."""
 
     def load_and_count(unpickler: Any) -> None:
         load(unpickler)
@@ -119,13 +119,13 @@ for _opcode in (pickle.REDUCE, pickle.INST, pickle.OBJ):
 
 
 def unpickle(file: IO[bytes], nested: bool = False) -> Any:
-    """One pickle from where the file stands."""
+    """One pickle at the position of the file."""
     bounds.check_program(file)
     return InertUnpickler(file, nested).load()
 
 
 def old_layout(file: IO[bytes], nested: bool = False) -> tuple[Any, dict[str, bytes]]:
-    """The content and the storages, by key, of the old layout of torch.save behind its magic."""
+    """The content and the storages, by key, of the old layout of torch.save after its magic."""
     _protocol, system, content = (unpickle(file, nested) for _ in range(3))
     if not system.get("little_endian", True):
         raise ValueError("it holds big-endian numbers")
@@ -134,13 +134,13 @@ def old_layout(file: IO[bytes], nested: bool = False) -> tuple[Any, dict[str, by
     for key in map(str, keys):
         (count,) = struct.unpack("<q", file.read(8))
         if key not in storages or count != storages[key].count or count < 0:
-            raise ValueError(f"its storage {key} is not the one announced")
+            raise ValueError(f"its storage {key} differs from its reference")
         data[key] = file.read(count * storages[key].dtype.itemsize)
     return content, data
 
 
 def _storage(file: IO[bytes]) -> Storage:
-    """The one storage of a nested file, with its bytes."""
+    """The only storage of a nested file, with its bytes."""
     content, data = old_layout(file, nested=True)
     if not isinstance(content, Storage) or content.key not in data:
         raise pickle.UnpicklingError("it holds a tensor without a storage")
@@ -148,7 +148,7 @@ def _storage(file: IO[bytes]) -> Storage:
 
 
 def _storages(content: Any) -> dict[str, Storage]:
-    """Every storage that some tensor in ``content`` refers to, by its key."""
+    """Every storage that a tensor in ``content`` refers to, by its key."""
     found = {}
     pending = [content]
     seen = set()
