@@ -1,4 +1,4 @@
-"""From a video file to features and events. Names are loaded on first use.
+"""Turns a video file into features and events. Names are loaded on first use.
 
 The package needs the extra `video` (PyAV and soxr): `pip install 'jca-fast[video]'`.
 """

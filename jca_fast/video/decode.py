@@ -1,7 +1,7 @@
-"""Decodes a video file by PyAV: pictures and sound of each segment, chosen by time stamp.
+"""Decodes a video file with PyAV: the pictures and the sound of each segment, by time stamp.
 
 Time 0 is the earliest start of the two streams. A segment has the pictures shown at the middles
-of its T equal parts, however the frame rate varies, and the sound of its span.
+of its T equal parts, even if the frame rate varies, and the sound of its span.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .sources import shown
 KINDS = ("picture", "sound")
 
 MAX_GAP = 600.0
-"""Longest step between the time stamps of a stream, in seconds."""
+"""The longest accepted step between the time stamps of a stream, in seconds."""
 
 MAX_LOSS = 0.1
-"""Share of damaged packets from which on a file is refused."""
+"""The largest accepted share of damaged packets."""
 
 
 class VideoError(ValueError):
-    """A video that cannot be used; the message names the file and what is wrong with it."""
+    """A video that cannot be used; the message names the file and the fault."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class VideoReader:
         frames_per_segment: T, pictures of a segment.
         size: width and height of the pictures, or the side of square ones; the whole picture is
             scaled to it.
-        threads: of the decoder; 0 lets it choose.
+        threads: number of threads of the decoder; 0 lets it choose.
 
-    `info` describes the file. After the last segment, `damaged` and `packets` count the packets
-    that could not be decoded and all of them. Every method raises VideoError.
+    `info` describes the file. After the last segment, `packets` counts all packets and `damaged`
+    those that could not be decoded. Every method raises VideoError.
     """
 
     path: Path
@@ -91,9 +91,9 @@ class VideoReader:
             self._lengths = lengths
 
     def segments(self) -> Iterator[Segment]:
-        """The segments in order. The last one counts if half of it or more is there.
+        """The segments in order. The last one is included if the file has at least half of it.
 
-        Where one stream ends before the other, its last picture stays or it is silent.
+        After the end of one stream, its last picture is repeated or its sound is silence.
         """
         self.damaged = self.packets = 0
         self._ends = [0.0, 0.0]
@@ -111,7 +111,7 @@ class VideoReader:
 
     @property
     def display_size(self) -> tuple[int, int]:
-        """Width and height of the picture as it is to be seen: upright, with square pixels."""
+        """Width and height of the picture on a screen: upright, with square pixels."""
         for _, _, frame in self._frames():
             aspect = float(self.info["pixel_aspect"] or 1)
             width, height = round(frame.width * aspect), frame.height
@@ -170,7 +170,7 @@ class VideoReader:
             yield np.pad(np.concatenate(waiting), (0, length - size))
 
     def _frames(self) -> Iterator[tuple[float, float, Any]]:
-        """(time, duration, frame) of every video frame whose time is after the one before."""
+        """(time, duration, frame) of every video frame that is later than the frame before it."""
         last, usual = -1.0, 1 / (self.info["frame_rate"] or 25)
         for frame in self._decode(0):
             time = last + usual if frame.time is None else frame.time - self._zero
@@ -189,7 +189,7 @@ class VideoReader:
             yield mixer.feed(frame, time)
 
     def _decode(self, index: int) -> Iterator[Any]:
-        """The frames of the video (0) or audio (1) stream; damaged packets are counted and left."""
+        """The frames of the video (0) or audio (1) stream; damaged packets are counted, skipped."""
         import av
 
         with self._open() as container:
@@ -210,7 +210,7 @@ class VideoReader:
                 yield from frames
 
     def _open(self) -> Any:
-        """The opened container; VideoError if the file is missing or no video."""
+        """The opened container; VideoError if the file is missing or is not a video."""
         try:
             import av
         except ImportError:
@@ -234,7 +234,7 @@ class VideoReader:
             raise self._error(f"not a readable video ({reason})") from None
 
     def _streams(self, container: Any) -> tuple[Any, Any]:
-        """The first picture stream that is no cover, and the first sound stream."""
+        """The first video stream that is not a cover, and the first audio stream."""
         from av.stream import Disposition
 
         covers = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -245,7 +245,7 @@ class VideoReader:
             raise self._error(f"no {missing} stream" if video or audio else "no streams")
         for stream, kind in ((video, "video"), (audio, "audio")):
             if stream.codec_context is None:
-                raise self._error(f"its {kind} stream has a codec that is not known")
+                raise self._error(f"its {kind} stream has an unknown codec")
         return video, audio
 
     def _require_step(self, last: float, time: float) -> None:
@@ -253,24 +253,24 @@ class VideoReader:
             raise self._error(f"the time stamps jump from {last:.1f} to {time:.1f} s")
 
     def _require_whole(self) -> None:
-        """What ends a second before the time that the file gives was cut off.
+        """Raise VideoError for a video or a stream that ends a second before its stated end.
 
-        Only the mp4 family gives each stream its own length.
+        Only files of the mp4 family state the length of each stream.
         """
         found = [("the video", max(self._ends), self.info["duration"])]
         if "mp4" in self.info["format"]:
             pairs = zip(self._ends, self._lengths, strict=True)
             found += [(f"the {kind}", *pair) for kind, pair in zip(KINDS, pairs, strict=True)]
-        for what, end, length in found:
+        for part, end, length in found:
             if length and end < length - 1:
-                raise self._error(f"truncated: {what} ends at {end:.1f} s of {length:.1f} s")
+                raise self._error(f"truncated: {part} ends at {end:.1f} s of {length:.1f} s")
 
     def _error(self, text: str) -> VideoError:
         return VideoError(f"{shown(self.path)}: {text}")
 
 
 class _Picture:
-    """A frame, scaled to (height, width, 3) RGB and turned upright when it is first asked for."""
+    """A frame, scaled to (height, width, 3) RGB and turned upright when it is first needed."""
 
     def __init__(self, frame: Any, width: int, height: int) -> None:
         self._frame, self._size = frame, (width, height)
@@ -285,7 +285,7 @@ class _Picture:
 
 
 def upright(frame: Any, width: int, height: int) -> np.ndarray:
-    """A frame as it is to be seen, scaled to (height, width, 3) uint8 RGB."""
+    """A frame turned upright and scaled to (height, width, 3) uint8 RGB."""
     turns = round(frame.rotation / 90) % 4  # counter-clockwise
     if turns % 2:
         width, height = height, width
@@ -296,7 +296,7 @@ def upright(frame: Any, width: int, height: int) -> np.ndarray:
 
 
 def _matrix(frame: Any) -> str:
-    """The colour matrix of a frame; where the file is silent, BT.709 from 720 lines on."""
+    """The colour matrix of a frame. If the file states none, it is BT.709 from 720 lines on."""
     known = {1: "ITU709", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M"}
     return known.get(int(frame.colorspace), "ITU709" if frame.height >= 720 else "ITU601")
 

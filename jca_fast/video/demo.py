@@ -12,18 +12,18 @@ from typing import Any
 from jca_fast import demo
 
 CLIPS = 200
-"""Videos of the planted set, unless asked for another number."""
+"""The default number of videos of the planted set."""
 
 LEAST = 16
 
 PLANTED, PAGE = "planted", "page"
 
 FRAMES = 4
-"""Pictures of a segment; the planted videos have eight a second."""
+"""Pictures of a segment; the planted videos have eight pictures per second."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render, extract, train three models, localize; print a table and write demo.json."""
+    """Render, extract, train three models and localize; print a table and write demo.json."""
     args.clips = CLIPS if args.clips is None else args.clips
     demo.check(args, LEAST)
     out = Path(args.out)
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def demonstrate(args: argparse.Namespace, out: Path) -> None:
-    """The steps, each with a line on the screen."""
+    """Run the steps and print a line for each."""
     from .planted import CLASSES, synthesize_videos
 
     start = time.perf_counter()
@@ -60,7 +60,7 @@ def demonstrate(args: argparse.Namespace, out: Path) -> None:
 
 
 def extract_all(out: Path) -> None:
-    """Features of all rendered videos, in out/data."""
+    """Extract the features of all rendered videos into out/data."""
     from .extract import extract_videos, table
     from .settings import Settings
 
@@ -78,7 +78,7 @@ def extract_all(out: Path) -> None:
 
 
 def held_out(out: Path) -> Path:
-    """The first video of the test split whose event does not fill it."""
+    """The first video of the test split whose event is shorter than the video."""
     from jca_fast.data.ave import AVEDataset
 
     dataset = AVEDataset(out / "data", "test")
@@ -90,7 +90,7 @@ def held_out(out: Path) -> Path:
 
 
 def localize_one(video: Path, out: Path) -> None:
-    """The page of a video, by the joint model."""
+    """Write the page of a video with the events of the joint model."""
     from .localize import localize_video
 
     with contextlib.redirect_stdout(None):

@@ -1,11 +1,11 @@
-"""The embedded extractor: features without any file of weights, of the shapes of VGG19 and VGGish.
+"""The embedded extractor: features without a file of weights, in the shapes of VGG19 and VGGish.
 
-Convolutions with random weights, fixed by a seed, over colours and edges of the picture and over
-the log-mel of the sound. They tell colours, shapes and pitches apart, and know nothing of the
-world: use them to try things out, or for material as simple as the planted videos.
+It applies convolutions with random weights, fixed by a seed, to colours and edges of the picture
+and to the log-mel of the sound. The features distinguish colours, shapes and pitches, but they are
+not trained: they suit first trials, and material as simple as the planted videos.
 
 Each channel is shifted and scaled so that over a fixed set of random pictures (sounds) it has
-mean -0.6 and standard deviation 1 before its ReLU: about 70 % zeros, as in VGG features.
+mean -0.6 and standard deviation 1 before its ReLU. Then about 70 % are zeros, as in VGG features.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from . import logmel
 
 NAME = "embedded 1"
-"""Recorded with the features; the number changes whenever they do."""
+"""The name in the record of the features; the number changes whenever the features do."""
 
 SEED = 20211
 SIZE = 112
@@ -58,7 +58,7 @@ class Audio:
 
 
 def _draw(stream: int, *shape: int) -> Tensor:
-    """Random weights of a convolution or dense layer, scaled by its inputs; the same everywhere."""
+    """Random weights of a layer, scaled by its number of inputs; the same on every machine."""
     values = np.random.RandomState(SEED + stream).standard_normal(shape)
     return torch.from_numpy(values / np.sqrt(np.prod(shape[1:]))).float()
 
@@ -139,6 +139,6 @@ def _audio_calibration() -> tuple[Tensor, Tensor]:
 
 
 def _standardize(values: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Shift and scale of each channel of values (channels, n), as the module says."""
+    """Shift and scale of each channel of values (channels, n); see the text of the module."""
     scale = 1 / values.std(dim=1)
     return (-values.mean(dim=1) * scale - THRESHOLD).view(shape), scale.view(shape)

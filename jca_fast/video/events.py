@@ -1,4 +1,4 @@
-"""Events out of class probabilities, and the files they are written to."""
+"""Makes events of class probabilities, and the text of their files."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def merge(
     Neighbouring segments with the same most probable class are one event, unless that class is
     background. No event ends after `duration`.
     """
-    events, at = [], 0
+    events, stop = [], 0
     for label, run in groupby(probabilities.argmax(axis=1).tolist()):
-        first, at = at, at + len(list(run))
+        first, stop = stop, stop + len(list(run))
         if label == probabilities.shape[1] - 1:
             continue
-        start, end = round(first * segment_seconds, 3), min(at * segment_seconds, duration)
-        mean = float(probabilities[first:at, label].mean())
+        start, end = round(first * segment_seconds, 3), min(stop * segment_seconds, duration)
+        mean = float(probabilities[first:stop, label].mean())
         events.append(Event(start, round(max(end, start), 3), label, names[label], mean))
     return events
 

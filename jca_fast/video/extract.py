@@ -1,4 +1,4 @@
-"""`jca-fast extract`: from video files to a set in the published layout."""
+"""`jca-fast extract`: turns video files into a set in the published layout."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .sources import find_videos, shown
 from .store import UNFINISHED, StoredVideo
 
 STORE = ".videos"
-"""Folder inside the set with the features of each video: what is there is not computed again."""
+"""Folder inside the set with the features of each video, which are not computed again."""
 
 EPILOG = """\
 VIDEO is a file, a folder, a quoted glob, or a .txt file with one of these on each line.
-DIR gets audio_feature.h5 and visual_feature.h5 in the published layout, clips.h5 (which part of
-which video each row is) and, with --annotations, labels and order files. A second run takes what
-DIR/.videos holds and computes only what is new; delete that folder when the set is complete.
-Exit status 1 if a video could not be used; the set then holds the others.
+DIR gets audio_feature.h5 and visual_feature.h5 in the published layout, clips.h5 (the video and
+the start of each row) and, with --annotations, labels and order files. A second run reuses the
+features in DIR/.videos and computes only new ones; delete that folder when the set is complete.
+The exit status is 1 if a video could not be used; the set then holds the others.
 """
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one video: its features, or why there are none."""
+    """The result of one video: its features, or the reason why there are none."""
 
     video: Path
     stored: StoredVideo | None
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Extract, print the table; exit status 1 if a video could not be used."""
+    """Extract the features and print the table; exit status 1 if a video could not be used."""
     outcomes = extract_videos(
         args.videos,
         args.out,
@@ -79,11 +79,12 @@ def extract_videos(
     workers: int = 1,
     progress: bool = False,
 ) -> list[Outcome]:
-    """Extract the features of videos into the folder `out`; what became of each video.
+    """Extract the features of videos into the folder `out`; returns the outcome of each video.
 
-    A video that cannot be used is reported on stderr, and the others go on. Without annotations
-    every window of every video is a clip of the set; with them, the first window of each annotated
-    video. Raises ValueError or FileNotFoundError, before any work, for a bad argument.
+    A video that cannot be used is reported on stderr, and the others are extracted. Without
+    annotations every window of every video is a clip of the set; with them, the first window of
+    each annotated video. Raises ValueError or FileNotFoundError, before any work, for a bad
+    argument.
     """
     from .pool import extract_all
 
@@ -97,11 +98,11 @@ def extract_videos(
         matched, missing = featureset.match_annotations(annotations, paths, settings.num_segments)
         paths = list(dict.fromkeys(path for _, _, path in matched))
         if missing:
-            print(f"{annotations}: {len(missing)} rows have no video and are left out", flush=True)
+            print(f"{annotations}: {len(missing)} rows have no video and are omitted", flush=True)
     extractor = load_extractor(settings)
     store = out / STORE
     store.mkdir(parents=True, exist_ok=True)
-    for leftover in store.glob(f"{UNFINISHED}*"):  # of a run that was killed
+    for leftover in store.glob(f"{UNFINISHED}*"):  # left by a run that was killed
         shutil.rmtree(leftover)
     outcomes = extract_all(paths, extractor, store, workers, progress)
     good = {o.video: o.stored for o in outcomes if o.stored}
@@ -121,7 +122,7 @@ def extract_videos(
 
 
 def extract_one(path: Path, extractor: Extractor, store: Path, threads: int = 0) -> Outcome:
-    """The features of one video, from the store if they are there."""
+    """The features of one video, from the store if that has them."""
     from .store import key, store_features
 
     try:
@@ -133,21 +134,21 @@ def extract_one(path: Path, extractor: Extractor, store: Path, threads: int = 0)
         return Outcome(path, None, str(error).removeprefix(f"{shown(path)}: "))
     except OSError as error:
         return Outcome(path, None, _first_line(error))
-    except Exception as error:  # whatever a damaged file makes a decoder do
+    except Exception as error:  # a decoder may raise anything on a damaged file
         if os.environ.get("JCA_FAST_DEBUG"):
             raise
         return Outcome(path, None, f"{type(error).__name__}: {_first_line(error)}")
-    note = f"{stored.damaged} damaged packets left out" if stored.damaged else ""
+    note = f"{stored.damaged} damaged packets skipped" if stored.damaged else ""
     return Outcome(path, stored, note)
 
 
 def _first_line(error: Exception) -> str:
-    """Messages of HDF5 have several lines."""
+    """The first line of a message; those of HDF5 have several."""
     return str(error).split("\n")[0]
 
 
 def table(outcomes: Sequence[Outcome], out: Path, most: int = 30) -> str:
-    """One line for each video (of many, for those with a note) and a line on all."""
+    """One line for each video (of many, only for those with a note) and a line on all."""
     listed = outcomes if len(outcomes) <= most else [o for o in outcomes if o.note]
     width = min(60, max((len(shown(o.video)) for o in listed), default=0))
     lines = [f"{'video':<{width}}  segments  note"] if listed else []

@@ -1,4 +1,4 @@
-"""The two networks of an extraction: which they are, and what is recorded of them.
+"""The two networks of an extraction: how they are found, called and recorded.
 
 A network is a callable: `(frames (T, size, size, 3) uint8 RGB) -> (7, 7, C)` for the picture, with
 `size` an attribute of it (224 if it has none), or `(samples (n,) float32, rate) -> (C,)` for the
@@ -33,7 +33,7 @@ class Network:
 
     @property
     def size(self) -> int:
-        """Width and height of the pictures it wants."""
+        """The width and height of its input pictures."""
         return int(getattr(self.call, "size", 224))
 
     def record(self) -> dict[str, str]:
@@ -70,7 +70,10 @@ def audio_network(spec: str = EMBEDDED) -> Network:
 
 
 def download(kind: str) -> str:
-    """Fetch the weights of "vgg19" or "vggish" by torch.hub and check their hash; their path."""
+    """Download the weights of "vgg19" or "vggish" by torch.hub and check their hash.
+
+    Returns their path.
+    """
     import torch
 
     from . import vgg19, vggish
@@ -79,13 +82,13 @@ def download(kind: str) -> str:
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        digits = path.stem.rsplit("-", 1)[1]  # the first digits of the SHA-256 end the name
+        digits = path.stem.rsplit("-", 1)[1]  # the name ends in the first digits of the SHA-256
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
     return str(path)
 
 
 def check_features(network: Network, values: Any, axes: int) -> np.ndarray:
-    """What a network returned, as float32; ValueError for another number of axes, NaN or Inf."""
+    """The result of a network as float32; ValueError for other numbers of axes, NaN or Inf."""
     values = np.asarray(values, np.float32)
     if values.ndim != axes or 0 in values.shape:
         needed = "(7, 7, C)" if axes == 3 else "(C,)"
@@ -110,7 +113,7 @@ def _is_function(spec: str) -> bool:
 
 
 def _function(spec: str, flag: str) -> Network:
-    """The callable `module:function`; modules are also looked for in the working folder."""
+    """The callable `module:function`; modules are also searched in the working folder."""
     import sys
 
     module_name, _, name = spec.partition(":")
@@ -127,7 +130,7 @@ def _function(spec: str, flag: str) -> Network:
 
 
 def _source_hash(module: Any) -> str:
-    """SHA-256 of the source of a module, so that a changed function counts as another one."""
+    """SHA-256 of the source of a module, so that a changed function has another hash."""
     try:
         return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
     except (OSError, TypeError):

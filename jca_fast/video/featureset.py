@@ -1,4 +1,4 @@
-"""From stored videos to a set in the published layout."""
+"""Writes stored videos as a set in the published layout."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def all_windows(videos: Sequence[StoredVideo], settings: Settings) -> list[Row]:
 
 
 def write_features(out: Path, rows: Sequence[Row], settings: Settings, record: Record) -> None:
-    """audio_feature.h5, visual_feature.h5, clips.h5 and the record; one clip in memory at a time.
+    """Write both feature files, clips.h5 and the record, with one clip in memory at a time.
 
     Raises ValueError if the videos have features of several shapes, OSError if the disk is full.
     """
@@ -57,7 +57,7 @@ def write_features(out: Path, rows: Sequence[Row], settings: Settings, record: R
         if row.video.shapes != shapes:
             raise ValueError(
                 f"{row.video.video}: its features have shapes {row.video.shapes}; "
-                f"needed: {shapes}, as those of {rows[0].video.video}"
+                f"needed: {shapes}, like those of {rows[0].video.video}"
             )
     segment = sum(int(np.prod(shape)) for shape in shapes.values())
     size = len(rows) * settings.num_segments * segment * np.dtype(settings.dtype).itemsize
@@ -103,16 +103,16 @@ def _create(path: Path, record: str) -> Any:
 def match_annotations(
     path: Path, videos: Sequence[Path], num_segments: int
 ) -> tuple[list[tuple[int, Event, Path]], list[Event]]:
-    """(row of the file, event, video) where the video's name without suffix is the event's id.
+    """(row of the file, event, video) for each event whose id is a video's name without suffix.
 
-    Also the events that have no video. Raises ValueError if two videos bear one id, or none
-    belongs to any event.
+    Also returns the events that have no video. Raises ValueError if two videos have the same id,
+    or no video belongs to an event.
     """
     by_id: dict[str, Path] = {}
     for video in videos:
         if video.stem in by_id:
             raise ValueError(
-                f"{video} and {by_id[video.stem]} bear one id; needed: one file per id"
+                f"{video} and {by_id[video.stem]} have the same id; needed: one file per id"
             )
         by_id[video.stem] = video
     events = list(enumerate(read_annotations(path, num_segments)))
@@ -125,10 +125,11 @@ def match_annotations(
 def write_labels(
     out: Path, kept: Sequence[tuple[int, Event]], source: Path, orders: Path | None, segments: int
 ) -> None:
-    """Annotations.txt, labels and order files of the annotated clips that are in the set.
+    """Write Annotations.txt, labels and order files of the annotated clips that are in the set.
 
-    The splits are those of the folder `orders` where it has order files, else 70/15/15 at random,
-    all clips of one video in one of them. planted.h5 beside the annotations comes along.
+    The splits are those of the order files in the folder `orders`, if given, else 70/15/15 at
+    random, with all clips of a video in one split. A file planted.h5 beside the annotations is
+    copied too.
     """
     events = [event for _, event in kept]
     numbers = [number for number, _ in kept]
@@ -149,7 +150,7 @@ def write_labels(
 
 
 def clear(out: Path) -> None:
-    """Remove labels and orders of an earlier set, which would not belong to the new features."""
+    """Remove labels and orders of an earlier set, which do not belong to the new features."""
     stems = [stem for stem in files.LAYOUT if "feature" not in stem]
     for name in ("Annotations.txt", "planted.h5", *(f"{stem}.h5" for stem in stems)):
         (out / name).unlink(missing_ok=True)
@@ -157,7 +158,7 @@ def clear(out: Path) -> None:
 
 
 def _given_splits(orders: Path, numbers: list[int]) -> dict[str, np.ndarray]:
-    """The order files, in rows of the set; annotated clips that are not in the set are left out."""
+    """The splits of the order files, in rows of the set, without clips that are not in the set."""
     place = {number: row for row, number in enumerate(numbers)}
     return {
         split: np.array(
@@ -183,7 +184,7 @@ def _random_splits(events: Sequence[Event]) -> dict[str, np.ndarray]:
 
 
 def _copy_planted(source: Path, target: Path, numbers: list[int]) -> None:
-    """What was planted, for the rows of the set."""
+    """Copy planted.h5 for the rows of the set."""
     import h5py
 
     with h5py.File(source, "r") as file:

@@ -1,4 +1,4 @@
-"""`jca-fast localize`: the events of one video, as files and as a page to look at."""
+"""`jca-fast localize`: the events of one video, as files and as a page for a browser."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .windows import Window, average, cut
 EPILOG = """\
 DIR gets index.html (the page: open it in a browser, it needs no network), events.json,
 events.csv, events.vtt (subtitles), and with --render annotated.mp4. The networks are those of
-the checkpoint's own features; weights of VGG19 and VGGish must be named again.
+the checkpoint's features; weights of VGG19 and VGGish must be named again.
 """
 
 BATCH = 8
-"""Windows that the model sees at once."""
+"""The number of windows in a batch of the model."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was found in a video of S segments."""
+    """The events of a video of S segments, with the data of its page."""
 
     video: Path
     info: dict[str, Any]
@@ -58,12 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR")
     add_flags(parser, hop=0)
-    parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda (auto)")
+    parser.add_argument(
+        "--device", default="auto", help="device of the model: auto, cpu, cuda (auto)"
+    )
     parser.add_argument("--render", action="store_true", help="also write annotated.mp4")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Localize, write, and say where the page lies."""
+    """Localize the events, write the files, and print the events and the path of the page."""
     result = localize_video(
         args.video,
         args.checkpoint,
@@ -90,9 +92,9 @@ def localize_video(
 ) -> Result:
     """Find the events of a video and write page and files into the folder `out`.
 
-    `choose` turns the settings that the checkpoint's features were made with into those to use.
-    Raises VideoError for a video that cannot be used, and ValueError for features made otherwise
-    than those the model was trained on.
+    `choose` maps the settings of the checkpoint's features to the settings to use. Raises
+    VideoError for a video that cannot be used, and ValueError for features that differ in kind from
+    those of the model's training.
     """
     from jca_fast.training.checkpoint import load_model
     from jca_fast.training.distributed import pick_device
@@ -134,7 +136,7 @@ def recorded_settings(content: dict[str, Any], checkpoint: str) -> dict[str, Any
 def read_events(
     stored: StoredVideo, model: Any, content: dict[str, Any], extractor: Extractor
 ) -> Result:
-    """The model over all windows, averaged, and the events that follow."""
+    """The events of a video: runs the model over all windows and averages the results."""
     from jca_fast.training.checkpoint import trained_loss
     from jca_fast.training.objective import Objective
 
@@ -168,7 +170,7 @@ def read_events(
 
 
 def write_files(result: Result, out: Path, checkpoint: str, record: Record) -> None:
-    """events.json, events.csv and events.vtt."""
+    """Write events.json, events.csv and events.vtt."""
     from jca_fast.training.logs import csv_text
 
     rows = [event.record() for event in result.events]

@@ -4,7 +4,7 @@
 
 Frames of 25 ms start every 10 ms; the Hann window is periodic, the spectrum is the magnitude (not
 the power). M holds 64 triangles, linear on the HTK mel scale, between 125 and 7,500 Hz; its row
-of the frequency 0 is zero. Source: the front end published with VGGish (Hershey et al., 2017).
+for frequency 0 is zero. Source: the front end published with VGGish (Hershey et al., 2017).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATCH_SAMPLES = WINDOW + STEP * (FRAMES - 1)
 def log_mel(samples: np.ndarray) -> np.ndarray:
     """Log-mel patches (patches, 96, 64) float64 of mono samples (n,) at 16 kHz, in -1 to 1.
 
-    Patches follow each other without overlap from the first sample on; frames that do not fill a
+    Patches follow each other without overlap from the first sample; frames that do not fill a
     patch are dropped. Raises ValueError if the samples are not one-dimensional or too short for
     one patch (15,600 samples).
     """

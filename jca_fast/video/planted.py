@@ -1,8 +1,8 @@
-"""Planted videos: real mp4 files, from the same plan as Planted AVE (`jca_fast.data.planted`).
+"""Planted videos: mp4 files made from the plans of Planted AVE (`jca_fast.data.planted`).
 
 A clip of class c shows the moving object of c and silent objects of other classes over a textured
-background, and may carry the sound of a class that is never seen. The event is where c is heard
-and seen. An object is a patterned shape in one of four colours; a sound is a tone, a chord, a
+background, and may contain the sound of a class that is never seen. The event is the time when c is
+heard and seen. An object is a patterned shape in one of four colours. A sound is a tone, a chord, a
 sweep, or a band of noise, at a pitch of the class.
 """
 
@@ -27,9 +27,9 @@ from .logmel import RATE
 FOLDER = "videos"
 SIDE, FRAME_RATE = 224, 8
 CLASSES = 8
-"""Classes of a set, unless asked for more."""
+"""The default number of classes."""
 
-_EVENTS = 2**64 - 3  # stream of random numbers of the made-up events; clips use 0, 1, ...
+_EVENTS = 2**64 - 3  # stream of random numbers of the generated events; clips use 0, 1, ...
 _FILES = ("Annotations.txt", "planted.h5", *(f"{split}_order.h5" for split in files.SPLITS))
 
 
@@ -46,13 +46,13 @@ def synthesize_videos(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Render `num_videos` clips as root/videos/<id>.mp4, 224 x 224 at 8 pictures a second.
+    """Render `num_videos` clips as root/videos/<id>.mp4, 224 x 224 at 8 pictures per second.
 
-    Beside them: Annotations.txt, the three order files (70/15/15 at random), and planted.h5 with
+    Also writes Annotations.txt, the three order files (70/15/15 at random), and planted.h5 with
     `position`, `audible`, `visible`, `silent_objects` and `offscreen_sound` as in Planted AVE and
-    `boxes` (n, N, 1 + distractors, 4): left, top, right and bottom of the own and of the silent
-    objects in shares of the picture, 0 where there is none. Equal arguments give equal pictures
-    and sound. Raises ValueError for bad arguments, FileExistsError if such files are there.
+    `boxes` (n, N, 1 + distractors, 4): left, top, right and bottom of the object of the class and
+    of the silent objects in shares of the picture, 0 if there is none. Equal arguments give equal
+    pictures and sound. Raises ValueError for bad arguments, FileExistsError if such files exist.
     """
     from tqdm import tqdm
 
@@ -158,7 +158,7 @@ def _truth(plan: Plan, boxes: np.ndarray) -> dict[str, Any]:
 
 
 def _boxes(rng: np.random.Generator, plan: Plan) -> np.ndarray:
-    """Where each object is, inside the cells of its place: (objects, N, 4) in shares."""
+    """The box of each object, inside the cells of its place: (objects, N, 4) in shares."""
     objects, segments, rows, columns = plan.places.shape
     boxes = np.zeros((objects, segments, 4))
     for i, t in np.ndindex(objects, segments):
@@ -172,7 +172,7 @@ def _boxes(rng: np.random.Generator, plan: Plan) -> np.ndarray:
 
 
 def _pictures(rng: np.random.Generator, plan: Plan, boxes: np.ndarray) -> Iterator[np.ndarray]:
-    """The frames (224, 224, 3) uint8: the background, which drifts, and the objects on it."""
+    """The frames (224, 224, 3) uint8: the objects on a drifting background."""
     background = _background(rng)
     drift = rng.integers(-2, 3, 2)
     classes = [plan.category, *plan.silent_objects.tolist()]
@@ -236,7 +236,7 @@ def _sprite(category: int, width: int, height: int) -> tuple[np.ndarray, np.ndar
 
 
 def _sound(rng: np.random.Generator, plan: Plan) -> np.ndarray:
-    """Room noise, the sound of the own class and that off the screen, (16,000 N,) float32."""
+    """Room noise, the sound of the class and the off-screen sound, (16,000 N,) float32."""
     length = len(plan.audible) * RATE
     sound = 0.004 * rng.standard_normal(length)
     for category, when in (

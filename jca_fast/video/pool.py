@@ -17,7 +17,7 @@ from .sources import shown
 def extract_all(
     paths: Sequence[Path], extractor: Extractor, store: Path, workers: int, progress: bool
 ) -> list[Outcome]:
-    """One outcome for each path, in their order; failures are reported as they come."""
+    """One outcome for each path, in their order; failures are reported as they happen."""
     from tqdm import tqdm
 
     outcomes: dict[Path, Outcome] = {}
@@ -38,7 +38,7 @@ def extract_all(
 def _in_processes(
     paths: Sequence[Path], settings: Settings, store: Path, workers: int
 ) -> Iterator[Outcome]:
-    """Outcomes as they come. A video that kills its process is tried once more, alone."""
+    """Outcomes as they complete. If a process dies, the remaining videos are tried one by one."""
     left = dict.fromkeys(paths)
     try:
         for outcome in _run(paths, settings, store, workers):
@@ -66,7 +66,7 @@ def _run(paths: Sequence[Path], settings: Settings, store: Path, workers: int) -
 
 
 _EXTRACTOR: Extractor | None = None
-"""Of this worker process."""
+"""The extractor of this worker process."""
 
 
 def _start(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Videos for the page: what a browser can play as it is, a preview of all else, annotations."""
+"""Videos for the page: previews of files that a browser cannot play, and annotated videos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .localize import Result
 
 FRAME_RATE, HEIGHT = 25, 480
-"""Of previews and of annotated videos; a smaller video keeps its height."""
+"""The frame rate and the height of previews and annotated videos; smaller videos keep theirs."""
 
 _CONTAINERS = ("mp4", "webm")
 _VIDEO_CODECS = {"h264", "vp8", "vp9", "libdav1d", "av1"}
@@ -26,7 +26,7 @@ _AUDIO_CODECS = {"aac", "mp3", "mp3float", "opus", "vorbis", "flac"}
 
 
 def is_playable(info: dict[str, Any]) -> bool:
-    """Whether browsers play the file as it is, with the same time 0."""
+    """Whether browsers can play the file directly, with the same time 0."""
     return (
         any(name in info["format"] for name in _CONTAINERS)
         and info["video_codec"] in _VIDEO_CODECS
@@ -42,7 +42,7 @@ def transcode(
     seconds: float = 1.0,
     draw: Callable[[np.ndarray, int], np.ndarray] = lambda picture, segment: picture,
 ) -> None:
-    """Write a video as mp4 (H.264, AAC) with 25 pictures a second and mono sound of 16 kHz.
+    """Write a video as mp4 (H.264, AAC) with 25 pictures per second and mono sound at 16 kHz.
 
     `draw(picture, segment)` may change each picture (height, width, 3) uint8.
     """
@@ -66,16 +66,16 @@ def transcode(
         video.options = {"preset": "veryfast", "crf": "26"}
         audio: Any = container.add_stream("aac", rate=RATE)
         audio.layout = "mono"
-        heard = 0
+        num_samples = 0
         for number, segment in enumerate(reader.segments()):
             for picture in segment.pictures:
                 drawn = np.ascontiguousarray(draw(picture, number))
                 container.mux(video.encode(av.VideoFrame.from_ndarray(drawn, "rgb24")))
             frame = av.AudioFrame.from_ndarray(segment.sound[None], "fltp", "mono")
             frame.sample_rate = RATE
-            frame.pts = heard
+            frame.pts = num_samples
             frame.time_base = Fraction(1, RATE)
-            heard += len(segment.sound)
+            num_samples += len(segment.sound)
             container.mux(audio.encode(frame))
         container.mux(video.encode())
         container.mux(audio.encode())
@@ -96,7 +96,7 @@ def render(result: Result, target: Path) -> None:
 
 
 def overlay(picture: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The picture with weights (rows, columns) in 0 to 1 laid over it in orange."""
+    """The picture overlaid in orange with weights (rows, columns) in 0 to 1."""
     from PIL import Image
 
     height, width = picture.shape[:2]

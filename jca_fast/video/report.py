@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from .localize import Result
 
 EMBEDDED_BYTES = 48 * 2**20
-"""A larger video is not put into the page but lies beside it."""
+"""The size of the largest video inside the page; a larger one is a file beside it."""
 
 LEAST_SHOWN = 0.05
-"""A class without events has a lane if it is somewhere at least as probable."""
+"""A class without events has a lane if its largest probability is at least this."""
 
 LANES = 8
 """Classes with a lane: those with events, then the most probable ones, up to this number."""
 
 
 def write_page(result: Result, out: Path) -> Path:
-    """Write index.html into the folder `out`; its path. The page loads nothing from a network."""
+    """Write index.html, which loads nothing from a network, into `out`; returns its path."""
     source = _source(result, out)
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     data = json.dumps(page_data(result) | {"source": source["src"]}, separators=(",", ":"))
@@ -46,7 +46,7 @@ def write_page(result: Result, out: Path) -> Path:
 
 
 def page_data(result: Result) -> dict[str, Any]:
-    """Everything the page shows, ready for JSON."""
+    """The data of the page, ready for JSON."""
     background = len(result.names) - 1
     first = list(dict.fromkeys(event.label for event in result.events))
     likely = np.argsort(-result.probabilities.max(axis=0)).tolist()

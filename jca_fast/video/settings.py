@@ -1,4 +1,4 @@
-"""The settings of an extraction, its networks, and the record they leave."""
+"""The settings of an extraction, its networks, and their record."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from . import extractors
 
 @dataclass(frozen=True)
 class Settings:
-    """How features are made. Raises ValueError for a value out of its range.
+    """The settings of an extraction. Raises ValueError for a value out of its range.
 
-    `visual` and `audio` are "embedded", a file of weights, or "module:function". `hop` None is
-    `num_segments`: windows that do not overlap.
+    `visual` and `audio` are "embedded", a file of weights, or "module:function". A `hop` of None
+    is `num_segments`, so that windows do not overlap.
     """
 
     visual: str = extractors.EMBEDDED
@@ -49,14 +49,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Both networks, with the settings they are used with."""
+    """The settings of an extraction and its two networks."""
 
     settings: Settings
     visual: extractors.Network
     audio: extractors.Network
 
     def record(self) -> Record:
-        """What is stored with the features (`jca_fast.data.record`)."""
+        """The record that is stored with the features (`jca_fast.data.record`)."""
         import av
         import numpy as np
         import torch
@@ -82,24 +82,24 @@ def load_extractor(settings: Settings) -> Extractor:
 
 
 def add_flags(parser: argparse.ArgumentParser, hop: int | None = None) -> None:
-    """The flags of the networks and windows; defaults are None, so that a record may decide."""
+    """Add the flags of the networks and windows; a None default leaves the choice to a record."""
     parser.add_argument(
         "--visual",
         metavar="NETWORK",
-        help="of the picture: a file of VGG19's weights (torchvision .pth or Keras .h5), "
+        help="network of the picture: a file of VGG19's weights (torchvision .pth or Keras .h5), "
         "module:function, or embedded, which needs no weights (default)",
     )
     parser.add_argument(
         "--audio",
         metavar="NETWORK",
-        help="of the sound: a file of VGGish's weights (torch .pth or TensorFlow .ckpt), "
+        help="network of the sound: a file of VGGish's weights (torch .pth or TensorFlow .ckpt), "
         "module:function, or embedded (default)",
     )
     parser.add_argument(
         "--download",
         action="store_true",
-        help="fetch the weights of VGG19 and VGGish by torch.hub, checked by their hash, "
-        "where --visual or --audio is not given",
+        help="download the weights of VGG19 and VGGish by torch.hub, checked by their hash, "
+        "if --visual or --audio is not given",
     )
     parser.add_argument("--segment-seconds", type=float, help="length of a segment (1)")
     parser.add_argument("--frames-per-segment", type=int, help="pictures of a segment (16)")
@@ -109,7 +109,7 @@ def add_flags(parser: argparse.ArgumentParser, hop: int | None = None) -> None:
 
 
 def from_flags(args: argparse.Namespace, **defaults: Any) -> Settings:
-    """Settings of the flags that were given; the defaults for the others."""
+    """Settings of the given flags, with the defaults for the others."""
     names = ("visual", "audio", "segment_seconds", "frames_per_segment", "num_segments", "hop")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.download:

@@ -1,4 +1,4 @@
-"""Mixes decoded sound down to one channel at 16 kHz, piece by piece and true to time stamps."""
+"""Mixes decoded sound down to one channel at 16 kHz, piece by piece, in line with time stamps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from .logmel import RATE
 
 TOLERANCE = 0.05
-"""Seconds by which time stamps may differ from the count of samples before silence is put in."""
+"""Seconds by which time stamps may differ from the count of samples without a correction."""
 
 
 class Mixer:
-    """Feed it frames of any format, rate and number of channels; it gives mono float32 at 16 kHz.
+    """Turns frames of any format, rate and number of channels into mono float32 at 16 kHz.
 
-    The channels are averaged. `seconds` is the time up to which sound was fed. Where the time
-    stamp of a frame lies later, silence fills the gap; sound that was already there is dropped.
+    The channels are averaged. `seconds` is the time of the end of the sound so far. If the time
+    stamp of a frame is later, silence fills the gap; if it is earlier, the overlap is dropped.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Mixer:
         return np.concatenate([head, self._resample(mono)])
 
     def finish(self) -> np.ndarray:
-        """What the resampler still holds."""
+        """The samples that remain in the resampler."""
         if self._resampler is None:
             return np.empty(0, np.float32)
         return self._resampler.resample_chunk(np.empty(0, np.float32), last=True)
@@ -52,8 +52,8 @@ class Mixer:
     def _mono(self, frame: Any) -> np.ndarray:
         """The mean over the channels of a frame, (n,) float32 in about -1 to 1.
 
-        libswresample makes the samples float and interleaved first: PyAV 18 reads beyond the
-        end of frames with eight planes.
+        libswresample first makes the samples float and interleaved, because PyAV 18 reads beyond
+        the end of frames with eight planes.
         """
         import av
 

@@ -1,4 +1,4 @@
-"""Which video files a command line means."""
+"""Finds the video files of a command line."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ SUFFIXES = frozenset(
         ".wmv",
     ]
 )
-"""What counts as a video inside a folder; a file that is named itself may be called anything."""
+"""The suffixes of videos inside a folder; a file that is given by name may have any suffix."""
 
 
 def find_videos(arguments: Iterable[str]) -> list[Path]:
-    """Paths of the videos that files, folders, globs and lists of paths (.txt) name, each once.
+    """Paths of the videos of files, folders, globs and lists of paths (.txt), each once.
 
-    Folders are searched with all folders inside them. Lines of a list are paths seen from the
-    working folder, or else from the folder of the list. A path that does not exist stays in the
-    result, to be reported with the others. Raises ValueError for a folder or a glob without
-    videos and for a list that is not UTF-8 text.
+    Folders are searched recursively. Lines of a list are paths relative to the working folder, or
+    else to the folder of the list. A path that does not exist stays in the result and is reported
+    with the others. Raises ValueError for a folder or a glob without videos and for a list that is
+    not UTF-8 text.
     """
     found = (path for argument in arguments for path in _expand(argument))
     return list({os.path.realpath(path): path for path in found}.values())
 
 
 def shown(path: Path) -> str:
-    """The path for a line of text: line breaks and bytes that are no text are escaped."""
+    """The path as one line of text: line breaks and bytes that are not text are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 

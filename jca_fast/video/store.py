@@ -1,4 +1,4 @@
-"""Features of one video: computed segment by segment while the next one is decoded, and kept."""
+"""Computes and stores the features of one video, segment by segment during the decoding."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PEAKS = 20
 """Points of the waveform in a segment: the largest absolute values of equal parts."""
 
 AHEAD = 4
-"""Segments decoded ahead of the networks."""
+"""The number of segments that are decoded ahead of the networks."""
 
 UNFINISHED = ".unfinished."
-"""How folders of files that are being written begin; a killed run leaves one behind."""
+"""The prefix of folders that are being written; a killed run leaves one."""
 
 
 def store_features(
@@ -46,8 +46,8 @@ def store_features(
     """Write the features of all segments of a video to the folder `target`, whole or not at all.
 
     Its two files hold one record for each segment (audio (C_a,), visual (7, 7, C_v), peaks (20,))
-    and the facts about the video. They are plain files, because HDF5 may crash where a disk is
-    full. Memory does not grow with the video. Raises VideoError naming the file.
+    and the facts about the video. They are plain files, because HDF5 may crash on a full disk.
+    Memory does not grow with the length of the video. Raises VideoError naming the file.
     """
     settings = extractor.settings
     reader = VideoReader(
@@ -73,7 +73,7 @@ def store_features(
 
 
 def _write_rows(path: Path, reader: VideoReader, extractor: Extractor) -> dict[str, Any]:
-    """Write the record of every segment; the shapes of audio and visual."""
+    """Write the record of every segment; returns the shapes of audio and visual."""
     shapes: dict[str, Any] = {}
     dtype = extractor.settings.dtype
     with path.open("wb") as file:
@@ -97,7 +97,7 @@ def peaks(sound: np.ndarray) -> np.ndarray:
 
 
 def key(path: Path, extractor: Extractor) -> str:
-    """A name for the features of a video: another one for another file or other settings."""
+    """A name for the features of a video, which depends on the file and the settings."""
     status = path.stat()
     facts = [str(path.resolve()), status.st_size, status.st_mtime_ns, extractor.settings.dtype]
     text = json.dumps([facts, identity(extractor.record())])
@@ -106,7 +106,7 @@ def key(path: Path, extractor: Extractor) -> str:
 
 @dataclass
 class StoredVideo:
-    """The features of one video on disk, the folder that `store_features` wrote."""
+    """The features of one video on disk, in a folder of `store_features`."""
 
     path: Path
 
@@ -136,7 +136,7 @@ class StoredVideo:
 
 
 def ahead(items: Iterator[T], size: int = AHEAD) -> Iterator[T]:
-    """The items, made in a thread while the caller works on those before; errors come through."""
+    """The items, made in a thread while the caller works on earlier ones; errors are passed on."""
     waiting: queue.Queue[Any] = queue.Queue(size)
     stopped, end = threading.Event(), object()
 

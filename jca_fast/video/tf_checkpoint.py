@@ -1,11 +1,11 @@
 """Reads TensorFlow checkpoints of the first version (one file), without TensorFlow.
 
 Such a file is a sorted table of LevelDB: blocks of entries whose keys share prefixes, an index
-block, and a footer of 48 bytes. Every value but that of the empty key is a protocol buffer
+block, and a footer of 48 bytes. Every value except that of the empty key is a protocol buffer
 `SavedTensorSlices { SavedSlice data = 2 }` with `SavedSlice { string name = 1; TensorProto data
 = 3 }` and `TensorProto { dtype = 1; tensor_shape = 2; tensor_content = 4; float_val = 5 }`. The
-shape of a whole tensor stands in the meta data, `SavedTensorSlices { SavedTensorSliceMeta meta
-= 1 }`, under the empty key. Only float32 tensors that are stored as one slice are read.
+shape of a whole tensor is in the metadata, `SavedTensorSlices { SavedTensorSliceMeta meta = 1 }`,
+under the empty key. Only float32 tensors that are stored as one slice are read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLOAT = 1  # DT_FLOAT
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file ends as tables of LevelDB do."""
+    """Whether the file ends like a table of LevelDB."""
     with path.open("rb") as file:
         file.seek(0, 2)
         if file.tell() < _FOOTER:
@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def _tensors(content: bytes) -> dict[str, np.ndarray]:
     footer = content[-_FOOTER:]
     _, at = _varint(footer, 0)
-    _, at = _varint(footer, at)  # the handle of the meta index, of no use
+    _, at = _varint(footer, at)  # skips the handle of the meta index
     shapes: dict[str, tuple[int, ...]] = {}
     tensors: dict[str, np.ndarray] = {}
     for _, handle in _entries(_block(content, footer, at)):
@@ -65,14 +65,14 @@ def _block(content: bytes, handle: bytes, at: int) -> bytes:
     offset, at = _varint(handle, at)
     size, _ = _varint(handle, at)
     if offset + size >= len(content):
-        raise ValueError(f"a block of {size} bytes at {offset} lies beyond the end")
+        raise ValueError(f"a block of {size} bytes at {offset} ends beyond the file")
     if content[offset + size]:
         raise ValueError("its blocks are compressed")
     return content[offset : offset + size]
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of every entry; a key shares its beginning with the key before it."""
+    """(key, value) of every entry; a key shares a prefix with the key before it."""
     (restarts,) = struct.unpack("<I", block[-4:])
     end, at, key = len(block) - 4 * (restarts + 1), 0, b""
     while at < end:

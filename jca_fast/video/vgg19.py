@@ -54,9 +54,9 @@ class VGG19(nn.Module):
 
 
 def load(path: str | Path) -> VGG19:
-    """VGG19 with the weights of a file; its content tells torchvision's from Keras's.
+    """VGG19 with the weights of a file, which may be torchvision's or Keras's.
 
-    Raises FileNotFoundError, or ValueError naming the file and what is missing in it.
+    Raises FileNotFoundError, or ValueError naming the file and the missing part.
     """
     path = weights.require_file(path, NEEDED)
     keras = weights.is_hdf5(path)

@@ -58,7 +58,7 @@ class VGGish(nn.Module):
 def load(path: str | Path) -> VGGish:
     """VGGish with the weights of a file, which is recognised by its content.
 
-    Raises FileNotFoundError, or ValueError naming the file and what is missing in it.
+    Raises FileNotFoundError, or ValueError naming the file and the missing part.
     """
     path = weights.require_file(path, NEEDED)
     with torch.device("meta"):
@@ -76,8 +76,8 @@ class Embed:
     """`(samples (n,), rate) -> (128,)`: VGGish of one segment of sound.
 
     Sound shorter than a patch (0.975 s) is padded with zeros; the embeddings of several whole
-    patches are averaged, and what remains after the last whole patch is dropped. So a second
-    gives the embedding of its first 0.975 s.
+    patches are averaged, and the sound after the last whole patch is dropped. So one second of
+    sound gives the embedding of its first 0.975 s.
     """
 
     def __init__(self, model: VGGish) -> None:

@@ -1,4 +1,4 @@
-"""Files of weights: read without running code from them, and identified by their hash."""
+"""Files of weights: read without running their code, and identified by their hash."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ def sha256(path: str | Path) -> str:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether the file begins as HDF5 files do."""
+    """Whether the file begins like an HDF5 file."""
     with path.open("rb") as file:
         return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
-def require_file(path: str | Path, what: str) -> Path:
-    """The path; FileNotFoundError if there is no such file, with what it should hold."""
+def require_file(path: str | Path, content: str) -> Path:
+    """The path; FileNotFoundError, with the needed content, if there is no such file."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; needed: {what}")
+        raise FileNotFoundError(f"{path}: no such file; needed: {content}")
     return path
 
 
-def read_torch(path: Path, what: str) -> dict[str, Tensor]:
+def read_torch(path: Path, needed: str) -> dict[str, Tensor]:
     """The tensors of a state_dict saved by torch; ValueError if the file holds anything else."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and torch raise a dozen types on other files
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise ValueError(f"{path}: not a file of weights ({reason}); needed: {what}") from None
+        raise ValueError(f"{path}: not a file of weights ({reason}); needed: {needed}") from None
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path}: holds no state_dict of tensors; needed: {what}")
+        raise ValueError(f"{path}: holds no state_dict of tensors; needed: {needed}")
     return content
 
 
-def fit(model: torch.nn.Module, weights: dict[str, Tensor], path: Path, what: str) -> None:
+def fit(model: torch.nn.Module, weights: dict[str, Tensor], path: Path, needed: str) -> None:
     """Copy weights into the model; ValueError names the first key or shape that does not fit."""
     own = model.state_dict()
     for key, value in own.items():
         if key not in weights:
             found = ", ".join(list(weights)[:3])
-            raise ValueError(f"{path}: {key} is missing (found {found}, ...); needed: {what}")
+            raise ValueError(f"{path}: {key} is missing (found {found}, ...); needed: {needed}")
         if weights[key].shape != value.shape:
             shapes = f"{tuple(weights[key].shape)}; needed: {tuple(value.shape)}"
-            raise ValueError(f"{path}: {key} has shape {shapes}, as in {what}")
+            raise ValueError(f"{path}: {key} has shape {shapes}, as in {needed}")
     model.load_state_dict({key: weights[key].float() for key in own})

@@ -1,4 +1,4 @@
-"""Clips of N segments out of a video of any length, and back."""
+"""Cuts a video of any length into clips of N segments, and joins their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Window:
 def cut(num_segments: int, size: int, hop: int) -> list[Window]:
     """Windows of `size` segments, `hop` apart, that cover a video of `num_segments`.
 
-    The last one may be shorter: it is padded. Raises ValueError unless 1 <= hop <= size.
+    The last one may be shorter and is then padded. Raises ValueError unless 1 <= hop <= size.
     """
     if size < 1 or not 1 <= hop <= size:
         raise ValueError(f"hop is {hop} for windows of {size} segments; needed: 1 to {size}")
@@ -35,7 +35,7 @@ def pad(values: np.ndarray, size: int) -> np.ndarray:
 def average(values: np.ndarray, windows: list[Window], num_segments: int) -> np.ndarray:
     """The means over all windows that hold a segment: (windows, N, ...) -> (num_segments, ...).
 
-    Padding takes no part.
+    Padding does not count.
     """
     total = np.zeros((num_segments, *values.shape[2:]), np.float64)
     counts = np.zeros(num_segments)
