@@ -1,4 +1,4 @@
-"""Writing files: each appears whole and on the disk, or the old file stays as it was."""
+"""Writes files atomically: a file appears whole and on the disk, or the old file is unchanged."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from typing import Any
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 TEMPORARY = ".*.tmp"
-"""Names of temporary files: the holder of a folder's lock may delete those in it."""
+"""The pattern of temporary files; the holder of a folder's lock may delete those in it."""
 SCRATCH = ".scratch."
 _NO_ANONYMOUS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary path to write to; the file written there takes the place of `path` in one step.
+    """A temporary path to write to; the file written there replaces `path` in one step.
 
     When the block ends, the file and its folder are synced (unless `durable` is false) and the file
-    is renamed to `path`. It has the mode of the file it replaces, or the mode the umask asks for.
-    When the block or the disk fails, the old file is intact and no temporary file remains.
+    is renamed to `path`. It has the mode of the file it replaces, or the mode that the umask gives.
+    If the block or the disk fails, the old file is intact and no temporary file remains.
 
-    The temporary file has no name where the file system allows that, so a killed process leaves
-    nothing behind, except in the instant in which a whole file has a temporary name before it
-    replaces an older one. Elsewhere it is a new file beside `path` with a random name
-    (`TEMPORARY`). Either way, nobody can plant a link to be written through. The path holds in this
-    process only, and the writer must write to the file that exists there, not replace it.
+    The temporary file has no name if the file system allows that. Then a killed process leaves no
+    file, except in the instant in which a whole file has a temporary name before it replaces an
+    older one. Otherwise it is a new file beside `path` with a random name (`TEMPORARY`). In both
+    cases an attacker cannot redirect the writing by a link. The path is valid in this process only,
+    and the writer must write to the file that exists there, not replace it.
 
     Raises FileNotFoundError for a missing folder and OSError naming `path` and the reason for any
     failure to write. Other errors from the block, such as ValueError, pass unchanged.
@@ -75,17 +75,19 @@ def sync(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A new folder inside `folder`, deleted after the block, with those that a kill left there."""
-    for left in folder.glob(f"{SCRATCH}*"):
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(left):
-            shutil.rmtree(left)
+    """A new folder inside `folder`, deleted after the block. Leftovers of killed runs are deleted
+    too.
+    """
+    for leftover in folder.glob(f"{SCRATCH}*"):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(leftover):
+            shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as name, _locked(Path(name)):
         yield Path(name)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, or raise BlockingIOError where somebody else holds it."""
+    """Lock a folder; BlockingIOError if another process has locked it."""
     with _opened(folder, _FOLDER) as held:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -102,7 +104,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _temporary(folder: int) -> Iterator[tuple[int, str, Path | None]]:
-    """A new file: its descriptor, its name in `folder`, and its path while it has no name yet."""
+    """A new file: its descriptor, its name in `folder`, and its path as long as it has no name."""
     name = f".{os.urandom(16).hex()}.tmp"
     descriptor = _anonymous(folder)
     written = None if descriptor is None else Path(f"/proc/self/fd/{descriptor}")
@@ -119,7 +121,7 @@ def _temporary(folder: int) -> Iterator[tuple[int, str, Path | None]]:
 
 
 def _put(written: Path | None, name: str, final: str, folder: int) -> None:
-    """Give a whole file its final name: a new file has no other one before."""
+    """Give a whole file its final name. A new file never has another name."""
     if written:
         try:
             os.link(written, final, dst_dir_fd=folder)
@@ -130,7 +132,7 @@ def _put(written: Path | None, name: str, final: str, folder: int) -> None:
 
 
 def _anonymous(folder: int) -> int | None:
-    """A file without a name on the disk of `folder`; None where the system has no such files."""
+    """A file without a name on the disk of `folder`; None if the system has no such files."""
     if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
         return None
     try:
@@ -143,7 +145,7 @@ def _anonymous(folder: int) -> int | None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Raise a failure to write as one line that names the file and the reason."""
+    """Turn a failure to write into an OSError whose line names the file and the reason."""
     try:
         yield
     except Exception as error:
@@ -152,13 +154,13 @@ def naming(path: Path) -> Iterator[None]:
             raise
         reason = getattr(cause, "strerror", None) or str(cause).split("\n")[0]
         kind = type(cause) if isinstance(cause, OSError) else OSError
-        told = kind(f"{path}: cannot be written: {reason or type(cause).__name__}")
-        told.errno = getattr(cause, "errno", None)
-        raise told from error
+        failure = kind(f"{path}: cannot be written: {reason or type(cause).__name__}")
+        failure.errno = getattr(cause, "errno", None)
+        raise failure from error
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The failure of the system behind an error, which writers such as torch.save replace."""
+    """The system's error behind an error of a writer such as torch.save."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError):

@@ -1,5 +1,6 @@
-"""The command line: ``jca-fast <command>``, each command in its own module with ``add_arguments``
-and ``run``."""
+"""The command line ``jca-fast <command>``. The module of each command has ``add_arguments`` and
+``run``.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ COMMANDS = {
     ),
     "doctor": (
         "jca_fast.doctor",
-        "report versions, devices and which backend runs which ops, and why not",
+        "report versions, devices and backends, and reasons why a backend cannot run an op",
     ),
-    "data": ("jca_fast.data.cli", "AVE data: labels, check, prepare, synth"),
+    "data": ("jca_fast.data.cli", "AVE data: labels, check, prepare, split, synth"),
     "extract": ("jca_fast.video.extract", "turn video files into features"),
     "localize": ("jca_fast.video.localize", "find the events of a video, and show them on a page"),
     "train": ("jca_fast.training.train", "train the localizer"),
@@ -42,11 +43,11 @@ OUT_OF_MEMORY = (
     "bad_alloc",
     "allocate memory",
     "failed to map segment",  # of a library
-    "could not create a primitive",  # of oneDNN, which tells no reason
+    "could not create a primitive",  # of oneDNN, which gives no reason
     "could not create a memory",
     "can't start new thread",
 )
-"""What messages of the system and of libraries say where memory is short."""
+"""Parts of the messages of the system and of libraries when memory runs out."""
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -77,7 +78,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    A user's error is one line on stderr and exit status 2 (``JCA_FAST_DEBUG=1`` shows where).
+    An error is printed as one line on stderr, with exit status 2 (``JCA_FAST_DEBUG=1`` raises it).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in argv if a in COMMANDS), None)
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return importlib.import_module(COMMANDS[args.command][0]).run(args)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output, such as "head", has gone
+    except BrokenPipeError:  # the reader of the output, such as "head", has ended
         sys.stderr.close()
         return 1
     except (
@@ -116,10 +117,10 @@ def told(error: BaseException) -> str:
 
 
 def set_threads(count: int | None) -> None:
-    """Prepare the threads of OpenMP, before torch loads it where possible.
+    """Set up the threads of OpenMP, if possible before torch loads it.
 
-    Threads that wait sleep instead of spinning, unless OMP_WAIT_POLICY asks for something else: on
-    a machine with other work, spinning threads take the cores from the ones that compute.
+    Waiting threads sleep instead of spinning, unless OMP_WAIT_POLICY is set: on a machine with
+    other work, spinning threads take cores from threads that compute.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if count is None:

@@ -1,10 +1,10 @@
 """`jca-fast demo`: plants a small data set, trains on it, scores it and draws pictures.
 
-The planted set needs both ears and eyes (see `jca_fast.data.planted`), so the joint model must beat
-both of the models that have one modality only. The settings are for a demonstration within a minute
-or two on two cores, not those of the paper: narrow features, two fusion layers, cross-entropy, and
-features as they are (`normalize=False`), on which the attention over regions sharpens within a few
-epochs.
+The planted set needs both sound and picture (see `jca_fast.data.planted`), so the joint model must
+beat both models of one modality. The settings are not those of the paper but suit a demonstration
+of a minute or two on two cores: narrow features, two fusion layers, cross-entropy, and features
+that are not normalised (`normalize=False`), so that the attention over regions sharpens within a
+few epochs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder to write (default: runs/demo)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of data, weights and order of clips (default: 0)"
+        "--seed", type=int, default=0, help="seed of data, weights and order of clips (default: 0)"
     )
     parser.add_argument(
         "--clips",
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plants, trains three models, scores, draws; prints a table and writes demo.json."""
+    """Plants a set, trains and scores three models, draws pictures, and writes demo.json."""
     if args.video:
         return importlib.import_module("jca_fast.video.demo").run(args)
     args.clips = CLIPS if args.clips is None else args.clips
@@ -95,7 +95,7 @@ def check(args: argparse.Namespace, clips: int = 28) -> None:
 
 
 def demonstrate(args: argparse.Namespace, out: Path) -> None:
-    """The steps of the demo, each with a line on the screen."""
+    """Runs the steps of the demo and prints a line for each."""
     start = time.perf_counter()
     print(f"jca-fast demo in {out}, seed {args.seed}", flush=True)
     with step("planted set", f"{args.clips} clips of 10 segments, 28 events and background"):
@@ -115,7 +115,7 @@ def demonstrate(args: argparse.Namespace, out: Path) -> None:
 
 
 def claim(out: Path) -> None:
-    """Makes the folder of the demo; refuses one that holds anything but an earlier demo."""
+    """Makes the folder of the demo; refuses a folder that holds other files than a demo's."""
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"--out {out}: is a file; needed: a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / SUMMARY).is_file():
@@ -133,8 +133,11 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch: on two busy cores the demo took 38 s with one and 361 s with two, for
-    arrays this small."""
+    """Runs torch on one thread inside the context.
+
+    The arrays are so small that on two busy cores the demo took 38 s with one thread and 361 s with
+    two.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -146,10 +149,9 @@ def one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def step(name: str, what: str) -> Iterator[None]:
-    """One line on a step and the seconds it took; on a terminal it stands there from the beginning,
-    above the bar."""
-    line, back = f"  {name:<12} {what:<56}", ""
+def step(name: str, details: str) -> Iterator[None]:
+    """Prints a line on a step with its seconds; on a terminal also at its start, above the bar."""
+    line, back = f"  {name:<12} {details:<56}", ""
     if sys.stdout.isatty():
         print(line, flush=True)
         back = "\033[F"  # to the start of the line above
@@ -166,8 +168,10 @@ def plant(root: Path, clips: int, seed: int) -> None:
 
 
 def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, Any]:
-    """Trains and scores one model; what the training says goes into train.log. Returns
-    `evaluate_checkpoint`'s dict."""
+    """Trains and scores one model; the lines of the training go into train.log.
+
+    Returns the dict of `evaluate_checkpoint`.
+    """
     from jca_fast.training.config import Config
     from jca_fast.training.inference import evaluate_checkpoint
     from jca_fast.training.seeds import run_training
@@ -238,15 +242,15 @@ def table(summary: dict[str, Any]) -> str:
     segments = f"{summary['test_clips']} test clips, all segments"
     rows = [
         ("joint co-attention", accuracy["joint"], f"accuracy on {segments}"),
-        ("audio only", accuracy["audio only"], "same recipe, never sees the picture"),
-        ("visual only", accuracy["visual only"], "same recipe, never hears the sound"),
-        ("most frequent class", summary["majority"], "baseline that neither looks nor listens"),
+        ("audio only", accuracy["audio only"], "same recipe, without the picture"),
+        ("visual only", accuracy["visual only"], "same recipe, without the sound"),
+        ("most frequent class", summary["majority"], "baseline without any input"),
     ]
     if game["segments"]:
         note = f"most attended region; by chance {100 * game['chance']:.1f} %"
         rows.append(("pointing game", game["accuracy"], note))
     lines = [f"  {name:<20}{100 * share:6.1f} %   {note}" for name, share, note in rows]
     names = sorted({entry.split(": ")[1] for entry in summary["backends"]})
-    lines.append(f"  {'backend':<20}{', '.join(names)} (jca-fast doctor says why)")
+    lines.append(f"  {'backend':<20}{', '.join(names)} (see jca-fast doctor)")
     lines.append(f"  {'time':<20}{summary['seconds']:6.1f} s")
     return "\n".join(["", *lines, ""])

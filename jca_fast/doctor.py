@@ -1,5 +1,6 @@
-"""``jca-fast doctor``: versions, devices, which backend runs which ops, and why not. Runs
-when the rest is broken.
+"""``jca-fast doctor``: versions, devices, and the ops that each backend can run or why it cannot.
+
+It also runs if other parts of the installation are broken.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """The report; a part that cannot be had is its error message."""
+    """The report; a part that fails is replaced by its error message."""
     return {
         "jca_fast": {
             "version": __version__,
@@ -71,7 +72,7 @@ def _version(package: str) -> str:
 def _attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return part()
-    except Exception as error:  # a broken torch or kernel library is what a doctor is for
+    except Exception as error:  # torch or the kernel library may be broken
         return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -93,7 +94,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _backends() -> dict[str, Any]:
-    """Per backend and device, which ops it cannot run on float32 tensors and why."""
+    """For each backend and device, the ops that it cannot run on float32 tensors, and why."""
     import torch
 
     from .ops.backends import BACKENDS
@@ -110,7 +111,7 @@ def _backends() -> dict[str, Any]:
 
 
 def _served(backend: Backend, device: str) -> str:
-    """Which ops a backend runs on a device."""
+    """A line on the ops that a backend runs on a device."""
     import torch
 
     from .ops.library import OPS

@@ -1,6 +1,4 @@
-"""``jca-fast verify``: the numerical check of kernels at full length, against float64 and
-PyTorch.
-"""
+"""``jca-fast verify``: the full numerical check of kernels against float64 and PyTorch."""
 
 from __future__ import annotations
 
@@ -78,7 +76,7 @@ def _verify(row: Backend, device: torch.device, tier: str, quick: bool) -> int:
 
 
 def _print_missing(row: Backend, device: torch.device) -> None:
-    """Name the ops for which a backend has no kernels: nothing is checked there."""
+    """Name the ops for which a backend has no kernels, which are not checked."""
     from .ops.backends.launchers import missing
     from .ops.library import OPS
 
@@ -88,9 +86,7 @@ def _print_missing(row: Backend, device: torch.device) -> None:
 
 
 def _launchers(row: Backend, device: torch.device) -> ModuleType:
-    """The launchers of a backend; RuntimeError where they cannot run or take no tensors of
-    ``device``.
-    """
+    """The launchers of a backend; RuntimeError if they cannot run, or not on tensors of ``device``."""
     from .ops.backends.launchers import load, problem
 
     if row.module and (why := problem(row.module)):

@@ -1,1 +1,1 @@
-"""Measurements: ``jca-fast bench``, and the measuring core that the suites in benchmarks/ share."""
+"""Measurements: ``jca-fast bench``, and the timing code that the suites in benchmarks/ share."""

@@ -1,8 +1,8 @@
 """`jca-fast bench`: jca_fast against PyTorch on this machine, as JSON and as one HTML page.
 
 Every figure is the median over rounds in which all providers run one after the other, after a
-parity check. The run takes about four minutes on two cores, with --quick less than one at small
-sizes.
+parity check. The run takes about four minutes on two cores, or less than one minute with --quick,
+at small sizes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare",
         nargs=2,
         metavar=("A.json", "B.json"),
-        help="measure nothing: name what is slower in B than in A beyond the noise of both; "
-        "exit status 1 if there is anything",
+        help="do not measure: list the cases that are slower in B than in A beyond the noise of "
+        "both; exit status 1 if there are any",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and writes, or compares."""
+    """Measures and writes the results, or compares two of them."""
     if args.compare:
         from jca_fast.bench.compare import compare
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The result in a file; errors name it."""
+    """The result in a file; errors name the file."""
     try:
         result = json.loads(path.expanduser().read_text(encoding="utf-8"))
     except ValueError as error:

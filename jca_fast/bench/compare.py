@@ -1,11 +1,11 @@
-"""Two results of `jca-fast bench` side by side: what became slower or larger."""
+"""Compares two results of `jca-fast bench` and finds cases that became slower or larger."""
 
 from __future__ import annotations
 
 from typing import Any
 
 LEAST = 0.05
-"""A speed-up that falls by a smaller share is no regression."""
+"""The smallest relative fall of a speed-up, or growth of the memory, that is a regression."""
 LEAST_MIB = 1.0
 
 
@@ -13,8 +13,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], b
     """Lines on all cases that both results have, and whether any of them regressed.
 
     A case is slower if its speed-up over the baseline fell by more than 5 % and the ranges of the
-    rounds (20th to 80th percentile) do not meet; speed-ups are compared because both providers of a
-    round share the clock of their moment. Memory is larger beyond 5 % and 1 MiB.
+    rounds (20th to 80th percentile) do not overlap. Speed-ups are compared because both providers
+    of a round run at the same clock rate. Memory is larger if it grew by more than 5 % and 1 MiB.
     """
     shared = [name for name in before["cases"] if name in after["cases"]]
     if not shared:

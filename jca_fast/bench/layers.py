@@ -1,8 +1,7 @@
-"""The providers of the layer benchmarks; as a program, timed under the caller's environment
-(allocator, kernels).
+"""The providers of the layer benchmarks.
 
-python -m jca_fast.bench.layers paper 64,10,512,512,32 0.0 backward 10 plain
-prints the summary as JSON
+As a program it times them in the caller's environment (allocator, kernels) and prints the summary
+as JSON: python -m jca_fast.bench.layers paper 64,10,512,512,32 0.0 backward 10 plain
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ STANDARD = (64, 10, 512, 512, 32)
 
 
 def title(shape: tuple[int, ...]) -> str:
-    """A shape as the table of results shows it."""
+    """A shape in the notation of the table of results."""
     batch, n, audio, visual, k = shape
     return f"{batch}x{n} {audio}+{visual} k{k}"
 
@@ -37,8 +36,8 @@ def providers(
     loop: bool = False,
     autotune: bool = False,
 ) -> dict[str, Provider]:
-    """Plain PyTorch, also compiled, compiled with max-autotune, and as the loop over the batch, and
-    ours, on one layer's weights and inputs.
+    """The providers of one layer, on the same weights and inputs: plain PyTorch (eager, compiled,
+    compiled with max-autotune, or as a loop over the batch), and jca_fast.
     """
     batch, n, audio, visual, k = shape
     fusion = JointCoAttention(

@@ -1,4 +1,4 @@
-"""All measurements of `jca-fast bench`, as one dictionary that is ready for JSON."""
+"""All measurements of `jca-fast bench`, as one dictionary ready for JSON."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ QUICK_SHAPES = ((8, 10, 256, 256, 32), (1, 10, 128, 128, 32))
 """B, N, d_a, d_v, k."""
 
 BUDGET, QUICK_BUDGET = 4.0, 0.5
-"""Seconds for the rounds of a case; a quarter of it for a point of an axis."""
+"""Seconds for the rounds of a case; a point of an axis takes a quarter of them."""
 
 READ_BYTES = 2**28
-"""Read at once to measure the bandwidth; larger than any cache."""
+"""Bytes that are read to measure the bandwidth; more than any cache holds."""
 
 AXES = {
     "batch size B": ("batch", (1, 4, 16, 64)),
@@ -95,7 +95,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
 
 
 def timed(providers: dict[str, Provider], budget: float) -> dict[str, dict[str, float]]:
-    """The summary of interleaved rounds that take about budget seconds, after a parity check."""
+    """The summary of interleaved rounds of about budget seconds in all, after a parity check."""
     check_parity(providers)
     cost = sum(seconds(run) for run in providers.values())
     return summarise(interleave(providers, max(5, min(30, int(budget / max(cost, 1e-6))))))
@@ -131,7 +131,7 @@ def point(axis: str, value: int, budget: float) -> dict[str, Any]:
 def work(sizes: dict[str, int]) -> int:
     """Multiply-adds of forward and backward: scores, tanh and products of C, and the Linears.
 
-    For an element of C forward N + k + 10 (ten for the tanh) and backward 3 N + 2 k + 12; the
+    An element of C takes N + k + 10 forward (ten for the tanh) and 3 N + 2 k + 12 backward. The
     Linears run once forward and twice backward.
     """
     n, dim, k = sizes["n"], sizes["dim"], sizes["k"]
@@ -153,6 +153,6 @@ def memory(form: str, shape: tuple[int, ...]) -> dict[str, float]:
 
 
 def bandwidth() -> float:
-    """Bytes a second that torch.sum reads, with the threads of torch."""
+    """Bytes per second that torch.sum reads on all threads of torch."""
     values = torch.ones(READ_BYTES // 4)
     return READ_BYTES / best_seconds(values.sum, 5)

@@ -1,6 +1,7 @@
-"""Growth of the peak memory of one layer, forward and backward, in a process that runs it alone.
+"""Growth of the peak memory of one layer, forward and backward, in a process that runs only it.
 
-python -m jca_fast.bench.memory paper 64,10,512,512,32 eager      or jca_fast; prints {"mib": ...}
+It prints {"mib": ...}; the last argument is eager or jca_fast:
+python -m jca_fast.bench.memory paper 64,10,512,512,32 eager
 """
 
 from __future__ import annotations

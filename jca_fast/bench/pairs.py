@@ -1,9 +1,9 @@
 """Side-by-side timing: every round runs all providers one after the other, and ratios are taken
 within a round.
 
-On a shared machine absolute times drift by tens of percent while the ratio of two neighbours hardly
-moves, so a speed-up is the median of the per-round ratios, and it counts only after a parity
-check in the same process.
+On a shared machine absolute times drift by tens of percent, but the ratio of two neighbouring times
+hardly changes. So a speed-up is the median of the ratios within the rounds, and it counts only
+after a parity check in the same process.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def flatten(result: object) -> list[Tensor]:
-    """The tensors of a result, whatever tuples they are in."""
+    """The tensors of a result of nested sequences."""
     if isinstance(result, Tensor):
         return [result]
     return [t for part in result for t in flatten(part)] if isinstance(result, Sequence) else []
 
 
 def check_parity(providers: dict[str, Provider], tolerance: float = 2e-2) -> None:
-    """All providers must give the first one's numbers: root mean square of the difference over that
-    of the numbers.
+    """All providers must give the results of the first: the norm of the difference over the norm of
+    the result is at most the tolerance.
 
-    The usual figure is 1e-6, but one number that a rounding moves across the corner of a ReLU shows
-    in every gradient behind it: 1e-3 was seen. The tests judge accuracy; this guards against timing
-    something else.
+    The usual figure is 1e-6, but a number that a rounding moves across the corner of a ReLU changes
+    every gradient behind it: 1e-3 was seen. The tests check the accuracy. This check only ensures
+    that all providers compute the same function.
     """
     (reference, first), *others = ((name, flatten(run())) for name, run in providers.items())
     for name, tensors in others:
@@ -59,7 +59,7 @@ def seconds(run: Provider) -> float:
 
 
 def interleave(providers: dict[str, Provider], rounds: int) -> dict[str, list[float]]:
-    """Times of every provider, round by round, after one warm-up each."""
+    """Times of every provider, round by round, after one warm-up call each."""
     for run in providers.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in providers}
@@ -88,14 +88,14 @@ def _compare(values: Sequence[float], ours: Sequence[float]) -> dict[str, float]
 
 
 def best_seconds(run: Provider, rounds: int) -> float:
-    """The shortest of many calls: for cycle counts, where noise only ever adds."""
+    """The shortest time of many calls, for cycle counts, to which noise only adds."""
     return min(seconds(run) for _ in range(rounds))
 
 
 def peak(device: str = "cpu") -> float:
     """The largest memory of this process so far in MiB: resident, or of tensors on a GPU.
 
-    Not getrusage: a child starts with the peak of the parent that forked it.
+    getrusage is not used, because a child starts with the peak of the parent that forked it.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -104,7 +104,7 @@ def peak(device: str = "cpu") -> float:
 
 
 def multiply_add_rate() -> float:
-    """Multiply-adds of single float32 numbers in a second, on one thread; nan without the native
+    """Multiply-adds of single float32 numbers per second on one thread; NaN without the native
     library.
     """
     from jca_fast.kernels.cpu import native
@@ -121,11 +121,11 @@ SPREAD = 1.35
 
 
 def disturbances(spreads: Sequence[float], rates: Sequence[float], load: float) -> list[str]:
-    """Reasons not to believe a run; empty after a quiet one.
+    """Reasons to distrust a run; empty after a quiet one.
 
     Args:
-        spreads: of the ratios of each case over the rounds, 80th over 20th percentile.
-        rates: multiply-adds a second of one core, before and after the run.
+        spreads: the 80th over the 20th percentile of the ratios of each case over the rounds.
+        rates: multiply-adds per second of one core, before and after the run.
         load: the system's load average of the minute before the run.
     """
     found = []
@@ -144,7 +144,7 @@ def disturbances(spreads: Sequence[float], rates: Sequence[float], load: float) 
 
 @functools.cache
 def machine() -> dict[str, object]:
-    """What a reader needs to judge the numbers."""
+    """The facts about the machine and the versions that the figures depend on."""
     from jca_fast.kernels.cpu import describe
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -163,7 +163,7 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str:
-    """The commit of the checkout that this package runs from; empty where it is installed."""
+    """The commit of the checkout that this package runs from; empty if it is installed."""
     if not (ROOT / ".git").exists():
         return ""
     command = ["git", "rev-parse", "--short", "HEAD"]

@@ -1,8 +1,7 @@
-"""The baselines: the published arithmetic in plain PyTorch, batched as the paper's equations say,
-and the Python loop.
+"""The baselines: the published arithmetic in plain PyTorch, in batches and as a Python loop.
 
-They take the parameters of the library's own layers, so that every provider of a benchmark computes
-the same numbers.
+They use the parameters of the library's layers, so that every provider of a benchmark computes the
+same numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from jca_fast.modules import PaperLayer, ReleasedLayer
 
 
 def paper_layer(layer: PaperLayer, inputs: Sequence[Tensor], p: float = 0.0) -> tuple[Tensor, ...]:
-    """Eqs. 3-6 for all modalities; X (B, N, d_x)."""
+    """Eqs. 3-6 for all modalities X (B, N, d_x)."""
     joint = torch.cat(list(inputs), dim=-1)  # (B, N, d)
     out = []
     for i, x in enumerate(inputs):
@@ -34,7 +33,7 @@ def paper_layer(layer: PaperLayer, inputs: Sequence[Tensor], p: float = 0.0) -> 
 
 
 def paper_loop(layer: PaperLayer, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What most published code does: one clip of the batch after the other."""
+    """The loop of most published code: one clip of the batch after the other."""
     clips = [paper_layer(layer, [x[b : b + 1] for x in inputs]) for b in range(inputs[0].shape[0])]
     return tuple(torch.cat(parts) for parts in zip(*clips, strict=True))
 
@@ -42,7 +41,7 @@ def paper_loop(layer: PaperLayer, inputs: Sequence[Tensor]) -> tuple[Tensor, ...
 def released_layer(
     layer: ReleasedLayer, inputs: Sequence[Tensor], p: float = 0.0
 ) -> tuple[Tensor, ...]:
-    """The released code's layer; X (B, N, d_x)."""
+    """The released code's layer for all modalities X (B, N, d_x)."""
     query: nn.Linear = layer.joint.fc[0]  # type: ignore[index, assignment]
     return _released(inputs, query, layer.key, layer.value, layer.output, p)
 
@@ -50,7 +49,7 @@ def released_layer(
 def published_layer(
     layer: PublishedLayer, inputs: Sequence[Tensor], p: float = 0.0
 ) -> tuple[Tensor, ...]:
-    """The same with the weights under their published names, for two modalities or more."""
+    """:func:`released_layer` with weights under published names, for two or more modalities."""
     dense: Any = layer.dense_coattn
     keys, values = (
         [getattr(dense, f"{kind}{i}_linear") for i in range(1, len(inputs) + 1)]
@@ -70,9 +69,7 @@ def _released(
     outputs: Any,
     p: float,
 ) -> tuple[Tensor, ...]:
-    """A released layer with its Linears on ``F.linear``; without a query Linear Q is the joint
-    feature itself.
-    """
+    """A released layer with ``F.linear``; without a query Linear Q is the joint feature itself."""
     joint = torch.cat(list(inputs), dim=-1)  # (B, N, d)
     query = F.linear(joint, query_linear.weight, query_linear.bias) if query_linear else joint
     out = []
@@ -88,9 +85,7 @@ def _released(
 
 
 def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
-    """The published arithmetic of a module of the library; None where the module is plain PyTorch
-    already.
-    """
+    """The published arithmetic of a module of the library; None if the module is plain PyTorch."""
     if isinstance(module, PaperLayer):
         return lambda *x: paper_layer(module, x, module.dropout.p if module.training else 0.0)
     if isinstance(module, ReleasedLayer):
@@ -105,8 +100,8 @@ def plain_forward(module: nn.Module) -> Callable[..., Any] | None:
 
 @contextmanager
 def plain_model(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, every Joint Co-Attention layer and every Linear of ``model`` runs the published
-    arithmetic.
+    """Inside the context, every Joint Co-Attention layer and every Linear of ``model`` runs the
+    published arithmetic.
     """
     formulas = [
         (module, formula) for module in model.modules() if (formula := plain_forward(module))

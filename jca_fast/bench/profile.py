@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the reference ops of plain PyTorch against fused ones."""
+"""Time of a training step by kind of op: the reference ops of plain PyTorch against fused ones."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BUCKETS = (
     ("copies, fills, sums", ("copy", "fill", "zero", "cat", "clone", "sum", "empty", "resize")),
     ("elementwise", ("tanh", "relu", "mul", "add", "div", "sub", "softmax", "threshold", "sqrt")),
 )
-"""The first bucket with a part of an op's name takes it; the rest is "other"."""
+"""An op belongs to the first bucket with a part of its name, or else to "other"."""
 
 
 def step(form: str, quick: bool) -> dict[str, Any]:
     """{"times": the summary of reference against fused, "parts": milliseconds by bucket of each}.
 
-    The published model with 64 clips; with quick a small one with 8.
+    The step is one of the published model with 64 clips; with quick of a small one with 8.
     """
     arguments, batch = ({**(QUICK if quick else FULL), "form": form}, 8 if quick else 64)
     runs = {name: training_step(arguments, batch, (7, 7), "cpu", name) for name in BACKENDS}
@@ -36,7 +36,7 @@ def step(form: str, quick: bool) -> dict[str, Any]:
 
 
 def parts(run: Any) -> dict[str, float]:
-    """Milliseconds of one call by bucket, from the ops' own time on the CPU."""
+    """Milliseconds of one call by bucket, from the self time of the ops on the CPU."""
     with profiler(activities=[ProfilerActivity.CPU]) as trace:
         run()
     found = dict.fromkeys((*(name for name, _ in BUCKETS), "other"), 0.0)
@@ -48,4 +48,4 @@ def parts(run: Any) -> dict[str, float]:
 def bucket(op: str) -> str:
     """The bucket of an op, by its name."""
     name = op.lower()
-    return next((b for b, words in BUCKETS if any(word in name for word in words)), "other")
+    return next((b for b, parts in BUCKETS if any(part in name for part in parts)), "other")

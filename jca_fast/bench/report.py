@@ -1,4 +1,4 @@
-"""The page of `jca-fast bench`: one HTML file with its style and drawings, no network."""
+"""The page of `jca-fast bench`: one HTML file with style and drawings, which needs no network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = {
 }
 WIDTH, HEIGHT = 360, 260
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 40
-"""Sizes of a chart and of its margins."""
+"""The sizes of a chart and of its margins."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -57,8 +57,8 @@ MEMORY_NOTE = (
     "Growth of the peak memory, forward and backward, each in a process that ran it alone."
 )
 STEP_NOTE = (
-    "One step of Adam of the whole model, by the kind of op, from the profiler's own time of each; "
-    "plain PyTorch runs the reference ops. The speed-up is timed without the profiler."
+    "One step of Adam of the whole model by the kind of op: the self time of each in the profiler. "
+    "Plain PyTorch runs the reference ops. The speed-up is timed without the profiler."
 )
 
 
@@ -68,7 +68,7 @@ def _section(title: str, body: str, note: str) -> str:
 
 
 def _warning(result: dict[str, Any]) -> str:
-    """What makes the figures less than they seem."""
+    """The warnings of the page: reasons to distrust the figures."""
     reasons = [f"Disturbed run, do not rely on it: {reason}." for reason in result["disturbances"]]
     if result["quick"]:
         reasons.insert(0, "A quick run at small sizes: the published sizes gain more.")
@@ -177,7 +177,7 @@ def _memory(memory: dict[str, Any]) -> str:
 
 
 def _steps(steps: dict[str, Any]) -> str:
-    """For each form a bar of plain PyTorch and one of ours on the same scale, cut by kinds."""
+    """For each form a bar of plain PyTorch and a bar of jca_fast on one scale, divided by kind."""
     kinds = list(next(iter(steps.values()))["parts"]["fused"])
     keys = "".join(f'<span><i class="k{i}"></i>{escape(k)}</span>' for i, k in enumerate(kinds))
     bars = []

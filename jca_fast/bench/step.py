@@ -1,7 +1,7 @@
 """The cost of a training step of AVELocalizer, fused and with the reference ops of plain PyTorch.
 
-The seconds are taken side by side in this process, the memory of each in a process that runs it
-alone: python -m jca_fast.bench.step '{"joint": "concat_fc"}' 32 7,7 cpu fused
+Both are timed side by side in this process; the memory of each is measured in a process that runs
+only it: python -m jca_fast.bench.step '{"joint": "concat_fc"}' 32 7,7 cpu fused
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def step_cost(
     """{"seconds": of a step, "mib": growth of the peak memory}, each by "fused" and "reference".
 
     Args:
-        arguments: of AVELocalizer.
+        arguments: arguments of AVELocalizer.
         batch: clips in a step.
         grid: rows and columns of regions.
         device: where the step runs.
@@ -69,8 +69,9 @@ def training_step(
 
 
 def main(arguments: str, batch: str, grid: str, device: str, name: str) -> None:
-    """Print {"mib": growth of the peak memory in the second step}; the first one loads libraries
-    and makes the state of Adam.
+    """Print {"mib": growth of the peak memory in the second step}.
+
+    The first step loads libraries and makes the state of Adam.
     """
     config, sizes = json.loads(arguments), [int(n) for n in grid.split(",")]
     training_step(config, 2, sizes, device, name)()

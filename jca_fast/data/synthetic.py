@@ -1,4 +1,14 @@
-"""Planted AVE on disk: a synthetic set in the published layout, with given or generated events."""
+"""Planted AVE on disk: a synthetic set in the published layout, with given or generated events.
+
+Its files are Annotations.txt, audio_feature.h5 (n, N, audio_dim), visual_feature.h5 (n, N, *grid,
+visual_dim), labels.h5 (n, N, 29), mil_labels.h5 (n, 29), labels_closs.h5 (n, N), the three order
+files, with noisy clips the three `*_noisy.h5` files, and planted.h5. That file holds
+
+* `position` (n, N, R): 1 in the regions of the object of the clip's class while it is visible;
+* `audible` and `visible` (n, N): an event is in the segments that are both;
+* `silent_objects` (n, distractors) and `offscreen_sound` (n,): their classes, -1 for none;
+* the attribute `settings` as JSON.
+"""
 
 from __future__ import annotations
 
@@ -53,41 +63,31 @@ def synthesize(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Write a planted set into the folder `root`, in the layout of the published AVE files; returns
-    `root`.
+    """Write a planted set into the folder `root`, which is returned; the module lists its files.
 
-    Files: Annotations.txt, audio_feature.h5 (n, N, audio_dim), visual_feature.h5 (n, N, *grid,
-    visual_dim), labels.h5 (n, N, 29), mil_labels.h5 (n, 29), labels_closs.h5 (n, N), the three
-    order files, with `num_noisy` > 0 the three `*_noisy.h5` files, and planted.h5: `position` (n,
-    N, R), 1 in the regions of the clip's own object wherever it is visible; `audible` and `visible`
-    (n, N); `silent_objects` (n, distractors); `offscreen_sound` (n,), -1 for none; and the
-    attribute `settings`, JSON. The segments of an event are those both audible and visible.
+    The clips are the rows of the file `annotations`, split as in the folder `orders`, or `num_clips`
+    (600) generated ones: the 28 classes in equal blocks, a share `full_length` of the events as long
+    as their clip, split 70/15/15 at random. Features are float64, as published, or float32 (`dtype`)
+    with the same values. Equal arguments give equal values, clip by clip. `difficulty`, "standard"
+    or "hard", gives the values of `noise`, `distractors` and `offscreen` that are None (see
+    `planted.World`). Any size takes a few dozen megabytes of memory.
 
-    Clips: the rows of the file `annotations`, split as in the folder `orders`; or `num_clips` (600)
-    made-up ones, the 28 classes in equal blocks, a share `full_length` of the events filling their
-    clip, split 70/15/15 at random. Features are `dtype` float64, as published, or float32, with the
-    same values, all exact in float32. Equal arguments give equal values, clip by clip.
-    `difficulty` is "standard" or "hard" and names the values of `noise`, `distractors` and
-    `offscreen` that are None (see `planted.World`). Memory: a few dozen megabytes at any size.
-
-    Raises ValueError for bad arguments, FileExistsError when `root` holds such files and not
-    `overwrite`, OSError when the disk is too small, all before the first clip is drawn. The files
-    take their names when all are complete.
+    Raises ValueError for bad arguments, FileExistsError if `root` has such files and `overwrite` is
+    False, OSError if the disk is too small, all before the first clip is drawn. The files get their
+    names when all are complete.
     """
     _check_arguments(num_clips, annotations, orders, num_noisy, dtype, full_length, seed)
     hardness = harden(difficulty, noise=noise, distractors=distractors, offscreen=offscreen)
     root = Path(root)
     rng = stream(seed, _EVENT_STREAM)
-    events = (
-        _made_up_events(rng, num_clips or 600, num_segments, full_length)
-        if annotations is None
-        else read_annotations(annotations, num_segments)
-    )
-    splits = (
-        _made_up_splits(rng, len(events))
-        if orders is None
-        else {split: files.read_order(orders, split, len(events)) for split in files.SPLITS}
-    )
+    if annotations is None:
+        events = _random_events(rng, num_clips or 600, num_segments, full_length)
+    else:
+        events = read_annotations(annotations, num_segments)
+    if orders is None:
+        splits = _random_splits(rng, len(events))
+    else:
+        splits = {split: files.read_order(orders, split, len(events)) for split in files.SPLITS}
     classes = len(event_classes(events))
     world = World(classes, num_segments, audio_dim, visual_dim, grid, seed, **hardness)
     with _staging(root, _num_bytes(world, len(events) + num_noisy, dtype), overwrite) as folder:
@@ -139,7 +139,7 @@ def _num_bytes(world: World, clips: int, dtype: str) -> int:
     return clips * world.num_segments * per_segment + 2**20
 
 
-def _made_up_events(
+def _random_events(
     rng: np.random.Generator, count: int, segments: int, full_length: float
 ) -> list[Event]:
     """Events in equal blocks of the 28 classes; each has at least two segments if the clip does."""
@@ -157,7 +157,7 @@ def _made_up_events(
     return events
 
 
-def _made_up_splits(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+def _random_splits(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
     order = rng.permutation(count)
     cuts = [round(0.7 * count), round(0.85 * count)]
     return dict(zip(files.SPLITS, np.split(order, cuts), strict=True))

@@ -2,10 +2,11 @@
 
 For every clip drawn:
 
-* `<clip>_attention.png`: the audio-guided attention of each segment, over the frames when given
-(like Fig. 3); * `<clip>_timeline.png`: predicted and true labels over the segments (like Fig. 4); *
-`<clip>_maps.png`: the affinities C and the attention maps H of every fusion layer, and their
-saturation.
+* `<clip>_attention.png`: the audio-guided attention of each segment, over the frames if these are
+  given (like Fig. 3);
+* `<clip>_timeline.png`: predicted and true labels over the segments (like Fig. 4);
+* `<clip>_maps.png`: the affinities C and the attention maps H of every fusion layer, and their
+  saturation.
 
 `<clip>` is `<row>_<video id>`, or `<row>` without Annotations.txt.
 """
@@ -19,13 +20,13 @@ from typing import Any
 EPILOG = """\
 Frames: one folder for each clip, named by its video id (by its row without
 Annotations.txt), holding one image for each segment, counted from 0:
-FRAMES/<video id>/<segment>.jpg, .jpeg or .png; leading zeros do no harm.
+FRAMES/<video id>/<segment>.jpg, .jpeg or .png, with or without leading zeros.
 
-Clips: a number takes this number from the split, in its order: first those whose
-event begins or ends inside the clip, one of each class. The predictions play
-no part in the choice. Otherwise a comma-separated list of video ids, of rows
-written as "412:", or of names as `jca-fast predict` writes them,
-"412:<video id>"; an id that begins with a dash needs --clips=-abc.
+Clips: a number takes this number of clips from the split, in its order: first
+clips whose event begins or ends inside them, one of each class. The choice does
+not depend on the predictions. Otherwise a comma-separated list of video ids, of
+rows written as "412:", or of the names of `jca-fast predict`, "412:<video id>";
+an id that begins with a dash needs --clips=-abc.
 """
 
 
@@ -58,16 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="png",
         metavar="LIST",
-        help="of png, pdf, svg, with commas (default: png)",
+        help="formats out of png, pdf, svg, separated by commas (default: png)",
     )
-    parser.add_argument("--no-titles", action="store_true", help="leave the titles out")
+    parser.add_argument("--no-titles", action="store_true", help="omit the titles")
     parser.add_argument(
-        "-o", "--out", required=True, metavar="DIR", help="folder for the pictures; made if missing"
+        "-o",
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder for the pictures, which is made if missing",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws and says what was written."""
+    """Draws the pictures and prints their names."""
     from jca_fast.visualize.draw import visualize
 
     paths = visualize(

@@ -1,5 +1,4 @@
-"""The audio-guided attention of every segment of a clip, over its frames when there are some: the
-kind of Fig. 3."""
+"""Draws the audio-guided attention of every segment of a clip, over its frames, like Fig. 3."""
 
 from __future__ import annotations
 
@@ -20,12 +19,12 @@ PANEL = 1.7
 
 
 def draw_attention(view: ClipView, titles: bool = True) -> Figure:
-    """One panel for each segment, N of them, five in a row (ten of more than 20); with frames the
-    bare frame above.
+    """One panel for each of the N segments, five in a row, or ten if N > 20.
 
-    The colour scale is the same for all segments. Over frames, in grey there, the weights are
-    interpolated linearly between the centres of the regions, and the smaller the more transparent;
-    else each region shows its own weight.
+    With frames, each frame is also drawn without attention above its panel. The colour scale is the
+    same for all segments. Over frames, which are then grey, the weights are interpolated linearly
+    between the centres of the regions, and smaller weights are more transparent. Otherwise each
+    region shows its weight.
     """
     assert view.attention is not None
     count, shape = (
@@ -68,8 +67,9 @@ def draw_attention(view: ClipView, titles: bool = True) -> Figure:
 
 
 def hits(view: ClipView) -> tuple[int, int] | None:
-    """Segments whose most attended region lies on the sounding object, and segments with one; None
-    if not planted."""
+    """(segments whose most attended region lies on the sounding object, segments with such an
+    object); None if the data are not planted.
+    """
     if view.attention is None or view.position is None or view.audible is None:
         return None
     counted = view.audible & view.position.any(axis=(1, 2))  # (N,)

@@ -1,5 +1,4 @@
-"""What is drawn of one clip: its attention, labels and maps as plain arrays, read from the data and
-the model."""
+"""The drawn data of one clip: attention, labels and maps as arrays, from the data and the model."""
 
 from __future__ import annotations
 
@@ -15,15 +14,14 @@ from jca_fast.data.clips import open_clips
 from jca_fast.data.files import read_planted
 
 MAX_FRAME = 360
-"""Longer side, in pixels, to which frames are reduced when they are read."""
+"""The longer side, in pixels, of frames after they are read and reduced."""
 
 Layer = dict[str, tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
 class ClipView:
-    """One clip as it is drawn. N segments; regions in `rows` x `columns`; classes with background
-    as the last."""
+    """The drawn data of one clip: N segments, `rows` x `columns` regions, background class last."""
 
     row: int
     video_id: str  # "" without Annotations.txt
@@ -35,9 +33,8 @@ class ClipView:
     position: np.ndarray | None = None  # (N, rows, columns) bool, where the planted object is
     audible: np.ndarray | None = None  # (N,) bool, whether the planted object sounds
     frames: list[np.ndarray] | None = None  # N images (height, width, 3) uint8
-    layers: list[Layer] = field(
-        default_factory=list
-    )  # of every fusion layer, "C" and "H", audio before visual
+    # "C" and "H" of every fusion layer, audio before visual
+    layers: list[Layer] = field(default_factory=list)
     form: str = "paper"
 
     @property
@@ -47,12 +44,12 @@ class ClipView:
 
     @property
     def name(self) -> str:
-        """The beginning of the names of its pictures."""
+        """The prefix of the names of its pictures."""
         return f"{self.row}_{self.video_id}".rstrip("_").replace("/", "_")
 
     @property
     def title(self) -> str:
-        """A title for the clip: its event and which clip it is."""
+        """A title for the clip: its event, and its video id or row."""
         events = [
             self.classes[c]
             for c in dict.fromkeys(self.shown.tolist())
@@ -61,19 +58,16 @@ class ClipView:
         return f"{', '.join(events) or 'no event'}  (clip {self.video_id or self.row})"
 
     def short(self, label: int) -> str:
-        """A class name short enough for a picture: "Violin, fiddle" is "Violin", background is
-        "bg"."""
-        return (
-            "bg"
-            if label == len(self.classes) - 1
-            else self.classes[label].split(",")[0].split("(")[0].strip()
-        )
+        """A short class name: "Violin" for "Violin, fiddle", "bg" for background."""
+        if label == len(self.classes) - 1:
+            return "bg"
+        return self.classes[label].split(",")[0].split("(")[0].strip()
 
 
 class ClipSource:
     """Reads clips of one split for drawing. `frames` is the folder of frames, or None.
 
-    Raises FileNotFoundError or ValueError naming the file at fault.
+    Raises FileNotFoundError or ValueError naming the faulty file.
     """
 
     def __init__(
@@ -88,13 +82,12 @@ class ClipSource:
         self.planted = self.dataset.planted
 
     def video_id(self, index: int) -> str:
-        """Video id of the clip at position `index` of the split, "" where it is not known."""
+        """Video id of the clip at position `index` of the split; "" if it is unknown."""
         events = self.dataset.events
         return events[int(self.dataset.indices[index])].video_id if events else ""
 
     def choose(self, clips: str) -> list[int]:
-        """Positions in the split of the clips that `clips` asks for; the rule is in the help of the
-        command."""
+        """Positions in the split of the clips in `clips`; see the help of the command."""
         if clips.isascii() and clips.isdigit():
             if not 1 <= int(clips) <= len(self.dataset):
                 raise ValueError(
@@ -170,11 +163,10 @@ class ClipSource:
 
 
 def read_frames(folder: Path, count: int) -> list[np.ndarray]:
-    """The images `<segment>.jpg`, `.jpeg` or `.png` of segments 0 .. count - 1, (height, width, 3)
-    uint8 each.
+    """The images `<segment>.jpg`, `.jpeg` or `.png` of segments 0 .. count - 1.
 
-    Raises FileNotFoundError naming the segments without an image, ValueError for two images of one
-    segment or a file that is no image.
+    Each is (height, width, 3) uint8. Raises FileNotFoundError naming the segments without an image,
+    ValueError for two images of one segment or a file that is not an image.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -207,8 +199,10 @@ def read_frames(folder: Path, count: int) -> list[np.ndarray]:
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of the regions of features (N, rows, columns, D) or (N, R, D); one row if R
-    is no square."""
+    """Rows and columns of the regions of features (N, rows, columns, D) or (N, R, D).
+
+    There is one row if R is not a square.
+    """
     if len(shape) == 4:
         return shape[1], shape[2]
     side = round(shape[1] ** 0.5)

@@ -1,4 +1,4 @@
-"""The pictures of a checkpoint: which are drawn, and where they go."""
+"""Draws the pictures of a checkpoint into a folder."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ def visualize(
 
     Args:
         checkpoint: a checkpoint, or the folder of a run.
-        data: folder in the published layout or prepared, of which planted.h5 adds the outlines of
-            the planted objects; or an .npz as for `jca-fast predict`.
+        data: folder in the published layout or prepared, whose planted.h5 adds the outlines of
+            planted objects; or an .npz as for `jca-fast predict`.
         out: folder for the pictures, made if missing; pictures of the same name are replaced.
-        split: "train", "val" or "test". clips: how many, or which: see `jca-fast visualize --help`.
-        frames: folder of frames, `<video id>/<segment>.jpg` and the like; None draws over the
-        region grid. dpi: pixels per inch. formats: of the files, any of "png", "pdf" and "svg".
-        titles: whether the pictures have a title. say: called with each line on what is done.
+        split: "train", "val" or "test".
+        clips: a number or a list of clips, see `jca-fast visualize --help`.
+        frames: folder of frames, like `<video id>/<segment>.jpg`; None draws the region grid.
+        dpi: pixels per inch.
+        formats: formats of the files, any of "png", "pdf" and "svg".
+        titles: whether the pictures have a title.
+        say: called with each line of the report.
 
-    Raises FileNotFoundError or ValueError naming the file or argument at fault; all clips are read
+    Raises FileNotFoundError or ValueError naming the faulty file or argument. All clips are read
     and run before the first picture is written.
     """
     if not 50 <= dpi <= 600:
@@ -80,7 +83,7 @@ def _draw(view: ClipView, out: Path, dpi: int, formats: Sequence[str], titles: b
 
 
 def _missing(config: dict[str, object], view: ClipView) -> str:
-    """What cannot be drawn of this model, and why; "" when all can."""
+    """The line on pictures that this model does not allow; "" if it allows all."""
     if config["modalities"] != "both":
         return (
             f"a model with modalities={config['modalities']!r} has no attention and no fusion: "

@@ -1,5 +1,4 @@
-"""The affinities C and the attention maps H of every fusion layer, and how saturated the affinities
-are."""
+"""Draws the affinities C and the attention maps H of every fusion layer, with their saturation."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from .style import POSITIVE_MAP, SIGNED_MAP, STYLE, new_figure
 SATURATED = 0.95
 MODALITIES = ("audio", "visual")
 MAX_CELLS = 256
-"""Larger maps are drawn as means over blocks, at most this many along each side."""
+"""The largest number of cells along each side; larger maps are drawn as means over blocks."""
 
 
 def saturation(layers: list[Layer]) -> list[dict[str, float]]:
@@ -32,8 +31,7 @@ def saturation(layers: list[Layer]) -> list[dict[str, float]]:
 
 
 def draw_maps(view: ClipView, titles: bool = True) -> Figure:
-    """One row for each layer: C_a, C_v on one symmetric scale that just holds them all, H_a, H_v
-    each on its own.
+    """One row for each layer, with C_a, C_v on one symmetric scale and H_a, H_v on a scale each.
 
     C_i is (d_i, d), H_i (k, d_i) in the paper form and (N, d) in the released form.
     """
@@ -111,8 +109,10 @@ def _block(size: int) -> int:
 
 
 def block_means(values: np.ndarray) -> np.ndarray:
-    """A map with at most MAX_CELLS along each side: the means over equal blocks, smaller at the far
-    edges."""
+    """A map with at most MAX_CELLS along each side: the means over equal blocks.
+
+    The last blocks may be smaller.
+    """
     for axis in (0, 1):
         starts = np.arange(0, values.shape[axis], _block(values.shape[axis]))
         sizes = np.diff(np.append(starts, values.shape[axis]))

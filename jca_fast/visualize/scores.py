@@ -21,8 +21,8 @@ def draw_curves(history: list[dict[str, Any]], baseline: float, path: Path) -> P
         figure = new_figure(10, 3, layout="constrained")
         loss, accuracy, rate = figure.subplots(1, 3)
         for split in ("train", "val"):
-            for axes, what, scale in ((loss, "loss", 1.0), (accuracy, "accuracy", 100.0)):
-                values = [row[f"{split}_{what}"] for row in history]
+            for axes, metric, scale in ((loss, "loss", 1.0), (accuracy, "accuracy", 100.0)):
+                values = [row[f"{split}_{metric}"] for row in history]
                 known = [scale * value if value is not None else np.nan for value in values]
                 label = {"train": "training", "val": "validation"}[split]
                 if not np.isnan(known).all():
@@ -100,7 +100,7 @@ def _classes(result: dict[str, Any], title: str) -> Figure:
 
 
 def _reliability(result: dict[str, Any], title: str) -> Figure:
-    """Accuracy against confidence, and how many segments have which confidence."""
+    """Accuracy against confidence, and the number of segments by confidence."""
     bins = result["reliability"]
     with rc_context(STYLE):
         figure = new_figure(4.2, 4.6, layout="constrained")

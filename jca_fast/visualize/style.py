@@ -1,8 +1,8 @@
-"""Shared parts of the pictures: colours, fonts, outlines, writing whole or not at all.
+"""Shared parts of the pictures: colours, fonts, outlines, and atomic writing.
 
-Figures are made without pyplot: no display, no global state. Colours are those of Okabe and Ito,
-and the maps viridis and red-blue, all told apart by colour-blind readers; right and wrong also
-differ by their marks.
+Figures are made without pyplot, so they need no display and no global state. The colours are those
+of Okabe and Ito, the colour maps are viridis and red-blue. Colour-blind readers can distinguish
+all of them; right and wrong also differ by their marks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ATTENTION_MAP = "viridis"
 SIGNED_MAP = "RdBu_r"
 POSITIVE_MAP = "viridis"
 LEAST_ALPHA, MOST_ALPHA = 0.15, 0.8
-"""Opacity of weight 0 and of the largest weight where attention lies over frames."""
+"""Opacity of weight 0 and of the largest weight in attention over frames."""
 
 Extent = tuple[float, float, float, float]
 """Left, right, bottom and top of a panel in data units."""
@@ -64,11 +64,10 @@ def save(figure: Figure, path: Path, dpi: int) -> Path:
 def draw_weights(
     axes: Axes, weights: np.ndarray, largest: float, extent: Extent, frame: np.ndarray | None
 ) -> Any:
-    """Attention weights (rows, columns) on the scale 0..largest; over a frame interpolated and half
-    transparent.
+    """Draws attention weights (rows, columns) on the scale 0..largest.
 
-    The frame is turned grey, so that colour stands for attention alone. Opacity grows with the root
-    of the weight.
+    Over a frame they are interpolated and partly transparent, and their opacity grows with the root
+    of the weight. The frame is drawn in grey, so that colour shows only attention.
     """
     style: dict[str, Any] = {
         "extent": extent,
@@ -86,8 +85,9 @@ def draw_weights(
 
 
 def outline(axes: Axes, cells: np.ndarray, extent: Extent, solid: bool, width: float = 1.8) -> None:
-    """The border of the true `cells` (rows, columns) of a grid that fills extent, `width` points
-    wide."""
+    """Draws the border, `width` points wide, of the true `cells` (rows, columns) of a grid that
+    fills extent.
+    """
     left, right, bottom, top = extent
     rows, columns = cells.shape
     x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
@@ -107,8 +107,7 @@ def outline(axes: Axes, cells: np.ndarray, extent: Extent, solid: bool, width: f
 
 
 def mark_peak(axes: Axes, weights: np.ndarray, extent: Extent, size: float = 5) -> None:
-    """A cross on the largest of weights (rows, columns) of a grid that fills extent; of equal ones
-    on the first."""
+    """Draws a cross on the first largest weight (rows, columns) of a grid that fills extent."""
     left, right, bottom, top = extent
     row, column = np.unravel_index(int(weights.argmax()), weights.shape)
     x = left + (column + 0.5) * (right - left) / weights.shape[1]
@@ -120,8 +119,10 @@ def mark_peak(axes: Axes, weights: np.ndarray, extent: Extent, size: float = 5) 
 def fit_text(
     axes: Axes, x: float, y: float, text: str, width: float, height: float, **style: Any
 ) -> None:
-    """Text centred at (x, y) in a box of width and height in data units: broken, made smaller,
-    turned or cut to fit."""
+    """Draws text centred at (x, y) in a box of width and height in data units.
+
+    To fit, the text is broken into lines, made smaller, turned or cut.
+    """
     figure: Any = axes.figure
     renderer = figure.canvas.get_renderer()
     room = np.abs(axes.transData.transform((width, height)) - axes.transData.transform((0, 0)))

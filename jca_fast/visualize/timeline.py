@@ -1,7 +1,8 @@
-"""Predicted and true labels over the segments of a clip: the kind of Fig. 4."""
+"""Draws predicted and true labels over the segments of a clip, like Fig. 4."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -32,19 +33,49 @@ from .style import (
 LEFT, MARGIN, TOP, BOTTOM, GAP = 1.25, 0.95, 0.72, 0.74, 0.08
 """Inches left of the strips (names), right (colour bar), above, below (legend) and between them."""
 MOST_PEAKS = 39
-"""Most segments with room for a mark of the most attended region in each."""
+"""The largest number of segments with a mark of the most attended region in each."""
+NOTE = (
+    "audio feature length: Euclidean norm of each segment's audio feature "
+    "(input of the model, no waveform)"
+)
+
+Strip = tuple[str, float, Callable[[Axes, ClipView], None]]
+"""Name, height in inches, and the function that draws it."""
 
 
 def draw_timeline(view: ClipView, titles: bool = True) -> Figure:
     """Strips over a common axis of segments: audio feature, frames, attention, labels.
 
-    The features are what the model hears; there is no waveform at hand, and the strip says so.
-    Frames and attention are left out where there are none.
+    The audio strip shows the input of the model, because there is no waveform. Strips of frames and
+    attention exist only if the clip has them.
     """
-    count = len(view.predicted)
-    width = min(max(1.02 * count, 6.0), 20.0)  # inches of the strips
-    cell = min(width / count, 1.6)
-    strips: list[tuple[str, float, Any]] = [("audio\nfeature\nlength", 0.75, _audio)]
+    strip_width = min(max(1.02 * len(view.predicted), 6.0), 20.0)  # inches
+    strips = _strips(view, strip_width)
+    width = LEFT + strip_width + MARGIN
+    height = TOP + sum(strip_height + GAP for _, strip_height, _ in strips) + BOTTOM
+    with rc_context(STYLE):
+        figure = new_figure(width, height)
+        _draw_strips(figure, view, strips, strip_width)
+        left = LEFT / width
+        if titles:
+            figure.text(left, 1 - 0.3 / height, _title(view), fontsize=11, va="center")
+        note: dict[str, Any] = {"fontsize": 7.5, "va": "center", "color": "#555555"}
+        figure.text(left, 1 - 0.57 / height, NOTE, **note)
+        figure.legend(
+            handles=_legend(view),
+            loc="lower right",
+            bbox_to_anchor=(1 - MARGIN / width, 0.0),
+            ncols=5,
+            frameon=False,
+            fontsize=8.5,
+        )
+    return figure
+
+
+def _strips(view: ClipView, width: float) -> list[Strip]:
+    """The strips of a clip from top to bottom, `width` inches wide."""
+    cell = min(width / len(view.predicted), 1.6)
+    strips: list[Strip] = [("audio\nfeature\nlength", 0.75, _audio)]
     if view.frames:
         shape = view.frames[0].shape
         strips.append(("frames", min(cell * shape[0] / shape[1], 2.0), _frames))
@@ -54,63 +85,39 @@ def draw_timeline(view: ClipView, titles: bool = True) -> Figure:
     strips.append(("predicted", 0.5, _predicted))
     if view.target is not None:
         strips.append(("true", 0.5, _true))
-    total = TOP + sum(height + GAP for _, height, _ in strips) + BOTTOM
-    with rc_context(STYLE):
-        figure = new_figure(LEFT + width + MARGIN, total)
-        y = total - TOP
-        for name, height, draw in strips:
-            y -= height
-            box = (
-                LEFT / (LEFT + width + MARGIN),
-                y / total,
-                width / (LEFT + width + MARGIN),
-                height / total,
-            )
-            axes = figure.add_axes(box)
-            axes.set_xlim(0, count)
-            axes.set_xticks([])
-            axes.set_ylabel(
-                name, rotation=0, ha="right", va="center", labelpad=34 if draw is _audio else 8
-            )
-            draw(axes, view)
-            y -= GAP
-        axes.set_xticks(np.arange(count) + 0.5, [str(i) for i in range(count)])
-        axes.tick_params(length=0)
-        axes.set_xlabel("segment")
-        title = view.title
-        if view.target is not None:
-            right = int((view.predicted == view.target).sum())
-            title += f": {right} of {count} segments right"
-        if titles:
-            figure.text(
-                LEFT / (LEFT + width + MARGIN), 1 - 0.3 / total, title, fontsize=11, va="center"
-            )
-        note = (
-            "audio feature length: Euclidean norm of each segment's audio feature "
-            "(input of the model, no waveform)"
-        )
-        figure.text(
-            LEFT / (LEFT + width + MARGIN),
-            1 - 0.57 / total,
-            note,
-            fontsize=7.5,
-            va="center",
-            color="#555555",
-        )
-        corner = (1 - MARGIN / (LEFT + width + MARGIN), 0.0)
-        figure.legend(
-            handles=_legend(view),
-            loc="lower right",
-            bbox_to_anchor=corner,
-            ncols=5,
-            frameon=False,
-            fontsize=8.5,
-        )
-    return figure
+    return strips
+
+
+def _draw_strips(figure: Figure, view: ClipView, strips: list[Strip], strip_width: float) -> None:
+    """Draw all strips below each other, with the numbers of the segments below the last."""
+    count = len(view.predicted)
+    width, height = figure.get_size_inches()
+    y = height - TOP
+    for name, strip_height, draw in strips:
+        y -= strip_height
+        box = (LEFT / width, y / height, strip_width / width, strip_height / height)
+        axes = figure.add_axes(box)
+        axes.set_xlim(0, count)
+        axes.set_xticks([])
+        pad = 34 if draw is _audio else 8
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=pad)
+        draw(axes, view)
+        y -= GAP
+    axes.set_xticks(np.arange(count) + 0.5, [str(i) for i in range(count)])
+    axes.tick_params(length=0)
+    axes.set_xlabel("segment")
+
+
+def _title(view: ClipView) -> str:
+    """The title of the clip, with the number of right segments if it has labels."""
+    if view.target is None:
+        return view.title
+    right = int((view.predicted == view.target).sum())
+    return f"{view.title}: {right} of {len(view.predicted)} segments right"
 
 
 def _legend(view: ClipView) -> list[Any]:
-    """A handle for every mark that is in the picture."""
+    """A handle for every mark in the picture."""
     handles: list[Any] = []
     if view.target is not None:
         right = view.predicted == view.target
@@ -219,7 +226,7 @@ def _cell(i: int) -> tuple[float, float, float, float]:
 
 
 def _bare(axes: Axes, view: ClipView) -> None:
-    """No frame and no ticks; the limits that pictures have moved are put back."""
+    """Remove frame and ticks, and restore the limits, which pictures change."""
     axes.set_xlim(0, len(view.predicted))
     axes.set_ylim(0, 1)
     axes.set_yticks([])
