@@ -17,14 +17,14 @@ Sized = tuple[str, Callable[..., nn.Module]]  # the sizes as text, and their mod
 
 @dataclass(frozen=True)
 class Known:
-    """A published module: its name, the keys ``tells`` that identify it, the reader of its sizes.
+    """A published module: its name, the keys that identify it, and the reader of its sizes.
 
     ``part`` is True if it is also searched inside larger models. ``bare`` is True if it consists of
     co-attention layers only, which some published code computes without their query Linear.
     """
 
     name: str
-    tells: tuple[str, ...]
+    identifying: tuple[str, ...]
     read: Callable[[Shapes], Sized]
     part: bool = False
     bare: bool = False

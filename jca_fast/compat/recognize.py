@@ -159,7 +159,7 @@ def _candidates(shapes: Shapes) -> Iterator[tuple[str, Known]]:
     while True:
         inner = within(shapes, prefix)
         for known in KNOWN:
-            if all(key in inner for key in known.tells):
+            if all(key in inner for key in known.identifying):
                 yield prefix, known
         first = {key.partition(".")[0] for key in inner}
         if len(first) != 1 or not all("." in key for key in inner):
@@ -179,7 +179,7 @@ def _places(shapes: Shapes, known: Known) -> list[str]:
     """The prefixes with all identifying keys of a module that may be a part of a larger model."""
     if not known.part:
         return []
-    first, *more = known.tells
+    first, *more = known.identifying
     places = [key.removesuffix(first) for key in shapes if key.endswith(f".{first}")]
     return [place for place in places if all(place + key in shapes for key in more)]
 

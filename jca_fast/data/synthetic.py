@@ -65,12 +65,12 @@ def synthesize(
 ) -> Path:
     """Write a planted set into the folder `root`, which is returned; the module lists its files.
 
-    The clips are the rows of the file `annotations`, split as in the folder `orders`, or `num_clips`
-    (600) generated ones: the 28 classes in equal blocks, a share `full_length` of the events as long
-    as their clip, split 70/15/15 at random. Features are float64, as published, or float32 (`dtype`)
-    with the same values. Equal arguments give equal values, clip by clip. `difficulty`, "standard"
-    or "hard", gives the values of `noise`, `distractors` and `offscreen` that are None (see
-    `planted.World`). Any size takes a few dozen megabytes of memory.
+    The clips are the rows of the file `annotations`, split as in the folder `orders`, or
+    `num_clips` (600) generated ones: the 28 classes in equal blocks, a share `full_length` of the
+    events as long as their clip, split 70/15/15 at random. Features are float64, as published, or
+    float32 (`dtype`) with the same values. Equal arguments give equal values, clip by clip.
+    `difficulty`, "standard" or "hard", gives the values of `noise`, `distractors` and `offscreen`
+    that are None (see `planted.World`). Any size takes a few dozen megabytes of memory.
 
     Raises ValueError for bad arguments, FileExistsError if `root` has such files and `overwrite` is
     False, OSError if the disk is too small, all before the first clip is drawn. The files get their

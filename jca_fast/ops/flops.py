@@ -2,7 +2,7 @@
 
 The formulas count the matrix products of :mod:`.reference`, two operations for each multiply-add,
 as PyTorch counts its ops. Importing the counter of PyTorch takes a quarter of a second where Triton
-is installed, so the formulas are added to a counter when it sees the first op.
+is installed, so the formulas are added to a counter at its first op.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def joint_affinity(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot run these inputs.
+        RuntimeError: the requested backend cannot run these inputs.
 
     Source: Eqs. 3 and 4 of Duan et al., WACV 2021.
     """

@@ -73,7 +73,7 @@ def joint_coattention(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot run these inputs.
+        RuntimeError: the requested backend cannot run these inputs.
 
     Source: Eqs. 3-8 of Duan et al., WACV 2021.
     """

@@ -61,7 +61,7 @@ def released_attention(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot run these inputs.
+        RuntimeError: the requested backend cannot run these inputs.
 
     Source: released code of Duan et al., WACV 2021.
     """

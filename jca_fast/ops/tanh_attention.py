@@ -64,7 +64,7 @@ def tanh_attention(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot run these inputs.
+        RuntimeError: the requested backend cannot run these inputs.
 
     Source: Eqs. 3-4 and the attention map of section 3.3 of Duan et al., WACV 2021.
     """

@@ -47,7 +47,7 @@ def visual_reduction(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, device or shape.
-        RuntimeError: the backend asked for cannot run these inputs.
+        RuntimeError: the requested backend cannot run these inputs.
 
     Source: section 3.2 ("scaled dot-product of audio feature and visual feature") of Duan et al.,
     WACV 2021.
