@@ -86,7 +86,7 @@ def _print_missing(row: Backend, device: torch.device) -> None:
 
 
 def _launchers(row: Backend, device: torch.device) -> ModuleType:
-    """The launchers of a backend; RuntimeError if they cannot run, or not on tensors of ``device``."""
+    """The launchers of a backend; RuntimeError if they cannot run on tensors of ``device``."""
     from .ops.backends.launchers import load, problem
 
     if row.module and (why := problem(row.module)):
