@@ -134,7 +134,9 @@ def work(sizes: dict[str, int]) -> int:
     An element of C takes N + k + 10 forward (ten for the tanh) and 3 N + 2 k + 12 backward. The
     Linears run once forward and twice backward.
     """
-    n, dim, k = sizes["n"], sizes["dim"], sizes["k"]
+    n = sizes["n"]
+    dim = sizes["dim"]
+    k = sizes["k"]
     affinity = dim * 2 * dim * (4 * n + 3 * k + 22)
     linears = 3 * (n * n * 2 * dim + 2 * n * k * dim)
     return sizes["batch"] * 2 * sizes["num_layers"] * (affinity + linears)

@@ -18,7 +18,8 @@ NAMES = {
     "bytes": "bandwidth limit",
 }
 WIDTH, HEIGHT = 360, 260
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 40
+LEFT, RIGHT = 48, 12
+TOP, BOTTOM = 12, 40
 """The sizes of a chart and of its margins."""
 
 Points = Sequence[tuple[float, float]]

@@ -159,7 +159,7 @@ def check_tensors(weights: Mapping[str, Any]) -> None:
         storage = value.untyped_storage()
         if value.nbytes > storage.nbytes():
             raise ValueError(
-                f"{key} {tuple(value.shape)} has fewer numbers in the file than its shape says"
+                f"{key} {tuple(value.shape)} has fewer numbers in the file than its shape needs"
             )
         storages[storage.data_ptr()] = storage.nbytes()
         total += value.nbytes

@@ -15,7 +15,7 @@ FORMAT = "jca_fast published 1"
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file is named so, or starts with eight bytes of the length of a JSON header."""
+    """Whether a file ends in .safetensors, or starts with the eight-byte length of a header."""
     with path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or (start[5:8] == b"\0\0\0" and start[8:] == b"{")

@@ -4,7 +4,7 @@ In place of ``from orig_cam import CAM``::
 
     from jca_fast.compat.rjcaforspeakerverification import CAM
 
-``FusionModel`` stands for the class of that name in its trainer, which also works unchanged.
+``FusionModel`` replaces the class of that name in its trainer, which also works unchanged.
 """
 
 from __future__ import annotations

@@ -62,7 +62,10 @@ class AVEDataset(Dataset[Item]):
                 "noisy=True without weak=True: noisy clips have no labels by segment; "
                 "needed: weak=True"
             )
-        self.root, self.split, self.dtype, self.weak = find_cache(root), split, dtype, weak
+        self.root = find_cache(root)
+        self.split = split
+        self.dtype = dtype
+        self.weak = weak
         self.folders = (Path(root).expanduser(), self.root)
         self.noisy = weak and split == "train" if noisy is None else noisy
         self._tables = [open_features(self.root, "")]

@@ -27,7 +27,7 @@ class CastReport:
     inexact: int  # values that the cast changed
     vanished: int  # those of them that became 0
     largest_error: float  # absolute
-    not_finite: int  # NaN and infinite values in the source, which stay as they are
+    not_finite: int  # NaN and infinite values of the source, which do not change
 
     def __str__(self) -> str:
         text = f"{self.name} to {self.dtype}: "

@@ -47,7 +47,7 @@ class World:
     """Settings of a planted set, and the class prototypes that follow from them.
 
     `noise` scales everything but the prototypes (difficulty), `distractors` is the number of silent
-    objects (0..3), `offscreen` the chance that a clip carries a second sound. Raises ValueError
+    objects (0..3), `offscreen` the probability that a clip has a second sound. Raises ValueError
     naming a setting out of range.
     """
 

@@ -56,7 +56,7 @@ def check_config(config: dict[str, Any]) -> None:
 
 
 def check_inputs(config: dict[str, Any], audio: Tensor, visual: Tensor) -> None:
-    """Types, shapes, dtypes and devices of both inputs."""
+    """Both inputs must have the right types, shapes, dtypes and devices."""
     width = config["region_features"]
     check_feature("audio", audio, config["audio_features"], config["num_segments"])
     if not isinstance(visual, Tensor):

@@ -20,7 +20,7 @@ def used_segments(
     key_padding_mask: Tensor | None,
     like: Tensor,
 ) -> Tensor | None:
-    """Which segments of ``like`` (B, N, ...) are in use, bool (B, N, 1); None where all are.
+    """A mask of the segments of ``like`` (B, N, ...) in use, bool (B, N, 1); None if all are.
 
     Args:
         lengths: (B,) integers, the number of segments at the front that are in use; 0 to N.

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a call of ``module`` is the forward of ``kind`` and nothing else.
+    """Whether a call of ``module`` only runs the forward of ``kind``.
 
     A subclass, a hook on the module or on all modules, and a replaced ``forward`` make it False.
     Parametrizations and FSDP2 change the type of a module.

@@ -56,7 +56,9 @@ class ResidualRNN(nn.Module):
         super().__init__()
         check_positive(input_dim=input_dim, dim=dim, num_layers=num_layers)
         check_probability(dropout=dropout)
-        input_dim, dim, num_layers = int(input_dim), int(dim), int(num_layers)
+        input_dim = int(input_dim)
+        dim = int(dim)
+        num_layers = int(num_layers)
         if dim % 2:
             raise ValueError(f"dim must be even, half for each direction; got {dim}")
         if cell not in ("lstm", "gru"):

@@ -45,7 +45,9 @@ class AudioGuidedReduction(nn.Module):
         super().__init__()
         check_positive(audio_dim=audio_dim, region_dim=region_dim)
         check_backend(backend)
-        self.audio_dim, self.region_dim, self.backend = int(audio_dim), int(region_dim), backend
+        self.audio_dim = int(audio_dim)
+        self.region_dim = int(region_dim)
+        self.backend = backend
         self.query = xavier_linear(self.audio_dim, self.region_dim, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:

@@ -77,7 +77,7 @@ def inverse_root(size: int | Tensor) -> float:
 
 
 def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Under autocast, the tensors in its dtype (float64 is left alone); otherwise as they are."""
+    """Under autocast, the tensors in its dtype (float64 is not cast); otherwise unchanged."""
     device = tensors[0].device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return list(tensors)

@@ -49,7 +49,7 @@ def draw_seed(device: torch.device, generator: torch.Generator | None = None) ->
 
 
 def fold_seed(seed: Tensor, index: int) -> Tensor:
-    """The seed of modality ``index`` of one layer; index 0 leaves the seed as it is."""
+    """The seed of modality ``index`` of one layer; index 0 leaves the seed unchanged."""
     step = index * _FOLD % 2**64
     return seed + (step - 2**64 if step >= 2**63 else step)
 

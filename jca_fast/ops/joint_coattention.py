@@ -65,7 +65,7 @@ def joint_coattention(
         dropout_p: probability with which elements of C are dropped, quantised to 1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
         seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
-        backend: "auto" or the name of a backend; one that cannot run raises and says why.
+        backend: "auto" or the name of a backend; an explicit one that cannot run raises.
 
     Returns:
         The new features X_i' (B, N, d_i), in the order and the dtype of ``inputs``. Autocast casts
@@ -108,7 +108,7 @@ def joint_coattention(
 
 
 def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
-    """Types, counts and shapes of all tensors of a layer."""
+    """All tensors of a layer must have the right types, counts and shapes."""
     inputs, joints = groups["inputs"], groups["joints"]
     if len(inputs) < 2:
         raise ValueError(f"inputs must hold two or more modalities (B, N, d_i), got {len(inputs)}")

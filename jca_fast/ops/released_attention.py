@@ -54,7 +54,7 @@ def released_attention(
             1/65536.
         generator: draws the seed of the dropout mask; the device's default generator if None.
         seed: the seed itself (an int or an int64 tensor ()), in place of a generator.
-        backend: "auto" or the name of a backend; one that cannot run raises and says why.
+        backend: "auto" or the name of a backend; an explicit one that cannot run raises.
 
     Returns:
         T (B, N, d) in the dtype of the inputs; under autocast, in autocast's dtype.

@@ -40,7 +40,7 @@ def visual_reduction(
         regions: (..., R, D), the same leading sizes; R = 49 regions of a 7 x 7 map in the paper.
         scale: factor on the scores; 1/sqrt(D) if None.
         return_weights: also return the attention over the regions.
-        backend: "auto" or the name of a backend; one that cannot run raises and says why.
+        backend: "auto" or the name of a backend; an explicit one that cannot run raises.
 
     Returns:
         out (..., D), and with ``return_weights`` the weights (..., R), whose sum over R is 1.

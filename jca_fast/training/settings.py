@@ -119,7 +119,9 @@ def check_values(settings: Any) -> None:
     """Raises ValueError for a field of the wrong type, not among its choices, or below its low."""
     kinds = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
-        value, kind, meta = getattr(settings, field.name), kinds[field.name], field.metadata
+        value = getattr(settings, field.name)
+        kind = kinds[field.name]
+        meta = field.metadata
         if kind is float and type(value) is int:
             value = float(value)
             setattr(settings, field.name, value)

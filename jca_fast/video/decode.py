@@ -151,7 +151,10 @@ class VideoReader:
     def sounds(self) -> Iterator[np.ndarray]:
         """The sound of each segment, (round(16,000 segment_seconds),) float32 at 16 kHz."""
         length = round(self.segment_seconds * RATE)
-        mixer, waiting, size, given = Mixer(), [], 0, 0
+        mixer = Mixer()
+        waiting: list[np.ndarray] = []
+        size = 0
+        given = 0
         for block in itertools.chain(self._blocks(mixer), [None]):
             block = mixer.finish() if block is None else block
             waiting.append(block)

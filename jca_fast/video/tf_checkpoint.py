@@ -74,7 +74,9 @@ def _block(content: bytes, handle: bytes, at: int) -> bytes:
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of every entry; a key shares a prefix with the key before it."""
     (restarts,) = struct.unpack("<I", block[-4:])
-    end, at, key = len(block) - 4 * (restarts + 1), 0, b""
+    end = len(block) - 4 * (restarts + 1)
+    at = 0
+    key = b""
     while at < end:
         shared, at = _varint(block, at)
         fresh, at = _varint(block, at)

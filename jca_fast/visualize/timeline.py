@@ -30,8 +30,11 @@ from .style import (
     outline,
 )
 
-LEFT, MARGIN, TOP, BOTTOM, GAP = 1.25, 0.95, 0.72, 0.74, 0.08
-"""Inches left of the strips (names), right (colour bar), above, below (legend) and between them."""
+LEFT = 1.25  # inches left of the strips, for their names
+MARGIN = 0.95  # right of the strips, for the colour bar
+TOP = 0.72
+BOTTOM = 0.74  # for the legend
+GAP = 0.08  # between two strips
 MOST_PEAKS = 39
 """The largest number of segments with a mark of the most attended region in each."""
 NOTE = (

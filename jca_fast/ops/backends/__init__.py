@@ -132,7 +132,7 @@ def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
 
 
 def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
-    """Which backend "auto" takes for ``op`` on these tensors, and the reasons against the others.
+    """The backend that "auto" takes for ``op`` on these tensors, and reasons against the others.
 
     >>> print(explain(q, k, v))
     tanh_attention of (2, 6, 10) float32 cpu, ...

@@ -210,12 +210,10 @@ def _layer(
 ) -> Any:
     """Every backward gets the same H, because one rounding across the ReLU changes the gradient."""
     joints = case.sizes[-1]
-    inputs, given, weights, grads = (
-        tensors[:2],
-        tensors[2 : 2 + joints],
-        tensors[2 + joints : -2],
-        tensors[-2:],
-    )
+    inputs = tensors[:2]
+    given = tensors[2 : 2 + joints]
+    weights = tensors[2 + joints : -2]
+    grads = tensors[-2:]
     groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
     options: tuple[Any, ...] = ([0.2, 0.1], case.dropout, seed)
     wide: list[Any] = [[t.double() for t in group] for group in groups]
