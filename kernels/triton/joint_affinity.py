@@ -2,13 +2,13 @@
 
     C = tanh(scale * q kᵀ)        dS = dC ∘ (1 - C²) * scale        dq = dS k        dk = dSᵀ q
 
-q (B, M, N), k (B, L, N), C (B, M, L). Memory bounds the time: the number of times that a matrix of
-M x L elements moves decides it. The forward writes C once. The backward, for s bytes per element of
-C, has two ways:
+q (B, M, N), k (B, L, N), C (B, M, L). Memory bandwidth bounds the time, so the number of moves of
+an M x L matrix decides it. The forward writes C once. The backward, for s bytes per element of
+C, has two variants:
 
-* one pass reads dC and C once, 2 s bytes per element, and sums dq over the columns; dk leaves as a
-  partial sum for each tile of 64 rows, N / 8 bytes per element to write and to read: with N = 10,
-  9.3 bytes in float32 and 5.3 in half;
+* one pass reads dC and C once, 2 s bytes per element, and sums dq over the columns; dk is written
+  as a partial sum for each tile of 64 rows, N / 8 bytes per element to write and to read: with N =
+  10, 9.3 bytes in float32 and 5.3 in half;
 * two passes, the second with swapped roles, read both matrices twice: 4 s bytes, 16 in float32 and
   8 in half.
 
@@ -47,7 +47,9 @@ def joint_affinity_forward_kernel(q, k, c, scale, TILE: tl.constexpr):
     i_b = tl.program_id(0) // tiles
     first = (tl.program_id(0) % tiles) * TILE.BM
     o_m = first + tl.arange(0, TILE.BM)
-    q, k, c = sample_matrix(q, i_b), sample_matrix(k, i_b), sample_matrix(c, i_b)
+    q = sample_matrix(q, i_b)
+    k = sample_matrix(k, i_b)
+    c = sample_matrix(c, i_b)
     scale = tl.cast(scale, tl.float32)
     left = left_operand(q, o_m, 1.0, TILE)
     span = tl.cdiv(tl.cdiv(c.columns, TILE.BN), tl.num_programs(1)) * TILE.BN
@@ -62,7 +64,7 @@ def joint_affinity_forward_kernel(q, k, c, scale, TILE: tl.constexpr):
 def joint_affinity_backward_kernel(
     g, c, q, k, dq, dk, batch, scale, WANT_DK: tl.constexpr, TILE: tl.constexpr
 ):
-    """dq of one row tile, and the share of its rows in dk.
+    """dq of one row tile, and the contribution of its rows to dk.
 
     Axis 0: row tiles of all samples, and for each of them its blocks of N. g (B, M, L) is the
     gradient of c; dk (row tiles * B, L, N) its partial sums, written only if WANT_DK. Both results
@@ -79,7 +81,9 @@ def joint_affinity_backward_kernel(
     o_m = first + tl.arange(0, TILE.BM)
     o_rows = tl.arange(0, TILE.BM)
     o_columns = tl.arange(0, TILE.BN)
-    g, c, k = sample_matrix(g, i_b), sample_matrix(c, i_b), sample_matrix(k, i_b)
+    g = sample_matrix(g, i_b)
+    c = sample_matrix(c, i_b)
+    k = sample_matrix(k, i_b)
     dk = sample_matrix(dk, i_tile * batch + i_b)
     scale = tl.cast(scale, tl.float32)
     b_q = load_transposed(sample_matrix(q, i_b), o_m, o_n)  # (BO, BM)
@@ -89,7 +93,7 @@ def joint_affinity_backward_kernel(
         b_c = load_tile(corner_from(c, first, i_l), o_rows, o_columns).to(tl.float32)  # (BM, BN)
         b_g = load_tile(corner_from(g, first, i_l), o_rows, o_columns).to(tl.float32)
         b_ds = (b_g * (1.0 - b_c * b_c)).to(b_q.dtype)  # (BM, BN), without the factor
-        if WANT_DK:  # first: after dq it would take registers that spill
+        if WANT_DK:  # before dq: after it, the registers would spill
             b_dk = product(b_q, b_ds, TILE.EXACT)  # (BO, BN)
             store_tile(dk, o_l, o_n, tl.trans(b_dk * scale))
         b_k = load_transposed(k, o_l, o_n)  # (BO, BN)

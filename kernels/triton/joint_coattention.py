@@ -7,7 +7,7 @@ The forward is one launch. The backward takes four:
 3. the finish kernel: dX, and partial sums of dW_j;
 4. the sums of all partial results.
 
-The exact tier takes one launch more. Sizes too large for one program use the kernels of tanh
+The exact tier takes one more launch. A layer too large for one program uses the kernels of tanh
 attention instead.
 """
 

@@ -1,9 +1,9 @@
-"""The steps of a paper layer's backward around the attention's, for all modalities at once.
+"""The first and last step of a paper layer's backward, for all modalities at once.
 
 With the names of :mod:`.joint_coattention_forward`, and dX' (B, N, d_x) the gradient of X':
 
     prepare:    Q = Xᵀ W_j * scale      dH = (W_h dX') ∘ (H > 0)      dX0 = dX' + W_xᵀ dH
-                (without dX' where RESIDUAL is False)
+                (without dX' if RESIDUAL is False)
                 dW_x = Σ dH Xᵀ          dW_h = Σ H dX'ᵀ
     attention:  dQ, dJ and dW_c, by :mod:`.tanh_attention_backward` with q = Q, k = J, v = W_cᵀ,
                 g = dHᵀ
@@ -94,7 +94,9 @@ def prepare_rows(
 ):
     """One row tile of one modality for one group of samples."""
     dtype: tl.constexpr = m.x.p.dtype.element_ty
-    rows, segments, width = m.x.rows, m.x.columns, m.width
+    rows = m.x.rows
+    segments = m.x.columns
+    width = m.width
     o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BO)
     o_k = tl.arange(0, BD)
@@ -111,7 +113,7 @@ def prepare_rows(
         b_q = queries(b_x, b_wj, m.scale, EXACT)  # (BM, BO)
         store_tile(packed_matrix(m.q, i_b, rows, segments), o_m, o_n, b_q)
         b_dh = product(b_g, b_wh, EXACT, False)  # (BM, BD)
-        b_dh = tl.where(b_h <= 0.0, 0.0, b_dh).to(dtype)  # at a NaN too, as PyTorch does it
+        b_dh = tl.where(b_h <= 0.0, 0.0, b_dh).to(dtype)  # a NaN passes the gradient, as in PyTorch
         store_tile(packed_matrix(m.dh, i_b, rows, width), o_m, o_k, b_dh)
         b_dx = tl.zeros((BM, BO), tl.float32)
         if RESIDUAL:
@@ -130,7 +132,7 @@ class Finish(NamedTuple):
 
     Reads w_j (N, N), dx0 (B, N, d_x) float32 and dq (tiles * B, d_x, N) float32, the partial sums
     of the gradient of Q, which holds the factor ``scale``. ``dj`` points at the float32 gradients
-    of the part of J that is X, one for each modality that reads it (none where J is given), in
+    of the part of J that is X, one for each modality that reads it (none if J is given), in
     (B, N, d) with d = ``joint_width``. Writes dx (B, N, d_x) and dw_j (programs, N, N) float32.
     """
 

@@ -6,7 +6,7 @@ that nothing is concatenated):
     Q = Xᵀ W_j * scale      O = tanh(Q J) W_cᵀ      H = relu(W_x X + Oᵀ)      X' = X + W_hᵀ H
 
 Rows are the channels of X: a program computes Q for its rows, attends to all parts of J and
-finishes X' in its epilogue, without the first X where RESIDUAL is False. The backward is in
+computes X' in its epilogue. If RESIDUAL is False, X' has no term X. The backward is in
 :mod:`.joint_coattention_backward`.
 """
 
@@ -42,8 +42,8 @@ from .tiles import (
 class Modality(NamedTuple):
     """One modality of a layer. Channels are rows: x, out (B, d_x, N), parts of J (B, d_part, N).
 
-    w_j (N, N), w_x and w_h (k, N) and w_c (d, k) are shared by the batch; h (B, d_x, k) is H, or
-    any operand where H is not kept.
+    w_j (N, N), w_x and w_h (k, N) and w_c (d, k) are shared by the batch. h (B, d_x, k) is H; it is
+    unused unless H is kept.
     """
 
     x: Operand
@@ -138,7 +138,7 @@ def layer_rows(
     for i in tl.static_range(len(m.parts)):
         part = sample_matrix(m.parts[i], i_b)
         if TILE.DROPOUT and TILE.ALIGNED:
-            first = first // 32 * 32  # tells the compiler
+            first = first // 32 * 32  # a multiple of 32, as the compiler now sees
         w_c = rows_from(sample_matrix(m.w_c, 0), first)
         mask = RowMask(b_key, first, dropout.threshold)
         b_acc = attend(b_acc, left, part, w_c, o_k, mask, TILE)
@@ -147,8 +147,8 @@ def layer_rows(
         b_acc *= dropout.keep_scale
     b_wx = load_transposed(sample_matrix(m.w_x, 0), o_k, o_n)  # (BO, BD)
     b_h = add_product(b_acc, b_x, b_wx, TILE.EXACT)  # (BM, BD)
-    b_h = tl.where(b_h < 0.0, 0.0, b_h)  # a NaN stays
-    b_h = tl.where((o_k < m.w_x.rows)[None, :], b_h, 0.0)  # as above, of W_x
+    b_h = tl.where(b_h < 0.0, 0.0, b_h)  # keeps NaN
+    b_h = tl.where((o_k < m.w_x.rows)[None, :], b_h, 0.0)  # again for the zeros outside W_x
     if KEEP_MAPS:
         store_tile(sample_matrix(m.h, i_b), o_m, o_k, b_h)
     b_wh = load_tile(sample_matrix(m.w_h, 0), o_k, o_n)  # (BD, BO)

@@ -14,7 +14,7 @@ Tensors = Sequence[Tensor]
 
 
 class Layer(NamedTuple):
-    """The inputs and weights of a layer, or the gradients of each, one entry for each modality."""
+    """The inputs and weights of a layer, or the gradients of each, one entry per modality."""
 
     inputs: Tensors
     joints: Tensors
@@ -30,7 +30,7 @@ class Layer(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The largest attention width k: each modality may have another one."""
+        """The largest attention width k, which may differ between modalities."""
         return max(w.shape[0] for w in self.w_x)
 
     @property
@@ -41,7 +41,8 @@ class Layer(NamedTuple):
 
     @property
     def parts(self) -> list[Tensors]:
-        """The parts of each modality's joint feature: the modalities, or the given one."""
+        """The parts of each modality's joint feature: all modalities, or the given joint
+        feature."""
         if not self.joints:
             return [self.inputs] * len(self.inputs)
         return [[self.joints[i % len(self.joints)]] for i in range(len(self.inputs))]

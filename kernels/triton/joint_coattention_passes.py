@@ -44,7 +44,7 @@ def _launch_rows(kernel: Any, modalities: Sequence[Prepare | Finish], **meta: An
 
 
 def _partials(x: Operand, grad: Tensor, rows: int) -> Tensor:
-    """Room for one partial sum of the gradient of a small weight from each program."""
+    """Memory for the partial sums of a small weight's gradient, one per program."""
     programs = cdiv(x.rows, rows) * group_sizes(x.p.shape[0])[1]
     return grad.new_empty((programs, *grad.shape), dtype=torch.float32)
 
@@ -58,7 +58,7 @@ def prepare(
     tile: dict[str, int],
     residual: bool,
 ) -> tuple[list[Prepare], list[Sum]]:
-    """The first launch; returns also the sums that remain to be done for W_x and W_h."""
+    """The first launch. It also returns the pending sums of W_x and W_h."""
     prepared, sums = [], []
     for i, x in enumerate(layer.inputs):
         batch, segments, d = x.shape
@@ -98,8 +98,8 @@ def prepare(
 class Core(NamedTuple):
     """Results of the attention's backward, mostly as partial sums over their first dimension.
 
-    dq[i] (tiles * B, d_x, N); dw_c[i] (groups, k, d); dj (modalities, B, N, d) where J is the
-    modalities or is shared, else None: then the gradients of J are final.
+    dq[i] (tiles * B, d_x, N); dw_c[i] (groups, k, d); dj (modalities, B, N, d) if J consists of the
+    modalities or is shared. Otherwise dj is None, and the gradients of J are already final.
     """
 
     dq: list[Tensor]
@@ -110,16 +110,16 @@ class Core(NamedTuple):
 def attention_backward(
     layer: Layer, prepared: Sequence[Prepare], grad_joints: Tensors, dropout: Dropout
 ) -> Core:
-    """The second launch: every modality with every part of its joint feature."""
+    """The second launch: each pair of a modality and a part of its joint feature."""
     x, level = layer.inputs[0], layer.tier
     batch, segments = x.shape[:2]
     samples = Samples(batch, *group_sizes(batch))
     once = table.single_pass(level, segments)
     columns = batch * sum(part.shape[2] for parts in layer.parts for part in parts)
     config = backward_config(x.device, level, columns, segments, layer.width)
-    own = len(layer.joints) == len(layer.inputs)
+    one_joint_each = len(layer.joints) == len(layer.inputs)
     dj = None
-    if not own:
+    if not one_joint_each:
         shape = (len(layer.inputs), batch, segments, layer.w_c[0].shape[1])
         dj = x.new_empty(shape, dtype=torch.float32)
     core = Core([], [], dj)
@@ -148,7 +148,7 @@ def _problems(
 ) -> list[Problem]:
     """Modality ``i`` with each part of its joint feature; appends its dq and dw_c to ``core``.
 
-    ``column_tile``: the columns of a tile that writes a partial sum of dq, or 0 if there is none.
+    ``column_tile``: the columns of a tile that writes a partial sum of dq, or 0 if no tile does.
     """
     batch, segments = layer.inputs[i].shape[:2]
     sizes = [part.shape[2] for part in layer.parts[i]]
@@ -178,7 +178,7 @@ def finish(
     grads: Layer,
     tile: dict[str, int],
 ) -> list[Sum]:
-    """The third launch; returns the sums that remain to be done for W_j."""
+    """The third launch. It returns the pending sums of W_j."""
     finishes, sums = [], []
     firsts = [0, *accumulate(m.x.rows for m in prepared)]
     for i, m in enumerate(prepared):

@@ -29,16 +29,16 @@ __all__ = [
 
 
 class Target(NamedTuple):
-    """Where kernels go in place of the device: an architecture class, and what takes a launch."""
+    """A substitute for the device: an architecture class, and a function that takes each launch."""
 
     architecture: str
     take: Callable[..., Any]
 
 
 OPTIONS = {"enable_fp_fusion": True}
-"""Options of every launch: newer Triton no longer fuses products and sums by default."""
+"""Options of every launch: newer versions of Triton do not fuse products and sums by default."""
 TARGETS: list[Target] = []
-"""The last entry, if any, takes every launch: so the audit compiles for other chips."""
+"""The last entry, if any, takes every launch. The audit uses it to compile for other chips."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
@@ -70,7 +70,7 @@ def leaves(value: Any) -> Any:
 
 
 def constants(meta: dict[str, Any]) -> dict[str, Any]:
-    """The constants of a launch by name, those of a structure like ``Tile`` one by one."""
+    """The constants of a launch by name; a structure like ``Tile`` gives one constant per field."""
     found: dict[str, Any] = {}
     for name, value in meta.items():
         found |= value._asdict() if hasattr(value, "_asdict") else {name: value}
@@ -78,13 +78,13 @@ def constants(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def alike(entries: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether structures of one kind compile alike: Triton makes an integer 1 a constant."""
+    """Whether structures of one type share compiled code: Triton makes an integer 1 a constant."""
     first = _ones(entries[0])
     return all(_ones(entry) == first for entry in entries[1:])
 
 
 def _ones(entry: Any) -> Any:
-    """Where the integers of a structure are 1."""
+    """Which integers of a structure are 1."""
     if type(entry) is Operand:
         return _ones_of(entry[1:])
     return (
@@ -98,12 +98,12 @@ def _ones_of(numbers: tuple[int, ...]) -> tuple[bool, ...]:
 
 
 def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up; ``triton.cdiv`` also serves kernels and takes a microsecond."""
+    """a / b, rounded up. A call of ``triton.cdiv`` takes a microsecond."""
     return -(a // -b)
 
 
 def architecture(device: torch.device) -> str:
-    """The class of a device's chip in the table of configurations; the interpreter takes any."""
+    """The class of a device's chip in the table of configurations; the interpreter uses sm90's."""
     if TARGETS:
         return TARGETS[-1].architecture
     return device_class(device.index or 0) if device.type == "cuda" else "sm90"

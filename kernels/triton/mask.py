@@ -12,7 +12,7 @@ from torch import Tensor
 from jca_fast.ops.dropout import keep_scale, threshold
 
 ALIGNMENT = 32
-"""Columns that share their hashes in pairs, 16 apart: first columns are multiples of it or not."""
+"""Size of a block of columns in which two columns, 16 apart, share a hash."""
 
 
 class Dropout(NamedTuple):
@@ -24,7 +24,7 @@ class Dropout(NamedTuple):
 
 
 def dropout_argument(dropout_p: float, seed: Tensor | None) -> Dropout:
-    """The argument of a kernel for ``dropout_p``."""
+    """The argument that a kernel receives for ``dropout_p``."""
     return Dropout(seed, threshold(dropout_p), keep_scale(dropout_p))
 
 
@@ -62,8 +62,8 @@ def row_keys(key, o_m):
 def keep_elements(b_row, b_column, threshold):
     """True where an element is kept; row keys and column indices broadcast against each other.
 
-    The compiler computes one hash for two columns 16 apart if it sees that a thread holds both. So
-    the caller writes a first column that is a multiple of 32 as one.
+    The compiler computes one hash for two columns 16 apart if it sees that a thread holds both. A
+    caller whose first column is a multiple of 32 therefore writes it as ``first // 32 * 32``.
     """
     o_l = b_column.to(tl.uint32)
     word = (o_l // 32) * 16 + o_l % 16

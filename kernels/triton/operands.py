@@ -1,9 +1,9 @@
-"""Matrices in memory: how kernels receive them, take parts of them, and load and store tiles.
+"""Matrices in memory: kernel arguments, parts of matrices, loads and stores of tiles.
 
 Names in all kernels: ``b_`` a tile (block), ``p_`` a pointer, ``o_`` offsets, ``i_`` an index.
 
 A kernel names an entry of a tuple argument before it enters an ``if``: inside one, Triton 3.6
-forgets which entries are constants.
+loses track of the entries that are constants.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def packed_transpose(p, i_matrix, rows, columns, lead):
 
 @triton.jit
 def select_entry(entries, i_entry):
-    """Entry ``i_entry`` of structures that compile alike, so that one piece of code is enough."""
+    """Entry ``i_entry`` of structures that compile alike; one copy of the code handles all."""
     entry = entries[0]
     for i in tl.static_range(1, len(entries)):
         if i_entry == i:

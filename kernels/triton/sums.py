@@ -13,8 +13,8 @@ from .launch import cdiv, launch
 from .operands import select_entry
 
 GROUPS = 16
-"""Groups of samples that a gradient shared by the batch is first summed over: a fixed number, so
-that the bits do not depend on the chip."""
+"""Groups of samples over which a gradient shared by the batch is summed first. The number is fixed,
+so that the bits do not depend on the chip."""
 SUM = {"ROWS": 32, "BLOCK": 64, "maxnreg": 64}
 """Partial results, and elements of each, that a program reads at a time: 16 numbers a thread, and
 registers to wait for all of them at once."""
@@ -24,7 +24,7 @@ class Sum(NamedTuple):
     """``out`` (size,) = the sum of ``count`` rows of ``partials`` (count, size) float32.
 
     Count and size are doubled: Triton makes an integer 1 a constant, and such sums would be
-    compiled apart.
+    compiled separately.
     """
 
     partials: Any

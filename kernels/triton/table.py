@@ -1,18 +1,18 @@
-"""How sizes are cut into blocks, and the tile of each launch.
+"""The block sizes and the tile of each launch.
 
-The table in ``configurations.py`` is fixed, not timed at run time: a timed choice would change the
-order of sums, and so the bits, from process to process. ``benchmarks/gpu/tune.py`` rewrites it. A
-key is the direction, the precision tier and a class of sizes:
+The table in ``configurations.py`` is fixed and not tuned at run time. A timed choice would change
+the order of sums, and so the bits, from process to process. ``benchmarks/gpu/tune.py`` rewrites it.
+A key is the direction, the precision tier and a class of sizes:
 
 * "narrow": the paper's and the released form's, N in one block of 16 slots (in tier "exact" 3 N in
   32) and D in 32;
-* "small": the same with few rows or columns in all samples, whose smaller tiles make enough
-  programs for a chip;
+* "small": the same with few rows or columns in all samples, whose tiles are smaller, so that
+  there are enough programs for a chip;
 * "wide": any other N and D that are one block each;
 * "blocked": the rest, whose kernels walk blocks of N, or in the backward of D, inside a tile.
 
-An entry may hold a tile for one architecture class. All entries keep within the registers and the
-shared memory of their chips, which ``python -m benchmarks.audit`` shows; none has been timed on a
+An entry may hold a tile for one architecture class. All entries fit into the registers and the
+shared memory of their chips, which ``python -m benchmarks.audit`` checks. None has been timed on a
 GPU.
 """
 
@@ -34,7 +34,7 @@ class Config(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Constants that a kernel over tiles of the affinity matrix is compiled with."""
+    """The compile-time constants of a kernel over tiles of the affinity matrix."""
 
     BM: int
     """Rows of a tile of the affinity matrix."""
@@ -75,10 +75,10 @@ SLOTS = 64
 SINGLE_PASS = 32
 """Most segments of a backward in one pass: partial sums of dq take N / 32 of an (M, L) matrix."""
 FINISH_REGISTERS = 128
-"""Registers of the finish kernel. With no limit ptxas takes 80 or 96, to fit one program more on an
-SM, and spills a few others."""
+"""Registers of the finish kernel. Without a limit ptxas takes 80 or 96, to fit one more program on
+an SM, and spills a few."""
 FINISH_REGISTERS_APART = 168
-"""The same, where each modality is compiled apart."""
+"""The same, if each modality is compiled separately."""
 
 AFFINITY_TILE = (64, 64)
 """Rows and columns of a tile of joint_affinity, 4 warps: twice as many spill in tier "tf32"."""
@@ -92,7 +92,7 @@ AFFINITY_SINGLE_PASS = 16
 AFFINITY_SEGMENTS = 32
 """Segments that one program of two passes sums over at most: twice as many spill in "exact"."""
 AFFINITY_PROGRAMS = 1024
-"""Programs of its forward at least, where there are enough tiles: two for each place on a chip."""
+"""Programs of its forward at least, if there are enough tiles: two for each slot of a chip."""
 
 VISUAL_ELEMENTS = 4096
 """Elements of K that a warp of visual_reduction holds: 8 rows of 512. Twice as many spill."""
@@ -108,12 +108,12 @@ def contraction_blocks(size: int, exact: bool) -> tuple[int, int]:
 
 
 def forward(architecture: str, tier: str, rows: int, segments: int, width: int) -> Config:
-    """The tile of a forward launch over ``rows`` rows in all samples."""
+    """The tile of a forward launch over ``rows`` rows, summed over the samples."""
     return _find("forward", tier, sizes(tier, rows, segments, width), architecture)
 
 
 def backward(architecture: str, tier: str, columns: int, segments: int, width: int) -> Config:
-    """The tile of a backward launch over ``columns`` columns in all samples."""
+    """The tile of a backward launch over ``columns`` columns, summed over the samples."""
     size = sizes(tier, columns, segments, width)
     if segments > WIDE[tier][0] or width > WIDE[tier][1]:
         size = "blocked"
@@ -134,7 +134,7 @@ def single_pass(tier: str, segments: int) -> bool:
 
 
 def layer_rows(segments: int, width: int) -> dict[str, int]:
-    """Rows and warps of the prepare and finish kernels: the most that no chip spills."""
+    """Rows and warps of the prepare and finish kernels: the most rows that spill on no chip."""
     if segments <= 16 and width <= 32:
         return {"BM": 32, "num_warps": 4}
     return {"BM": 16, "num_warps": 8}

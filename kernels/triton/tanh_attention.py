@@ -96,8 +96,8 @@ def launch_backward(
 ) -> None:
     """One backward pass in the tier ``level``, with ``sizes`` = (N, D).
 
-    The caller sized dq by the columns of ``config``. All problems are one launch, but for wide ones
-    of the exact tier, which use too many registers to select a problem at run time.
+    The caller sized dq by the columns of ``config``. All problems share one launch, except wide
+    ones of the exact tier: they use too many registers to select a problem at run time.
     """
     segments, width = sizes
     if len(problems) > 1 and level == "exact" and segments > table.NARROW["exact"]:
@@ -161,7 +161,7 @@ def tanh_attention_backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad_out (B, M, D) -> dq (B, M, N), dk (B, L, N), dv (B or 1, L, D)."""
-    return _backward(grad_out, q, k, v, scale, dropout_argument(dropout_p, seed), _plain)
+    return _backward(grad_out, q, k, v, scale, dropout_argument(dropout_p, seed), _empty_contiguous)
 
 
 def released_attention_backward(
@@ -177,16 +177,16 @@ def released_attention_backward(
     """grad_out and out T (B, N, d) -> gradients of query (B, N, d), key and value (B, N, d_x)."""
     grad_o = torch.where(out <= 0, 0, grad_out) * (1 - out * out)  # (B, N, d)
     dropout = dropout_argument(dropout_p, seed)
-    grads = _backward(grad_o.mT, query.mT, key.mT, value.mT, scale, dropout, _transposed)
+    grads = _backward(grad_o.mT, query.mT, key.mT, value.mT, scale, dropout, _empty_transposed)
     return grads[0].mT, grads[1].mT, grads[2].mT
 
 
-def _plain(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """New memory, contiguous."""
+def _empty_contiguous(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Contiguous new memory."""
     return like.new_empty(shape, dtype=dtype)
 
 
-def _transposed(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def _empty_transposed(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """New memory whose transpose is contiguous."""
     return like.new_empty((shape[0], shape[2], shape[1]), dtype=dtype).mT
 
@@ -200,7 +200,7 @@ def _backward(
     dropout: Dropout,
     empty: Empty,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The passes and sums of a backward; ``empty`` lays out results and partial sums alike."""
+    """The passes and sums of a backward; ``empty`` allocates results and partial sums."""
     batch, rows, segments = q.shape
     columns, width = v.shape[1:]
     dq, dk, dv = (empty(x, x.shape, x.dtype) for x in (q, k, v))

@@ -6,7 +6,7 @@ With S = scale q kᵀ, P = tanh(S) and g the gradient of out:
 
 One program owns a tile of columns for a group of samples. It walks the rows once with the
 transposed tiles Sᵀ and dPᵀ, so that dk and dv build up in registers (dv over the whole group where
-v is shared) and P is computed once. dq leaves as one partial sum for each column tile, which
+v is shared) and P is computed once. dq is written as one partial sum per column tile, which
 :mod:`.sums` adds in a fixed order, or it takes a second pass with the roles of rows and columns
 swapped.
 """
@@ -42,10 +42,10 @@ from .tiles import (
 class Problem(NamedTuple):
     """One backward problem: q (B, M, N), k (B, L, N), v (B or 1, L, D), g (B, M, D), its results.
 
-    dk (B, L, N), dv (groups, L, D) and dq (column tiles * B, M, N) are partial sums; a result that
-    a pass does not want is any operand. ``first`` is the number of k's first row in the mask of
-    modality ``modality2 / 2``. It is doubled because Triton makes an integer 1 a constant, and
-    problems that differ in constants need a piece of code each.
+    dk (B, L, N), dv (groups, L, D) and dq (column tiles * B, M, N) are partial sums; a pass does
+    not read the operands of results that it does not compute. ``first`` is the number of k's first
+    row in the mask of modality ``modality2 / 2``. It is doubled because Triton makes an integer 1 a
+    constant, and problems with different constants are compiled separately.
     """
 
     q: Operand
@@ -85,11 +85,12 @@ class Samples(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What a column tile holds for all row tiles of one sample.
+    """The values that a column tile keeps for all row tiles of one sample.
 
     ``o_l`` its columns, ``o_out`` the block of N of dk and dq, ``o_d`` the block of D of dv;
     ``left`` scale * k as operand of the scores; ``b_k`` (BN, BO) and ``b_v`` (BN, BD) k and v;
-    ``grad_scale`` the factor of dS, which multiplies results: k times it may overflow.
+    ``grad_scale`` the factor of dS, which multiplies the results, because ``grad_scale * k`` may
+    overflow.
     """
 
     o_l: Any
@@ -139,7 +140,7 @@ def column_tile(x, samples, dropout, PASS: tl.constexpr, TILE: tl.constexpr):
     o_l = i_tile * TILE.BN + tl.arange(0, TILE.BN)
     first = x.first
     if TILE.DROPOUT and TILE.ALIGNED:
-        first = first // 32 * 32  # tells the compiler
+        first = first // 32 * 32  # a multiple of 32, as the compiler now sees
         if TILE.BN % 32 == 0 and not PASS.SWAPPED:
             o_l = pair_mask_columns(i_tile * TILE.BN, TILE.BN)
     o_out = tl.program_id(1) * TILE.BO + tl.arange(0, TILE.BO)
@@ -148,7 +149,7 @@ def column_tile(x, samples, dropout, PASS: tl.constexpr, TILE: tl.constexpr):
         i_d = tl.program_id(1)
     o_d = i_d * TILE.BD + tl.arange(0, TILE.BD)
     scale = tl.cast(x.scale, tl.float32)
-    grad_scale = scale  # of dS: kept elements of dP are enlarged
+    grad_scale = scale  # the factor of dS, with that of the kept elements
     if TILE.DROPOUT:
         grad_scale *= dropout.keep_scale
     b_dv = tl.zeros((TILE.BN, TILE.BD), tl.float32)
@@ -177,7 +178,7 @@ def column_tile(x, samples, dropout, PASS: tl.constexpr, TILE: tl.constexpr):
     if PASS.WANT_DV:
         if TILE.DROPOUT:
             b_dv *= dropout.keep_scale
-        if tl.program_id(1) == i_d:  # where D is one block, one program writes it
+        if tl.program_id(1) == i_d:  # one program writes each block of D
             store_tile(sample_matrix(x.dv, i_group), o_l, o_d, b_dv)
 
 

@@ -35,7 +35,7 @@ class RowMask(NamedTuple):
 
 @triton.jit
 def attend(b_acc, left, k, v, o_d, mask, TILE: tl.constexpr):
-    """``b_acc`` (BM, BD) plus what the rows of ``left`` get from all rows of k and v."""
+    """``b_acc`` (BM, BD) plus the attention of the rows of ``left`` to all rows of k and v."""
     for i_l in range(k.rows // TILE.BN):
         b_acc = attend_tile(b_acc, left, k, v, i_l * TILE.BN, o_d, mask, False, TILE)
     if k.rows % TILE.BN != 0:
@@ -58,7 +58,7 @@ def attend_tile(b_acc, left, k, v, start, o_d, mask, EDGE: tl.constexpr, TILE: t
         b_c = tl.where(b_keep, b_c, 0.0)
     b_c = undo_column_order(b_c, dtype)
     b_v = load_tile(v, start + tl.arange(0, TILE.BN), o_d, EDGE)  # (BN, BD)
-    if TILE.EXACT:  # as add_product does it, but C is finite and needs no guard
+    if TILE.EXACT:  # like add_product, but C is finite and needs no guard
         b_ch = round_to_tf32(b_c)
         b_vh = round_to_tf32(b_v)
         b_o = tl.zeros(b_acc.shape, tl.float32)
@@ -92,5 +92,5 @@ def tanh_attention_forward_kernel(
         b_acc *= dropout.keep_scale
     if ACTIVATE:
         b_acc = tanh(b_acc, TILE.EXACT)
-        b_acc = tl.where(b_acc < 0.0, 0.0, b_acc)  # a NaN stays
+        b_acc = tl.where(b_acc < 0.0, 0.0, b_acc)  # keeps NaN
     store_tile(sample_matrix(out, i_b), o_m, o_d, b_acc)

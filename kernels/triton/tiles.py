@@ -78,8 +78,9 @@ def product(b_a, b_b, EXACT: tl.constexpr, GUARD: tl.constexpr = True):
     """``b_a b_b`` in the accuracy of the tier.
 
     In the exact tier the small products come first: each sum of a tensor core is cut, and theirs
-    are cut at smaller numbers. GUARD keeps an Inf as the main product has it. Without it an Inf
-    becomes NaN in the exact tier, where the registers of the guarded operands would spill.
+    are cut at smaller numbers. With GUARD the result has an Inf wherever the main product has one.
+    Without it an Inf becomes NaN in the exact tier. The backward omits the guard, because guarded
+    operands spill.
     """
     b_c = tl.zeros((b_a.shape[0], b_b.shape[1]), tl.float32)
     if EXACT:
@@ -121,7 +122,7 @@ def contraction_slots(start, size, K: tl.constexpr, EXACT: tl.constexpr):
 
         left right = low high + high low + high high
 
-    Of other tiers, slots have product 2, or 3 where they are empty.
+    In other tiers a slot has product 2, or product 3 if it is empty.
     """
     o_k = start + tl.arange(0, K)
     if EXACT:
@@ -162,8 +163,8 @@ def load_right(x, o_r, o_n, i_product, EDGE: tl.constexpr, EXACT: tl.constexpr):
 class Left(NamedTuple):
     """The left operand of :func:`scores`: ``scale`` times the rows ``o_r`` of the matrix ``x``.
 
-    ``b_x`` (rows, BK) holds the slots ``o_n`` of the products ``i_product``. It is not read where
-    the contraction takes several blocks.
+    ``b_x`` (rows, BK) holds the slots ``o_n`` of the products ``i_product``. It is unused if the
+    contraction takes several blocks.
     """
 
     x: Any
@@ -206,12 +207,12 @@ def scores(left, y, o_y, EDGE: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def mma_column_order(start, SIZE: tl.constexpr, dtype: tl.constexpr):
-    """SIZE indices from ``start``, in the order in which to compute the columns of a product.
+    """SIZE indices from ``start``, in the order in which a product computes its columns.
 
     A thread holds columns 2t and 2t + 1 of each 8 of an accumulator, but t and t + 4 of the left
-    operand of a TF32 product. With column 4h + t computed at place 2t + h the one is the other, and
+    operand of a TF32 product. If column 4h + t is computed at place 2t + h, both layouts agree, and
     :func:`undo_column_order` moves no data. In plain order each element would cost a shuffle and
-    two selects. Products of 16 bits need no such care.
+    two selects. Products of 16 bits do not need it.
     """
     o_y = tl.arange(0, SIZE)
     if dtype == tl.float32:

@@ -4,10 +4,10 @@
     g = dA + K dO        δ = a·g        ds = a ∘ (g - δ) * scale        dq = Kᵀ ds
     dK = a dOᵀ + ds qᵀ
 
-Memory bounds the time, so each direction reads K once. A program owns one segment and takes K in
-chunks of rows: the forward rescales to a running maximum, the backward uses
-dq = scale (Kᵀ(a ∘ g) - δ Kᵀa), and dK is written from g alone. Scores and g stay in memory between
-the two loops of a program: R numbers, against the R x D of K.
+Memory bandwidth bounds the time, so each direction reads K once. A program owns one segment and
+takes K in chunks of rows: the forward rescales to a running maximum, the backward uses dq = scale
+(Kᵀ(a ∘ g) - δ Kᵀa), and dK is written from g alone. Scores and g stay in memory between the two
+loops of a program: R numbers, against the R x D of K.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def visual_reduction_backward_kernel(
             store_tile(sample_matrix(grad_regions, i_s), o_r, o_d, b_dk)
 
 
-def vectors(x: Tensor) -> Operand:
-    """(S, n) as one row for each segment."""
+def row_vectors(x: Tensor) -> Operand:
+    """``x`` (S, n) as one row per segment."""
     return operand(x[:, None])
 
 
@@ -127,14 +127,14 @@ def visual_reduction(query: Tensor, regions: Tensor, scale: float) -> tuple[Tens
     segments, count, width = regions.shape
     out = query.new_empty((segments, width))
     weights = query.new_empty((segments, count))
-    # Not the weights themselves: a lane would read a score that another has overwritten.
+    # Scores need separate memory: in that of the weights, lanes would overwrite unread scores.
     scores = torch.empty(weights.shape, dtype=torch.float32, device=weights.device)
     launch(
         visual_reduction_forward_kernel,
         (segments,),
-        vectors(query),
+        row_vectors(query),
         operand(regions),
-        *(vectors(x) for x in (out, scores, weights)),
+        *(row_vectors(x) for x in (out, scores, weights)),
         scale,
         BW=min(pad(count), table.VISUAL_SCORES),
         **table.region_chunk(width),
@@ -158,9 +158,9 @@ def visual_reduction_backward(
     launch(
         visual_reduction_backward_kernel,
         (regions.shape[0],),
-        *(vectors(x) for x in (grad_out, grad_weights, query)),
+        *(row_vectors(x) for x in (grad_out, grad_weights, query)),
         operand(regions),
-        *(vectors(x) for x in (weights, grads, grad_query)),
+        *(row_vectors(x) for x in (weights, grads, grad_query)),
         operand(grad_regions) if need_regions else None,
         scale,
         WANT_REGIONS=need_regions,
