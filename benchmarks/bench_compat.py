@@ -1,6 +1,4 @@
-"""What changing one import line gives: the published modules as published against jca_fast.compat,
-same weights.
-"""
+"""The published modules against their jca_fast.compat replacements, with the same weights."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ DEFAULT = (*SMOKE, "released_model", "emotion_model")
 
 
 def cases(names, default):
-    """The names, those outside the default set marked as part of a full run."""
+    """The names of the cases; those outside the default set belong to a full run."""
     return [
         name if name in default else pytest.param(name, marks=pytest.mark.full) for name in names
     ]

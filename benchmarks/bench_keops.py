@@ -1,4 +1,4 @@
-"""The op tanh_attention against KeOps, which also computes without storing the matrix.
+"""The op tanh_attention against KeOps, which does not store the matrix either.
 
 Needs pykeops (`pip install pykeops`) and a C++ compiler; skipped without it. KeOps has no tanh, so
 the formula is 1 - 2 / (exp(2 s) + 1).

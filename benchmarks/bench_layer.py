@@ -1,8 +1,7 @@
-"""One whole layer, both modalities with all their Linears and the residual, in both forms.
+"""One whole layer in both forms: both modalities, all Linears and the residual.
 
-Half of plain PyTorch's time at these sizes is page faults, because glibc returns every 134 MB
-temporary to the system at once. So the same comparison also runs with an allocator that keeps its
-memory.
+At these sizes half of plain PyTorch's time is page faults, because glibc returns every 134 MB
+temporary to the system. The comparison therefore also runs with an allocator that keeps its memory.
 """
 
 from __future__ import annotations

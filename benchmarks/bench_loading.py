@@ -1,6 +1,7 @@
-"""Reading clips of the published size: from float64 HDF5 as published, and from the cache.
+"""Reading clips of the published size, from float64 HDF5 and from the prepared cache.
 
-The files are in the page cache of the system, so the figure is the work of reading, not the disk.
+The files are in the page cache of the system, so the figure measures the work of reading and not
+the disk.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""A call on tensors so small that only its overhead counts, against the four lines of PyTorch it
-replaces.
-"""
+"""The overhead of a call: tiny tensors, against the four lines of PyTorch that it replaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tanh kernels alone on one thread, as a share of what the FMA units could do.
+"""The tanh kernels alone on one thread, as a share of the peak of the FMA units.
 
 A vector of 16 elements costs, in vector multiply-adds, N + D + 10 forward and 3 N + 2 D + 12
 backward: the scores, ten for the tanh (two more for its slope), and the products. The bound is that

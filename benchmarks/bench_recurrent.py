@@ -20,8 +20,7 @@ BLOCKS = {"audio": (128, 512), "visual": (512, 512), "joint": (1024, 512)}
 
 
 def work(input_dim: int, dim: int) -> int:
-    """Multiply-adds of a segment, forward and backward: two layers of two directions, and the
-    Linear."""
+    """Multiply-adds per segment, forward and backward: two bidirectional layers and the Linear."""
     hidden = dim // 2
     recurrent = sum(2 * 4 * hidden * (width + hidden) for width in (input_dim, dim))
     return 3 * (recurrent + dim * (dim + input_dim))

@@ -11,7 +11,9 @@ from jca_fast.bench.pairs import interleave, summarise
 from jca_fast.functional import visual_reduction
 from jca_fast.ops import reference
 
-SEGMENTS, REGIONS, CHANNELS = 640, 49, 512
+SEGMENTS = 640
+REGIONS = 49
+CHANNELS = 512
 
 
 @pytest.mark.parametrize("mode", ["forward", "backward", "backward_with_regions"])
@@ -33,7 +35,7 @@ def test_visual_reduction(paired, quick, mode):
     passes = {"forward": 1, "backward": 2}.get(mode)
 
     def share_of_bandwidth(_) -> float:
-        """How fast the regions were read, over how fast torch.sum reads them."""
+        """The bandwidth at which the regions were read, relative to that of torch.sum."""
         times = interleave({"read": regions.sum, "jca_fast": ours}, 5 if quick else 60)
         return passes * summarise(times)["read"]["ratio"]
 

@@ -4,8 +4,8 @@
     pytest benchmarks/ --benchmark-only --full     every case, 15 minutes or more
     pytest benchmarks/ --benchmark-only --smoke    tiny sizes: shows only that the benchmarks work
 
-`paired` times providers side by side after a parity check; `replayed` records what another process
-measured.
+`paired` times providers side by side after a parity check. `replayed` records the measurement of
+another process.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _two_threads():
 
 @pytest.fixture(autouse=True)
 def _progress(request):
-    """Name the case that is being measured, on a terminal: one can take half a minute."""
+    """On a terminal, show the name of the running case: one can take half a minute."""
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
     if reporter.isatty:
         position = 1 + request.session.items.index(request.node)
@@ -75,7 +75,8 @@ def _progress(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def _clock_of_the_machine(request):
-    """The multiply-add rate of a core before and after the run: a disturbed machine shows two."""
+    """The multiply-add rate of a core before and after the run; it differs on a disturbed
+    machine."""
     rates = request.config.stash[RATES]
     rates.append(multiply_add_rate())
     yield
@@ -90,7 +91,7 @@ def quick(request) -> bool:
 
 @pytest.fixture
 def rounds(request) -> Callable[[float], int]:
-    """The number of rounds for something that takes ``cost`` seconds."""
+    """The number of rounds for a case that takes ``cost`` seconds."""
     if request.config.option.smoke:
         return lambda cost: 3
     budget = 15.0 if request.config.option.full else 5.0
@@ -143,7 +144,7 @@ def paired(benchmark, report, rounds):
 
 
 class ReplayClock:
-    """A timer for pytest-benchmark that shows the times another process measured."""
+    """A timer for pytest-benchmark that returns times measured by another process."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -158,8 +159,8 @@ class ReplayClock:
 
 @pytest.fixture
 def replayed(benchmark, report, monkeypatch):
-    """``replayed(row, seconds)``: the row of a measurement in another process, which took that
-    long.
+    """``replayed(row, seconds)``: the row of a measurement by another process that took
+    ``seconds``.
     """
 
     def run(row: Row, duration: float) -> None:

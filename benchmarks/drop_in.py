@@ -1,8 +1,8 @@
-"""The providers of the drop-in benchmarks: modules of published code, as published and as
-jca_fast.compat runs them.
+"""The providers of the drop-in benchmarks: modules of published code, and their replacements in
+jca_fast.compat.
 
-Both sides hold the same weights. As published, a CAM goes through the batch clip by clip with
-everything it does inside that loop, and the released form is plain PyTorch on the whole batch.
+Both sides hold the same weights. The published CAM loops over the clips of the batch. The released
+form is plain PyTorch on the whole batch.
 """
 
 from __future__ import annotations

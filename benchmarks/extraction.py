@@ -1,4 +1,4 @@
-"""How fast a video becomes features, beside the speed of its networks alone.
+"""The speed of feature extraction from a video, beside that of its networks alone.
 
     python -m benchmarks.extraction VIDEO --networks vgg --threads 1
 

@@ -1,6 +1,4 @@
-"""What users of the published CAM run today: plain PyTorch, one clip after the other, everything on
-2-D matrices.
-"""
+"""The published CAM as its users run it: plain PyTorch on 2-D matrices, one clip at a time."""
 
 from __future__ import annotations
 

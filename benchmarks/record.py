@@ -1,5 +1,5 @@
-"""Makes a file of benchmarks/results from what pytest-benchmark wrote: the ratios and facts,
-without the raw times.
+"""Make a file of benchmarks/results from the output of pytest-benchmark: ratios and facts, no raw
+times.
 
 pytest benchmarks/ --benchmark-only --benchmark-json=raw.json
 python -m benchmarks.record raw.json benchmarks/results/NAME.json "AMD EPYC, Zen 5" "the pytest
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def slim(raw: dict, processor: str, command: str) -> dict:
-    """Commit, time, machine, and of every benchmark the facts its report kept."""
+    """Commit, time, machine, and the reported facts of every benchmark."""
     machine = raw["machine_info"]
     return {
         "commit": raw["commit_info"]["id"],

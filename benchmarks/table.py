@@ -6,7 +6,7 @@ formulas, and
                 of the Python loop over the batch, the published code or KeOps
 ratio           time of the first baseline over ours: median (20th to 80th percentile of the rounds)
 MiB             growth of the peak memory, ours/baseline, each in a separate process
-limit           share of the bound that the case names (multiply-add rate or memory bandwidth)
+limit           share of the bound of the case (multiply-add rate or memory bandwidth)
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The machine code of every GPU kernel that ships, audited without a GPU."""
+"""An audit of the machine code of every shipped GPU kernel; it needs no GPU."""

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _requested(args: argparse.Namespace) -> list[int]:
-    """The architectures to compile for; an error says why they, or the cases, cannot be
+    """The architectures to compile for; an error names the architecture or case that cannot be
     compiled.
     """
     known = ", ".join(map(str, ARCHITECTURES))
@@ -84,9 +84,7 @@ def _requested(args: argparse.Namespace) -> list[int]:
     if unknown := [a for a in archs if a not in ARCHITECTURES]:
         raise ValueError(f"--arch must be among {known}; got {unknown[0]}")
     if importlib.util.find_spec("triton") is None:
-        raise RuntimeError(
-            "triton is not installed; the extra of that name brings it: pip install -e '.[triton]'"
-        )
+        raise RuntimeError("triton is not installed; install it by pip install -e '.[triton]'")
     if not any(args.case in name for name in names()):
         raise ValueError(f"--case {args.case!r} is in none of: {', '.join(names())}")
     return archs

@@ -1,8 +1,8 @@
-"""Where the matrix instructions of a kernel accumulate, read from its tile code.
+"""Reads from a kernel's tile code where its matrix instructions accumulate.
 
-Tensor cores cut their sums toward zero. In the exact tier each product therefore starts from zero,
-and a float32 adder adds it to the sum so far. Triton would fold such an addition back into the
-product if it saw one.
+Tensor cores truncate their sums toward zero. In the exact tier each product therefore starts from
+zero, and a float32 adder adds it to the sum so far. Triton would fold such an addition back into
+the product if it saw one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Definitions = dict[str, tuple[str, str]]
 
 
 def folded(ttgir: str) -> list[str]:
-    """The accumulators, by name, that hold anything but zero or earlier parts of one product.
+    """The names of accumulators that hold more than zero or earlier parts of the same product.
 
-    Names are looked up line by line, because regions side by side use the same names again.
+    Names are looked up line by line, because neighbouring regions reuse names.
     """
     definitions: Definitions = {}
     allocated: dict[str, int] = {}  # accumulators of sm_100 in tensor memory: their indentation
@@ -41,7 +41,9 @@ def folded(ttgir: str) -> list[str]:
         elif line.startswith("ttng.tmem_store"):
             stored[names[1]] = names[0]
         elif line.startswith("ttng.tc_gen5_mma"):
-            accumulator, keeps, written = names[2], names[3] != "%false", stored.get(names[2])
+            accumulator = names[2]
+            keeps = names[3] != "%false"
+            written = stored.get(accumulator)
             dirty = keeps and written and not _starts_from_zero(written, definitions)
             if dirty or allocated.get(accumulator) != indent:
                 found.append(accumulator)

@@ -1,6 +1,4 @@
-"""Compiling the launches of every case and judging their machine code, in one process or
-in many.
-"""
+"""Compile the launches of every case and judge their machine code, in one or more processes."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def in_parallel(archs: list[int], only: str, jobs: int) -> Iterator[Row]:
 
 
 def end_with_parent() -> None:
-    """End this process as soon as its parent has gone, even when the parent was killed."""
+    """End this process when its parent ends, even if the parent was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -56,9 +54,7 @@ def audit(
     show_loops: bool = False,
     tiers: Sequence[str] = KERNEL_TIERS,
 ) -> Iterator[Row]:
-    """The rows of the audit, one for each kernel that a case's launchers start and no earlier case
-    compiled.
-    """
+    """The rows of the audit: one for each started kernel that no earlier case has compiled."""
     from . import sass
     from .cases import cases
 

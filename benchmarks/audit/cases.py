@@ -1,8 +1,8 @@
-"""The launches that stand for all: what ``python -m benchmarks.audit`` compiles and what a tuning
-run measures.
+"""The representative launches, which ``python -m benchmarks.audit`` compiles and a tuning run
+measures.
 
-Every entry of the table of launch configurations is met by at least one case, at the sizes that
-need most registers.
+Every entry of the table of launch configurations has at least one case, at the sizes that need most
+registers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 from jca_fast.ops.tiers import TIERS
 
 KERNEL_DTYPES = {tier.kernel: tier.dtype for tier in reversed(TIERS.values())}
-"""The dtype that stands for each tier of a launch table."""
+"""The dtype that represents each tier of a launch table."""
 ODD = (515, 510)
-"""Channels that no vector fits."""
+"""Odd numbers of channels, which rule out vector accesses."""
 APART = (1, 20)
-"""Channels of modalities that are compiled apart, because Triton makes a size of 1 a constant; it
-takes long.
+"""Channels of modalities that are compiled separately, because Triton makes a size of 1 a constant.
+The compilation takes long.
 """
 Key = tuple[str, str, str]
 
@@ -32,10 +32,10 @@ Key = tuple[str, str, str]
 class Case(NamedTuple):
     """One call of a launcher.
 
-    ``key`` is its entry of the table, None where it has none. ``kernels`` are those that no other
-    case compiles alike: their names without "_kernel", or none for all. ``elements`` counts those
-    of the affinity matrix in all samples. ``start(device)`` calls the launcher; on "cpu" tensors
-    are shapes.
+    ``key`` is its entry of the table, None where it has none. ``kernels`` names, without "_kernel",
+    the kernels that no other case compiles alike; an empty one means all. ``elements`` counts the
+    elements of the affinity matrices of all samples. ``start(device)`` calls the launcher; on "cpu"
+    tensors are shapes.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """The tier of :func:`jca_fast.ops.tiers.precision` to call it in."""
+        """The argument of :func:`jca_fast.ops.tiers.precision` for the call."""
         return "tf32" if self.tier == "tf32" else "exact"
 
 
@@ -114,7 +114,7 @@ def _backward(tier: str, dtype: torch.dtype) -> list[Case]:
 
 
 def _affinity(tier: str, dtype: torch.dtype) -> list[Case]:
-    """The paper's matrix, and where most registers are needed one with more segments than a block
+    """The paper's matrix, and in the tier with most registers one with more segments than a block
     holds.
     """
     return [
@@ -154,7 +154,7 @@ def _elements(
 
 
 def tensor(device: str, dtype: torch.dtype, *shape: int) -> Tensor:
-    """Random numbers on a GPU; on the CPU nothing computes with them."""
+    """Random numbers on a GPU; uninitialised on the CPU, where nothing is computed."""
     return (
         torch.empty(shape, dtype=dtype)
         if device == "cpu"
@@ -185,7 +185,9 @@ def released(dtype: torch.dtype, backward: bool, device: str = "cpu") -> Any:
     sample, dropout.
     """
     new = partial(tensor, device, dtype, 64, 10)
-    query, key, value = new(1024), new(512), new(512)
+    query = new(1024)
+    key = new(512)
+    value = new(512)
     args = (query, key, value, 1 / 32, 0.3, torch.zeros((), dtype=torch.int64, device=device))
     return (
         kernels.released_attention_backward(query, query, *args)

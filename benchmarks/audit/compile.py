@@ -1,4 +1,4 @@
-"""Compiling the launchers' kernels for GPUs that are not installed."""
+"""Compile the launchers' kernels for GPUs that are not installed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import torch
 
 
 class Compiled(NamedTuple):
-    """One kernel as a launcher would have started it: name, dtype of its first tensor, grid,
-    constants, code.
-    """
+    """One compiled launch: kernel name, dtype of its first tensor, grid, constants, code."""
 
     kernel: str
     dtype: str
@@ -24,7 +22,7 @@ class Compiled(NamedTuple):
 
 
 class _Driver:
-    """The little of a Triton driver that compiling needs."""
+    """The part of a Triton driver that compilation needs."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -35,7 +33,7 @@ class _Driver:
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
-        return self.capability  # Triton keeps what it compiled per device
+        return self.capability  # Triton caches compiled kernels by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -43,12 +41,12 @@ class _Driver:
 
 @contextlib.contextmanager
 def compiling_for(capability: int, only: Collection[str] = ()) -> Iterator[list[Compiled]]:
-    """Inside, launchers compile for compute capability ``capability`` (90 for 9.0) and start
-    nothing.
+    """Within this context launchers compile for compute capability ``capability`` (90 for 9.0) and
+    start nothing.
 
-    Tensors may be on the CPU; only their shapes, strides and dtypes count. What was compiled is in
-    the list yielded; with ``only``, kernels that are not named there (without "_kernel") are left
-    out.
+    Tensors may be on the CPU; only their shapes, strides and dtypes count. The yielded list
+    receives the compiled launches. ``only`` restricts them to kernels of these names, without
+    "_kernel".
     """
     from jca_fast.kernels.triton import launch
     from jca_fast.kernels.triton.tiles import INTERPRETED

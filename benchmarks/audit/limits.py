@@ -1,12 +1,11 @@
 """Limits every compiled kernel must meet, judged without a GPU.
 
 For every kernel: no stack, no local memory, at most 99 KB of shared memory, no global atomics. In
-the loop over the
-affinity matrix: exactly one MUFU instruction per element, MUFU.TANH in the fast tiers and none of
-it in the exact one, the chip's matrix instructions (HGMMA on sm_90), and on sm_90 a bound on
-instructions per element. In the exact tier tensor cores accumulate one product at most, and the
-loop holds a float32 addition for each sum outside. The visual kernels move K by 128-bit loads and
-stores.
+the loop over the affinity matrix: exactly one MUFU instruction per element, MUFU.TANH in the fast
+tiers and another in the exact one, the chip's matrix instructions (HGMMA on sm_90), and on sm_90 a
+bound on instructions per element. In the exact tier tensor cores accumulate one product at most,
+and the loop has a float32 addition for each sum outside them. The visual kernels move K by 128-bit
+loads and stores.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ TANH = (
 
 @dataclass(frozen=True)
 class Row:
-    """One audited kernel: where it came from, what was read, and which limits it breaks."""
+    """One audited kernel: its case, its resources, and the limits that it breaks."""
 
     arch: int
     case: str
@@ -97,11 +96,11 @@ def judge(arch: int, case: str, tier: str, item: Any, binary: Binary) -> Row:
 def tanh_loops(
     item: Any, tier: str, binary: Binary, breaches: list[str]
 ) -> list[tuple[Loop, float]]:
-    """The loops over the affinity matrix, each with the elements that a thread computes in one
-    round of it.
+    """The loops over the affinity matrix, each with the elements that a thread computes per
+    iteration.
 
-    The kernel's tile code says how often a tile is computed in a pass, which must be once; machine
-    code may hold a loop unrolled, several passes in one round.
+    The kernel's tile code shows how often a pass computes a tile, which must be once. In machine
+    code a loop may be unrolled, so that an iteration contains several passes.
     """
     unit, instruction = (
         (r"MUFU\.RCP", "rcp.approx") if tier == "exact" else (r"MUFU\.TANH", "tanh.approx.f32")
@@ -120,8 +119,8 @@ def tanh_loops(
 
 
 def computed_in_loops(ttgir: str, instruction: str) -> list[int]:
-    """For each loop of a kernel's tile code that holds an inline instruction: the elements it is
-    applied to.
+    """The elements to which an inline instruction applies, for each loop of the tile code that has
+    one.
     """
     loops: list[list[int]] = []  # of those still open: indentation, elements
     found = []
@@ -145,8 +144,8 @@ def measure(
 ) -> tuple[float, float]:
     """Instructions and MUFU instructions per element of the loops over the affinity matrix.
 
-    Of a backward the loop over tiles that no edge cuts counts, which is the shortest; a forward's
-    other loops are over the other parts of J, and the longest counts.
+    The figure of a backward is that of its loop over whole tiles, the shortest. A forward has one
+    loop for each part of J; its figure is that of the longest.
     """
     direction = "backward" if "backward" in item.kernel else "forward"
     pick = min if direction == "backward" else max
@@ -167,9 +166,7 @@ def measure(
 
 
 def narrow_accesses(item: Any, binary: Binary) -> list[str]:
-    """Whether a visual kernel reads K, and where it is wanted writes dK, by 128-bit
-    instructions.
-    """
+    """Check that a visual kernel reads K, and writes dK if requested, by 128-bit instructions."""
     size = 4 if "float32" in item.dtype else 2
     wanted = item.meta["BR"] * item.meta["BD"] * size / (16 * 32 * item.meta["num_warps"])
     moves = {"loads of K": r"LDG\S*\.128|LDGSTS\S*\.128"}

@@ -1,6 +1,4 @@
-"""Reading compiled kernels: resources, instructions and innermost loops, by the tools that Triton
-brings.
-"""
+"""Read resources, instructions and loops of compiled kernels, by the tools that Triton ships."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ class Loop:
     instructions: tuple[str, ...]
 
     def count(self, pattern: str) -> int:
-        """How many instructions match a regular expression from their start."""
+        """The number of instructions whose beginning matches a regular expression."""
         return sum(re.match(pattern, op) is not None for op in self.instructions)
 
 
@@ -41,7 +39,7 @@ class Binary:
     loops: tuple[Loop, ...]
 
     def count(self, pattern: str) -> int:
-        """How many instructions match a regular expression from their start."""
+        """The number of instructions whose beginning matches a regular expression."""
         return sum(re.match(pattern, op) is not None for op in self.instructions)
 
 
@@ -56,8 +54,8 @@ def tool(name: str) -> Path:
 
 
 def read(cubins: Sequence[bytes], capability: int) -> list[Binary]:
-    """Disassemble kernels of one compute capability, all in one run of the tool, whose start takes
-    longest.
+    """Disassemble kernels of one compute capability, in one run of the tool, because its start
+    takes longest.
     """
     if not cubins:
         return []
@@ -98,7 +96,7 @@ def code_of(cubin: bytes) -> bytes:
 
 
 def _run(name: str, *args: str, content: bytes) -> str:
-    """What a tool prints of a file with this content."""
+    """The output of a tool for a file with this content."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
@@ -108,8 +106,8 @@ def _run(name: str, *args: str, content: bytes) -> str:
 
 
 def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
-    """Opcodes in order, and the innermost loops: spans closed by a branch back that hold no other
-    such span.
+    """Opcodes in order, and the innermost loops: spans that end with a backward branch and contain
+    no other such span.
     """
     opcodes: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -134,7 +132,5 @@ def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[Loop, ...]]:
 
 
 def most_common(loop: Loop, n: int = 12) -> list[tuple[str, int]]:
-    """The most frequent instructions of a loop, without their modifiers: for a person who tunes a
-    kernel.
-    """
+    """The most frequent instructions of a loop, without their modifiers, for tuning by hand."""
     return Counter(op.split(".")[0] for op in loop.instructions).most_common(n)

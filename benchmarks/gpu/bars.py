@@ -1,6 +1,4 @@
-"""What each figure is held against: the bars of the H200, and the text that says how a
-figure compares with them.
-"""
+"""The bars of the H200 for each figure, and the verdict of a figure against its bar."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ DRY = "dry run: no verdict"
 
 
 class Bar(NamedTuple):
-    """Good, excellent and impossible; where good is the smallest of the three, larger is better."""
+    """Good, excellent and impossible; larger is better if good is the smallest of the three."""
 
     good: float
     excellent: float
@@ -110,7 +108,8 @@ def _of_visual(row: dict[str, Any]) -> dict[tuple[str, str], float]:
 
 
 def verdicts(phases: dict[str, Any], dry: bool = False) -> list[dict[str, Any]]:
-    """Figure, tier, value and verdict for every bar; what has no value is "not measured"."""
+    """Figure, tier, value and verdict for every bar; the verdict without a value is "not
+    measured"."""
     values, found = figures(phases), []
     for name, tiers in BARS.items():
         for tier, bar in tiers.items():

@@ -17,7 +17,7 @@ LOADS = "from jca_fast.kernels.cpu import problem; raise SystemExit(problem() or
 def native_library(site: Site) -> dict[str, Any]:
     """Configure, compile and load; the first step that fails is the failure."""
     folder = site.folder / "native"
-    shutil.rmtree(folder, ignore_errors=True)  # a kept one may name tools that are gone
+    shutil.rmtree(folder, ignore_errors=True)  # an old cache may name missing tools
     generator = ["-G", "Ninja"] if shutil.which("ninja", path=site.environment()["PATH"]) else []
     output = [f"-DJCA_OUTPUT={site.folder / 'site' / 'jca_fast' / 'lib'}"]
     output += ["-DCMAKE_BUILD_TYPE=Debug"] if site.dry else []  # a quarter of the time

@@ -1,8 +1,8 @@
-"""Everything that has to be right before a time means anything, all at once: there is a process for
-each check.
+"""All checks that must pass before times are meaningful. Each runs in a separate process, all at
+once.
 
 Tests and ``jca-fast verify`` in every tier, compute-sanitizer on small odd shapes, the latency of a
-first call, and the filling of the compile caches for the timed phases.
+first call, and the compile caches of the timed phases.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from benchmarks.gpu.store import ROOT
 
 Check = Callable[[], dict[str, Any]]
 SHARDS = 12
-"""Processes that the tests are dealt to: they compile several hundred kernels."""
+"""Number of processes for the tests, which compile several hundred kernels."""
 SANITIZERS = {
     "racecheck": "RACECHECK SUMMARY: 0 hazards",
     "memcheck": "ERROR SUMMARY: 0 errors",
     "initcheck": "ERROR SUMMARY:",
 }
-"""The tools, and what each prints when it watched and found nothing."""
+"""The tools, and the line that each prints after a run without findings."""
 FOUND = 9
-"""Exit status of a tool that found something."""
+"""Exit status of a tool with findings."""
 SANITIZED = ("exact", "tf32", "bfloat16")
 """float16 runs bfloat16's code."""
 ELSEWHERE = {
@@ -42,19 +42,18 @@ ELSEWHERE = {
     "test_verify_says_that_there_is_no_device": "needs a machine without a GPU",
     "test_runs_on_the_device_of_its_tensors": "needs two GPUs",
 }
-"""Tests that have no place on a machine with one GPU, and why; any other that is skipped fails the
-run.
+"""Tests that a machine with one GPU cannot run, and why. Any other skipped test fails the run.
 """
 ALONE = "in_two_seconds"
-"""In the name of tests with a limit of time: they run after all else."""
+"""Part of the names of tests with a time limit, which run last."""
 RESERVE = 30
-"""Seconds that are kept for them."""
+"""Seconds reserved for them."""
 
 
 def run_checks(site: Site, options: plan.Options) -> dict[str, Any]:
-    """All checks, three for every two processors at once, and their verdicts by name.
+    """Run all checks, three at once for every two processors; their verdicts by name.
 
-    The compile caches come last: only they may be cut off.
+    The compile caches come last, because only they may be cut off.
     """
     dealt, alone = tests(site, options)
     checks = {
@@ -79,7 +78,7 @@ def _timed(check: Check) -> dict[str, Any]:
 
 
 def outcome(code: int | None, output: str) -> dict[str, Any]:
-    """The verdict on a command that prints what is wrong with it: "" or its last line."""
+    """The problem of a finished command: its last line, or "" after success."""
     last = (output.strip().splitlines() or ["it printed nothing"])[-1]
     if code == 0:
         return {"problem": ""}
@@ -89,7 +88,7 @@ def outcome(code: int | None, output: str) -> dict[str, Any]:
 def verify(site: Site, options: plan.Options) -> dict[str, Check]:
     """``jca-fast verify`` of each GPU backend in each tier.
 
-    A dry run has the self-check's cases in one tier, which is not TF32's, by the interpreter.
+    A dry run interprets the self-check's cases in one tier other than TF32.
     """
     from jca_fast.ops.backends import on_device
 
@@ -108,8 +107,8 @@ def verify(site: Site, options: plan.Options) -> dict[str, Check]:
 
 
 def tests(site: Site, options: plan.Options) -> tuple[dict[str, Check], dict[str, Check]]:
-    """The GPU tests, dealt to several processes, and those that run alone; each of those collected
-    has to pass.
+    """The GPU tests in several processes, then those that run alone. Every collected test must
+    pass.
     """
     files = sorted(
         str(path.relative_to(ROOT))
@@ -152,9 +151,7 @@ def _shard(site: Site, name: str, ids: list[str]) -> dict[str, Any]:
 
 
 def test_problem(code: int | None, output: str, expected: int) -> str:
-    """Why a run of ``expected`` tests does not count as passed: one that was skipped has not been
-    passed.
-    """
+    """Why a run of ``expected`` tests has not passed; a skipped test counts as not passed."""
     if code is None:
         return outcome(code, output)["problem"]
     summary = (
@@ -195,11 +192,10 @@ def kernel_names() -> list[str]:
 
 
 def sanitizer(tool: str, kernels: list[str]) -> list[str]:
-    """The command before a command; only kernels of these names are watched, PyTorch's own are not
-    ours to judge.
+    """The prefix of a command under a tool, which watches only kernels of these names.
 
-    initcheck has to watch them all, as it must see who writes; of what it reports, ours is picked
-    from its output.
+    initcheck must watch all kernels to see every write; its reports are filtered by name
+    afterwards.
     """
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     names = [word for kernel in kernels for word in ("--kernel-name", f"kns={kernel}")]
@@ -208,8 +204,8 @@ def sanitizer(tool: str, kernels: list[str]) -> list[str]:
 
 
 def sanitize(site: Site, tool: str, tier: str) -> dict[str, Any]:
-    """One tool in one tier. Without the caching allocator, so that a tensor ends where its memory
-    does.
+    """One tool in one tier. Without the caching allocator, so that memory ends at the end of a
+    tensor.
     """
     command = [
         *sanitizer(tool, kernel_names()),
@@ -220,7 +216,7 @@ def sanitize(site: Site, tool: str, tier: str) -> dict[str, Any]:
 
 
 def sanitizer_problem(tool: str, code: int | None, output: str) -> str:
-    """What a tool found; also that it did not watch at all."""
+    """The findings of a tool, or the fact that it watched nothing."""
     if code == 0 and SANITIZERS[tool] not in output:
         return f"it never said {SANITIZERS[tool]!r}"
     if named := reports(output, kernel_names()):
@@ -239,7 +235,7 @@ def reports(output: str, kernels: list[str]) -> list[str]:
 
 
 def planted(site: Site, tool: str) -> dict[str, Any]:
-    """A tool that passes a kernel with a fault is no check."""
+    """Check that the tool reports the planted fault."""
     command = [*sanitizer(tool, ["planted_kernel"]), *site.module("benchmarks.gpu.planted", tool)]
     code, output = site.run(
         f"{tool} finds a planted fault", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
@@ -251,9 +247,7 @@ def planted(site: Site, tool: str) -> dict[str, Any]:
 
 
 def first_call(site: Site) -> dict[str, Any]:
-    """Seconds to the first results in a fresh process: with empty caches, then with those it
-    filled.
-    """
+    """Seconds to the first results in a fresh process, with empty and then with filled caches."""
     arguments = ["--dry-run"] if site.dry else []
     found: dict[str, Any] = {"problem": "", "note": "taken while the other checks ran"}
     with tempfile.TemporaryDirectory(dir=site.folder) as folder:
@@ -282,8 +276,8 @@ def fills(site: Site, options: plan.Options) -> dict[str, Check]:
 
 
 def _fill(site: Site, part: str, options: plan.Options) -> dict[str, Any]:
-    """One part of them. What is left at the deadline is no failure yet: the timed phase compiles
-    it, if it has time.
+    """Fill one part. A part that the deadline cuts off is no failure: the timed phase may still
+    compile it.
     """
     command = site.module("benchmarks.gpu.fill", *part.split(), *options.arguments())
     code, output = site.run(f"compile {part}", command, RESERVE)

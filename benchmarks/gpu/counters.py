@@ -1,6 +1,6 @@
-"""Hardware counters of one forward and backward in each tier, where Nsight Compute may read them.
+"""Hardware counters of one forward and backward in each tier, if Nsight Compute may read them.
 
-``python -m benchmarks.gpu.counters`` is the program that is watched. Without the tool, or its
+``python -m benchmarks.gpu.counters`` is the profiled program. Without the tool, or its
 permission, the record says "not available" and why; that alone fails no run.
 """
 
@@ -28,7 +28,7 @@ TIERS = ("exact", "tf32", "bfloat16")
 
 
 def read(site: Site) -> dict[str, Any]:
-    """The counters of every launch; the clocks of the card are left as they are."""
+    """The counters of every launch, at the unchanged clocks of the card."""
     if site.dry:
         return {"failures": [], "note": "dry run: not run"}
     program = shutil.which("ncu")
@@ -57,8 +57,8 @@ def read(site: Site) -> dict[str, Any]:
 
 
 def parse(output: str) -> list[dict[str, Any]]:
-    """The launches in a CSV of one metric a line, each with its tier: the program prints how many
-    each tier starts.
+    """The launches in a CSV with one metric per line, each with its tier. The program prints the
+    number of launches per tier.
     """
     tiers = [
         t

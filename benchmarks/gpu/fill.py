@@ -1,8 +1,7 @@
 """Fill the compile caches for the timed phases: ``python -m benchmarks.gpu.fill layers bfloat16
 autotune``.
 
-Compiling beside other work is harmless: the autotuner compares the fastest of many runs, which
-nobody else slows down.
+Other work beside it does no harm: the autotuner compares the fastest of many runs.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def main() -> int:
 def _compile(
     phase: str, row: plan.Row, modes: tuple[str, ...], options: plan.Options
 ) -> dict[str, str]:
-    """Call everything once that the phase will time."""
+    """Call once everything that the phase will time."""
     dtype = precision_dtype(row.tier)
     if phase == "training":
         for call in steps(

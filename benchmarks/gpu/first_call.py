@@ -1,8 +1,8 @@
-"""How long a user waits at first: ``python -m benchmarks.gpu.first_call`` in a fresh process,
+"""The waiting times of a first use: ``python -m benchmarks.gpu.first_call`` in a fresh process,
 printed as JSON.
 
-Import, the first layer asked for by name (its kernel is compiled, or read from Triton's cache), the
-first one with "auto" (the self-check of the device, or its kept verdict), and a later call.
+Import, the first layer with a named backend (Triton compiles its kernel or reads its cache), the
+first layer with "auto" (the self-check, or its kept verdict), and a later call.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _import() -> None:
 
 
 def _self_check(dry: bool) -> None:
-    """What "auto" asks before its first call in the exact tier; RuntimeError where the device does
-    not pass.
+    """The check that "auto" makes before its first call in the exact tier; RuntimeError if it
+    fails.
     """
     from benchmarks.gpu.subjects import BACKEND
     from jca_fast.ops.backends import find, parity, trust

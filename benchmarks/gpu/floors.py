@@ -1,9 +1,9 @@
-"""Each kernel's time against the least it could take on this chip.
+"""Each kernel's time against its lower bound on this chip.
 
 A kernel's floor is the largest of: tanh elements over the MUFU rate, FLOPs of the unpadded matrix
-products over the matrix rate of its tier, bytes of the tensors it is given over the copy bandwidth.
-In the exact tier a product is three TF32 products, and an element takes one reciprocal, which that
-unit does at the rate of a tanh.
+products over the matrix rate of its tier, bytes of its tensors over the copy bandwidth. In the
+exact tier a product is three TF32 products, and an element takes one reciprocal, at the MUFU's rate
+of tanh.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Sizes(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """One start of a kernel: its name, its constants, and the bytes of the tensors it is given,
-    each counted once.
+    """One start of a kernel: its name, its constants, and the bytes of its tensors, each counted
+    once.
     """
 
     kernel: str
@@ -50,8 +50,8 @@ class Launch(NamedTuple):
 
 
 def launches(call: Call, architecture: str) -> list[Launch]:
-    """Every kernel that ``call`` starts, in order; they run as always, in a dry run under a name
-    for the profiler.
+    """Every kernel that ``call`` starts, in order. They do run; a dry run names them for the
+    profiler.
     """
     found = []
 
@@ -78,7 +78,7 @@ def work(start: Launch, sizes: Sizes | None) -> tuple[int, int]:
     """(tanh elements, FLOPs) of one launch; (0, 0) for a kernel that only moves data.
 
     Products per element of the affinity matrix: forward N + k; backward N for the matrix again, k
-    for dP, N for dK, k for dV and N for dQ where the launch wants them.
+    for dP, N for dK, and if the launch computes them k for dV and N for dQ.
     """
     if sizes is None or start.kernel not in TANH:
         return 0, 0
@@ -95,7 +95,7 @@ def work(start: Launch, sizes: Sizes | None) -> tuple[int, int]:
 def floor(
     start: Launch, sizes: Sizes | None, tier: str, rates: dict[str, float]
 ) -> dict[str, float]:
-    """Microseconds that each resource needs at least for one launch."""
+    """The least microseconds of each resource for one launch."""
     elements, flops = work(start, sizes)
     rate = rates["bfloat16"] if tier in ("bfloat16", "float16") else rates["tf32"]
     return {
@@ -108,8 +108,8 @@ def floor(
 def fractions(
     call: Call, sizes: Sizes | None, tier: str, rates: dict[str, float], architecture: str
 ) -> list[dict[str, Any]]:
-    """For each launch of ``call``: its median device time, its floor, what bounds it, and floor
-    over time.
+    """For each launch of ``call``: its median device time, its floor, the resource that bounds it,
+    and floor over time.
     """
     starts = launches(call, architecture)
     found = []
@@ -133,9 +133,7 @@ def fractions(
 
 
 def trace(call: Call, repeats: int) -> list[dict[str, Any]]:
-    """The profiler's events of some calls; of a device what it did, in a dry run what the
-    CPU did.
-    """
+    """The profiler's events of some calls, on the device or in a dry run on the CPU."""
     activity = ProfilerActivity.CPU if timing.DRY else ProfilerActivity.CUDA
     with profile(activities=[activity]) as profiler:
         for _ in range(repeats):
@@ -150,8 +148,8 @@ def trace(call: Call, repeats: int) -> list[dict[str, Any]]:
 def device_times(
     call: Call, starts: list[Launch], architecture: str, repeats: int = 30
 ) -> list[list[float]]:
-    """Microseconds of every launch in ``repeats`` calls, by the profiler; RuntimeError where it saw
-    another number.
+    """Microseconds of every launch in ``repeats`` calls, by the profiler; RuntimeError if it saw
+    another number of launches.
     """
     repeats = 1 if timing.DRY else repeats
     again = functools.partial(launches, call, architecture) if timing.DRY else call

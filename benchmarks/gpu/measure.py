@@ -1,9 +1,8 @@
 """One timed phase, in a separate process: ``python -m benchmarks.gpu.measure PHASE --result
 FILE``.
 
-Every case is written to the file as soon as it is measured, so that a process that is ended early
-has lost one case. A case that raises is a row with the word "failed"; the next case is tried all
-the same.
+Every case is written to the file as soon as it is measured, so that an early end loses one case at
+most. A case that raises leaves a row with the key "failed", and the next case runs.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def main() -> int:
 
 
 def begin(options: plan.Options) -> None:
-    """Settings of a worker; in a dry run the GPU backends offer themselves for CPU tensors."""
+    """Settings of a worker; a dry run lets the GPU backends take CPU tensors."""
     timing.DRY = options.dry
     torch._dynamo.config.recompile_limit = 64
     if options.backend:
@@ -69,9 +68,7 @@ def begin(options: plan.Options) -> None:
 
 
 def attempt(measure: Callable[[plan.Row], dict[str, Any]], row: plan.Row) -> dict[str, Any]:
-    """What ``measure`` finds, or how it failed; graphs and memory of the case are gone
-    afterwards.
-    """
+    """The result or the error of ``measure``; frees graphs and memory of the case afterwards."""
     try:
         with precision(row.tier):
             return measure(row)
@@ -90,7 +87,7 @@ def device() -> str:
 
 
 def sides(calls: dict[str, timing.Call], flush: bool = False) -> dict[str, Any]:
-    """All calls under graph replay, then launched one after the other, each time side by side."""
+    """All calls side by side, under graph replay and then as separate launches."""
     graphs = {
         name: call if name == GRAPHS_OF_ITS_OWN else timing.replayed(call)
         for name, call in calls.items()
@@ -146,7 +143,7 @@ def precision_dtype(tier: str) -> torch.dtype:
 
 def errors(data: dict[str, Any], tier: str) -> dict[str, Any]:
     """The largest relative RMS error of all outputs and gradients against float64, ours and
-    eager's; our bits twice.
+    eager's, and whether our bits repeat.
     """
     wide = {
         "inputs": [x.detach().double().requires_grad_() for x in data["inputs"]],
@@ -230,7 +227,9 @@ def kernels(options: plan.Options, result: dict[str, Any]) -> Callable[[plan.Row
     architecture = store.architecture(options.dry)
 
     def measure(row: plan.Row) -> dict[str, Any]:
-        dtype, sizes, found = precision_dtype(row.tier), None, {}
+        dtype = precision_dtype(row.tier)
+        sizes = None
+        found = {}
         if row.layers:
             data = subjects.layers(row.batch, dtype, device(), 1, options.dry)
             (batch, segments, width), k = data["inputs"][0].shape, data["weights"][0][1][0].shape[0]

@@ -1,6 +1,4 @@
-"""What one run does and how long each part may take. Needs no torch: the driver and the workers
-both read it.
-"""
+"""The phases of a run and their time budgets. It needs no torch."""
 
 from __future__ import annotations
 
@@ -17,20 +15,20 @@ BUDGETS = {
     "visual": 35,  # the visual reduction
     "counters": 20,  # Nsight Compute, where the machine allows it
 }
-"""Phases in order and their seconds. Time that a phase leaves over goes to those after it."""
+"""Phases in order and their seconds. Unused time of a phase goes to later ones."""
 LIMIT = 480
 """Seconds of a whole run."""
 TIERS = ("exact", "tf32", "bfloat16", "float16")
 BATCHES = (1, 8, 64, 256)
 MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
-"""torch.compile as it is compared. The last is max-autotune without its CUDA graphs, so that it
+"""The compared modes of torch.compile. The last is max-autotune without its CUDA graphs, so that it
 can be replayed in one like ours; "reduce-overhead" keeps its own graphs.
 """
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run was asked for; travels to the workers as arguments."""
+    """The options of a run, which its workers receive as arguments."""
 
     tiers: tuple[str, ...] = TIERS
     batches: tuple[int, ...] = BATCHES
@@ -64,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options(args: argparse.Namespace) -> Options:
-    """The options of parsed arguments; ValueError for a tier that there is not."""
+    """The options of parsed arguments; ValueError for an unknown tier."""
     tiers, batches = tuple(args.tiers.split(",")), tuple(map(int, args.batches.split(",")))
     if unknown := set(tiers) - set(TIERS):
         raise ValueError(
@@ -88,8 +86,8 @@ class Row:
 
 
 def rows(phase: str, options: Options) -> list[Row]:
-    """The cases of a timed phase, the paper's batch first: a phase that is cut short then has what
-    the bars need.
+    """The cases of a timed phase, the paper's batch first, so that a phase cut short has the
+    figures of the bars.
     """
     found: dict[str, Any] = {
         "kernels": _kernels,
@@ -167,8 +165,8 @@ def _kernels(options: Options) -> list[Row]:
 
 
 def fills(options: Options) -> list[str]:
-    """The parts in which the compile cache is filled, each in a process: a phase, a tier, and which
-    of its graphs.
+    """The parts in which the compile cache is filled, each in a process: a phase, a tier, and the
+    kind of its graphs.
     """
     kinds = ("autotune", "4", "1")
     parts = [
@@ -178,8 +176,8 @@ def fills(options: Options) -> list[str]:
 
 
 def fill_rows(part: str, options: Options) -> list[tuple[Row, tuple[str, ...]]]:
-    """The rows of one such part, each with the modes to compile; what is not autotuned is parted by
-    layers.
+    """The rows of one such part, each with the modes to compile; parts without autotuning are split
+    by layers.
     """
     phase, tier, kind = part.split()
     found = []

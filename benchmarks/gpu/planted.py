@@ -1,7 +1,7 @@
 """A kernel with one fault for each sanitizer: ``python -m benchmarks.gpu.planted memcheck``.
 
-A check that finds none of these faults would find none in our kernels either: a
-filter that names no kernel, a tool that is not attached.
+A check that misses these faults would also miss those of our kernels, for example because its
+filter matches no kernel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def planted_kernel(p_x, p_out, BLOCK: tl.constexpr):
 
 
 def main() -> int:
-    """memcheck: reads past the end; initcheck: reads what nobody wrote."""
+    """memcheck: reads past the end; initcheck: reads uninitialised memory."""
     size = {"memcheck": 4, "initcheck": 1024}[sys.argv[1]]
     x, out = torch.empty(size, device="cuda"), torch.zeros(1024, device="cuda")
     planted_kernel[(1,)](x, out, BLOCK=1024)

@@ -1,9 +1,7 @@
-"""Commands with a deadline, one after the other or all at once, in an environment that knows only
-this checkout.
+"""Commands with a deadline, in sequence or in parallel, in an environment with this checkout alone.
 
-The package is copied to a separate folder with ``kernels`` in its place, as an installation has
-it; the native library is built into that copy. Nothing is installed, and files that change during a
-run change nothing in it.
+The package is copied to a separate folder in the layout of an installation, and the native library
+is built there. Nothing is installed, and later edits do not affect a run.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ from benchmarks.gpu.bars import ABSENT
 from benchmarks.gpu.store import ROOT
 
 COMPILE_THREADS = 3
-"""Compile processes of one torch.compile process: the same in all, as several fill the cache at
-once.
+"""Compile processes of one torch.compile process: the same number for all, because several fill the
+cache at once.
 """
 
 
@@ -38,8 +36,8 @@ class Site:
     running: set[subprocess.Popen[str]] = field(default_factory=set)
 
     def lay_out(self) -> None:
-        """A fresh copy of the package; the caches of an earlier run stay, so that a part can be
-        repeated quickly.
+        """Copy the package anew; keep the caches of earlier runs, so that a part can be repeated
+        quickly.
         """
         package = self.folder / "site" / "jca_fast"
         shutil.rmtree(package, ignore_errors=True)
@@ -48,8 +46,8 @@ class Site:
         shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """What every process gets: the copy before the checkout, caches of this run, the
-        interpreter in a dry run.
+        """The environment of every process: the copy, the caches of this run, and in a dry run the
+        interpreter.
         """
         paths = [
             str(self.folder / "site"),
@@ -78,9 +76,9 @@ class Site:
     def run(
         self, name: str, command: list[str], reserve: float = 0, **environment: str
     ) -> tuple[int | None, str]:
-        """Exit status and output of a command; None where it was ended or could not start.
+        """Exit status and output of a command; status None if it was stopped or could not start.
 
-        It is ended ``reserve`` seconds before the deadline, where something else has to follow.
+        It is stopped ``reserve`` seconds before the deadline, to leave time for later steps.
         """
         begin, timeout = time.monotonic(), self.deadline - reserve - time.monotonic()
         if timeout <= 0:
@@ -121,7 +119,7 @@ class Site:
             self.running.discard(process)
 
     def end(self) -> None:
-        """End what runs and start nothing more: no process outlives the script."""
+        """End all processes and start no more: none outlives the script."""
         self.deadline = float("-inf")
         for process in list(self.running):
             _end(process)

@@ -1,5 +1,5 @@
-"""The chip's own rates, measured: copy bandwidth, matrix products, tanh.approx.f32, and what a
-launch costs.
+"""The chip's own rates, measured: copy bandwidth, matrix products, tanh.approx.f32, and the cost of
+a launch.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def _product(dtype: torch.dtype) -> timing.Call:
 
 
 def _tanh_rate() -> float:
-    """tanh.approx.f32 per second with nothing else to do: confirms or refutes 16 per clock and
-    multiprocessor.
-    """
+    """tanh.approx.f32 per second; the expected rate is 16 per clock and multiprocessor."""
     programs = 4096
     block = 1024
     loops = 256
@@ -68,7 +66,7 @@ def _tanh_rate() -> float:
 
 
 def _seconds(call: timing.Call) -> float:
-    """The 20th percentile of many calls: what the chip can do."""
+    """The 20th percentile of many calls."""
     return 1e-6 * timing.on_device({"call": call}, seconds=0.2)["call"]["p20"]
 
 

@@ -1,10 +1,10 @@
 """The one GPU measurement: ``python benchmarks/gpu/run.py`` (under 8 minutes on an H200;
 ``--dry-run`` without a GPU).
 
-Checks first, all at once; times after, alone on the machine. Writes
+Checks run first and in parallel; timings follow, alone on the machine. Writes
 ``benchmarks/results/gpu_<architecture>_<time>`` ``.json`` after every phase and a log beside it,
-prints a short table last, and fails on whatever is missing. ``--only layers,visual`` repeats a
-part; ``--write-table`` turns the recorded runs that passed everything into the table of
+prints a short table at the end, and fails if anything is missing. ``--only layers,visual`` repeats
+a part; ``--write-table`` turns the recorded runs that passed everything into the table of
 architectures on which "auto" trusts the kernels.
 """
 
@@ -27,9 +27,9 @@ from benchmarks.gpu.processes import Site  # noqa: E402
 
 NEEDED = ("torch", "triton", "numpy", "pytest")
 NOT_NEEDED = ("h5py", "tqdm", "safetensors", "matplotlib", "hypothesis")
-"""What the package or its other tests use, and this script does without."""
+"""Packages that the library or other tests use and this script does not need."""
 DRY_PATIENCE = 4
-"""How many times its budget a phase may take by the interpreter on a small machine."""
+"""Factor on the budgets in a dry run, which interprets on a small machine."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -135,7 +135,7 @@ def end_with_us(site: Site) -> None:
 
 
 def run_phase(phase: str, site: Site, options: plan.Options) -> dict[str, Any]:
-    """One phase; whatever goes wrong in it is in its list of failures."""
+    """One phase; its list of failures has every error."""
     try:
         if phase == "build":
             return build.native_library(site)
@@ -168,7 +168,7 @@ def timed(phase: str, site: Site, options: plan.Options) -> dict[str, Any]:
 
 
 def finish(record: dict[str, Any], phases: list[str]) -> None:
-    """What the record says of the whole run so far: a phase that has not run has not passed."""
+    """Complete the record of the run so far; a phase that has not run has not passed."""
     done = record["phases"]
     record["failures"] = [
         f"{name}: {text}" for name, found in done.items() for text in found["failures"]

@@ -1,6 +1,4 @@
-"""The record of a run: where it came from, and writing it so that nothing that was measured is
-lost.
-"""
+"""The record of a run: its origin, and writes that lose no measurement."""
 
 from __future__ import annotations
 
@@ -20,15 +18,13 @@ UNKNOWN = "unknown"
 
 
 def write(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as JSON in one step: a reader sees the old file or the new one,
-    never half.
-    """
+    """Replace ``path`` by ``value`` as JSON in one step: a reader sees the old or the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON of a file; nothing where it is missing or broken."""
+    """The JSON of a file; empty if it is missing or broken."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
@@ -50,7 +46,7 @@ def architecture(dry: bool) -> str:
 
 
 def sources() -> str:
-    """A digest of the measured sources, for where there is no repository to ask for a commit."""
+    """A digest of the measured sources, for a tree without a repository."""
     digest = hashlib.sha256()
     for folder in ("jca_fast", "kernels", "benchmarks/gpu"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -103,7 +99,7 @@ def _ask(query: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git prints; UNKNOWN outside a repository."""
+    """The output of git; UNKNOWN outside a repository."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True

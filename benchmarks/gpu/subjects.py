@@ -1,5 +1,5 @@
-"""What is measured: layers, stacks and the visual reduction, by our kernels, in plain PyTorch and
-by torch.compile.
+"""The measured calls: layers, stacks and the visual reduction, fused, in plain PyTorch and
+compiled.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def fused(args: dict[str, Any]) -> tuple[torch.Tensor, ...]:
 
 
 def plain(args: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-    """The layers as PyTorch has them."""
+    """The layers in plain PyTorch."""
     x = args["inputs"]
     for weights in args["weights"]:
         x = reference.joint_coattention(x, [], *weights, [args["scale"]] * 2, 0.0, None, False)
@@ -64,7 +64,7 @@ def leaves(args: dict[str, Any]) -> list[torch.Tensor]:
 
 
 def alone(forward: Forward, args: dict[str, Any]) -> Call:
-    """A call that computes the outputs and keeps nothing for a backward."""
+    """A call that computes the outputs and saves nothing for a backward."""
     return torch.no_grad()(lambda: forward(args))
 
 
@@ -91,8 +91,7 @@ def compiled(mode: str, forward: Callable[..., Any], dry: bool) -> Callable[...,
     """``forward`` by torch.compile for static shapes; a graph break raises. A dry run traces it and
     compiles nothing.
 
-    Tensors are marked as staying where they are (:func:`pin`), so that "reduce-overhead" copies no
-    inputs.
+    :func:`pin` promises fixed addresses, so that "reduce-overhead" copies no inputs.
     """
     options: dict[str, Any] = {"backend": "aot_eager"} if dry else {"mode": mode}
     call = torch.compile(forward, dynamic=False, fullgraph=True, **options)
@@ -129,7 +128,7 @@ def fused_reduction(args: dict[str, Any]) -> torch.Tensor:
 
 
 def plain_reduction(args: dict[str, Any]) -> torch.Tensor:
-    """The reduction as PyTorch has it."""
+    """The reduction in plain PyTorch."""
     return reference.visual_reduction(args["query"], args["regions"], args["scale"])[0]
 
 

@@ -9,7 +9,7 @@ from benchmarks.gpu.bars import ABSENT
 
 
 def table(record: dict[str, Any]) -> str:
-    """Every measured case in a line, the verdicts on all bars, and what failed."""
+    """One line per measured case, the verdicts on all bars, and the failures."""
     machine, phases = record["machine"], record["phases"]
     tree = f"{machine['commit'][:12]} ({machine['tree']})"
     lines = [
@@ -68,7 +68,7 @@ def _kernels(phases: dict[str, Any]) -> list[str]:
 
 
 def _layers(phases: dict[str, Any]) -> list[str]:
-    """Ours under replay, and how many times slower eager PyTorch and the best torch.compile are."""
+    """Our time under replay, and our speed-up over eager PyTorch and the best torch.compile."""
     lines = []
     for row in _rows(phases, "layers"):
         line = f"{row['name']:<32}"

@@ -1,9 +1,9 @@
-"""Times of calls on a CUDA device, taken side by side; in a dry run plain clocks on the CPU.
+"""Times of calls on a CUDA device, taken side by side; a dry run uses CPU clocks.
 
-A sample under graph replay is one replay between two events, queued behind a spacer, so that the
-time to launch it does not count; the spacer can also empty the L2 cache. A sample of an eager
-launch is a batch of calls by the host's clock: what a caller waits. One round takes a sample of
-every subject, so that clocks and heat drift alike for all.
+A sample under graph replay is one replay between two events, queued behind a spacer, so that its
+launch is not timed; the spacer can also flush the L2 cache. A sample of eager launches is a batch
+of calls by the host's clock, the waiting time of a caller. One round takes a sample of every
+subject, so that clocks and heat drift alike for all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DRY = False
 SPACER = 400_000
 """Cycles of the kernel that keeps the device busy while a replay is queued: 0.2 ms."""
 BATCH = 1500.0
-"""Microseconds of a batch of eager calls, against some 15 that waiting for the device adds."""
+"""Microseconds of a batch of eager calls; waiting for the device adds about 15."""
 
 
 def replayed(fn: Call) -> Call:
@@ -63,7 +63,7 @@ def on_host(calls: dict[str, Call], *, seconds: float = 0.08) -> dict[str, Any]:
 def _compare(
     calls: dict[str, Call], sample: Callable[[Call], float], seconds: float
 ) -> dict[str, Any]:
-    """Rounds over all calls for about ``seconds``, and what they come to."""
+    """Rounds over all calls for about ``seconds``, summarised."""
     if DRY:
         return summarise({name: [sample(call)] for name, call in calls.items()})
     _rounds(calls, sample, 3)  # compiles, records and warms up
@@ -128,22 +128,22 @@ def _host_sample(call: Call, repeats: int) -> float:
 
 
 def wait() -> None:
-    """Until the device has nothing left to do."""
+    """Wait until the device is idle."""
     if not DRY:
         torch.cuda.synchronize()
 
 
 @functools.cache
 def _scratch() -> torch.Tensor:
-    """More memory than any L2 cache holds: reading it leaves nothing to write back, as filling it
-    would.
+    """More memory than any L2 cache holds. Reading it, unlike filling it, leaves nothing to write
+    back.
     """
     return torch.zeros(64 * 2**20, device="cuda")
 
 
 def memory(fn: Call) -> dict[str, int]:
-    """Bytes that a call keeps while its result lives, and the most it ever held, beyond what was
-    held before.
+    """Bytes that a call keeps while its result lives, and its peak, both beyond the memory held
+    before.
     """
     if DRY:
         return {"kept": 0, "peak": 0}

@@ -1,6 +1,4 @@
-"""A training step of the whole network: with the kernels, in plain PyTorch, and plain under
-torch.compile.
-"""
+"""A training step of the whole network: fused, in plain PyTorch, and under torch.compile."""
 
 from __future__ import annotations
 

@@ -2,15 +2,15 @@
 GPU's class.
 
 For each entry of the table every candidate tile is compiled first; one that spills or breaks
-another limit of ``python -m benchmarks.audit`` is out. The rest are timed by replays of CUDA graphs
-of the cases that meet the entry, interleaved over rounds, and the fastest by the median is written
-to ``kernels/triton/configurations.py``. A winner has to be 2 % faster than the entry that is there,
-so that noise rewrites nothing.
+another limit of ``python -m benchmarks.audit`` is rejected. The rest are timed by replays of CUDA
+graphs of the entry's cases, interleaved over rounds, and the fastest by the median is written to
+``kernels/triton/configurations.py``. A winner must be 2 % faster than the present entry, so that
+noise rewrites nothing.
 
 Without a GPU, ``--arch 90`` ranks by a model instead: the latency of a pass, or the issue slots and
 MUFU slots of the warps that fit on an SM, whichever is longer, times the passes of a program and
-the waves of programs. It orders tiles roughly and knows nothing of caches; use it for entries that
-have no timing.
+the waves of programs. It orders tiles roughly and ignores caches; use it for entries without
+timings.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ Tile = tuple[int, int, int, int]
 CHIPS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 """SMs of the largest usual chip of each compute capability."""
 PASS_CLOCKS = 600
-"""Clocks that a pass over a tile takes at least: loads, two products, tanh and barriers, one after
-the other.
+"""The least clocks of a pass over a tile: loads, two products, tanh and barriers in sequence.
 """
 BETTER = 0.98
 
@@ -141,9 +140,7 @@ def filter_tiles(
 
 
 def audited(key: Key, tile: Tile, arch: int) -> list[tuple[Any, Any]]:
-    """What the cases of an entry start with a tile: grids of the kernels that take it, and the
-    audit's rows.
-    """
+    """The launches of an entry's cases with a tile: grids of its kernels, and the audit's rows."""
     found = []
     with_tile(key, architecture_class(arch), tile)
     for case in cases_of(key):
@@ -156,7 +153,7 @@ def audited(key: Key, tile: Tile, arch: int) -> list[tuple[Any, Any]]:
 
 
 def cases_of(key: Key) -> list[Case]:
-    """The cases that meet an entry of the table."""
+    """The cases of an entry of the table."""
     return [case for case in cases() if case.key == key]
 
 
@@ -205,9 +202,7 @@ def timed(key: Key, tiles: Sequence[Tile]) -> dict[Tile, float]:
 
 
 def chosen(key: Key, now: Tile, costs: dict[Tile, float]) -> Tile:
-    """The tile of least cost, or the present one where that is as good or no tile keeps
-    every bar.
-    """
+    """The tile of least cost; the present one if it is as good or if no tile keeps every bar."""
     ranking = sorted(costs, key=lambda tile: costs[tile])
     best = ranking[0] if ranking and costs[ranking[0]] < BETTER * costs.get(now, math.inf) else now
     figures = (
