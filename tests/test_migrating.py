@@ -32,7 +32,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def given(heading: str) -> dict[str, Any]:
-    """What the code of a section takes as there, at the published sizes and a batch of two."""
+    """The variables that a section's code assumes, at the published sizes and a batch of two."""
     name = heading.rpartition("/")[2]
     shapes = {
         "A batch of one": {"audio": (10, 128), "video": (10, 7, 7, 512)},
@@ -83,7 +83,7 @@ RESULTS: dict[str, list[dict[str, tuple[int, ...]]]] = {
     "PKDOT": [{"logits": (2, 1, 2), "first": (2, 1, 512), "second": (2, 1, 512)}],
     "SPIRo": [{"video": (2, 300, 256), "audio": (2, 300, 128)}],
     "RJCMA_global_attention": [{"audio": (2, 16, 128), "visual": (2, 16, 128)}],
-    "Code without a name here, by its shapes": [{}],
+    "Other code, by its shapes": [{}],
 }
 """The blocks of each section, and the shapes of what they compute."""
 
@@ -113,7 +113,7 @@ def test_every_section_with_code_is_here():
 
 
 def test_every_published_repository_has_a_section(shared):
-    """All that the note names in its table."""
+    """All repositories in the table of the page."""
     note = (shared / "notes" / "compatibility.md").read_text()
     table = note[note.index("## 3. ") : note.index("## 4. ")]
     named = re.findall(r"^\| ([\w.-]+/[\w.-]+)(?:, ([\w.-]+/[\w.-]+))?", table, re.MULTILINE)
