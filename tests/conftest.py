@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-if not torch.cuda.is_available():  # before anything imports triton, which then keeps to it
+if not torch.cuda.is_available():  # before the import of triton, which reads it once
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from jca_fast.ops import backends, library
@@ -35,14 +35,14 @@ def shared() -> Path:
 
 @pytest.fixture
 def golden(shared, monkeypatch) -> Path:
-    """The folder of the published numbers and of the script that compares with them."""
+    """The folder of the published numbers and of its comparison script."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(str(shared / "golden"))
     return shared / "golden"
 
 
 def _reasons(row: backends.Backend) -> list[str]:
-    """Why a backend runs no op on CPU tensors on this machine; empty where it runs some."""
+    """Why a backend runs no op on CPU tensors on this machine; empty if it runs any."""
     found = [row.reasons(op, (torch.zeros(1, 1, 1),)) for op in library.OPS]
     return found[0] if all(found) else []
 
@@ -53,7 +53,7 @@ NOT_HERE = {row.name: reasons for row in backends.BACKENDS if (reasons := _reaso
 
 @pytest.fixture(params=[name for name in backends.names() if name not in NOT_HERE])
 def backend(request) -> str:
-    """Every backend of the table that runs on CPU tensors, one after the other."""
+    """Each backend of the table that runs on CPU tensors."""
     return request.param
 
 
@@ -83,7 +83,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """How many tests compared with the reference data, so that a log shows whether they ran."""
+    """Print how many tests compared with the reference data, so that a log shows whether they
+    ran."""
     count = {
         outcome: sum(
             "shared" in getattr(report, "keywords", ())

@@ -1,6 +1,4 @@
-"""The published numbers' view of jca_fast.compat: ``build`` for the reference folder's
-``verify.py``.
-"""
+"""Adapter of jca_fast.compat for the reference folder's ``verify.py``, which calls ``build``."""
 
 from __future__ import annotations
 

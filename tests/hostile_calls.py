@@ -1,5 +1,5 @@
-"""Hostile direct calls of the registered CPU ops: refused with a message, or answered like the
-reference.
+"""Hostile direct calls of the registered CPU ops: each is refused with a message or gives the
+reference's result.
 
     python tests/hostile_calls.py --cases 20000     # the campaign; the tests draw a few hundred
 
@@ -22,7 +22,12 @@ from torch import Tensor
 import jca_fast.functional  # noqa: F401  (registers the ops)
 from jca_fast.ops.library import SCHEMAS, overload
 
-B, N, M, L, D, K = 2, 3, 5, 7, 4, 6
+B = 2
+N = 3
+M = 5
+L = 7
+D = 4
+K = 6
 MARGIN = 64
 
 
@@ -89,7 +94,7 @@ def huge(t: Tensor, rng: random.Random) -> Tensor:
 
 
 def emptied(t: Tensor, rng: random.Random) -> Tensor:
-    """Its storage given back, wholly or in part, as a sharding library does."""
+    """Its storage freed, wholly or in part, as sharding libraries do."""
     out = t.clone()
     size = out.untyped_storage().nbytes()
     out.untyped_storage().resize_(rng.choice([0, size // 2, max(size - 1, 0)]))
@@ -183,7 +188,7 @@ def fails(op: str, args: list[Any]) -> bool:
 
 
 def judge(op: str, args: list[Any]) -> str:
-    """What became of one call: "refused", "as the reference", or what is wrong."""
+    """The outcome of one call: "refused", "as the reference", or a fault."""
     if any(t.device.type == "meta" for t in tensors_of(args)):
         return "refused" if fails(op, args) else "fake"
     try:
@@ -200,7 +205,7 @@ def judge(op: str, args: list[Any]) -> str:
 
 
 def campaign(cases: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
-    """How many calls ended how, and every call that ended badly."""
+    """The number of calls per outcome, and all faults."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     ends: Counter[str] = Counter()

@@ -1,9 +1,9 @@
-"""Commands with too little memory: one line says so, old files stay whole, no temporary is left.
+"""Commands with too little memory: a one-line error, whole old files, no temporary files.
 
     python tests/memory_limits.py --steps 40     # the campaign; the tests take a few steps
 
-A process that has loaded everything forks for each run. The child may grow by a share of the
-address space that the command takes without a limit: from nothing to enough.
+A process that has loaded everything forks for each run. The child may grow by a share, from none to
+all, of the address space that the command needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ OLD = b"an older file"
 
 def commands(here: Path, video: bool) -> dict[str, tuple[list[str], list[str]]]:
     """Name -> (arguments, files that it replaces), in a folder made by `prepare`."""
-    data, run, out = here / "data", here / "run", here / "out"
+    data = here / "data"
+    run = here / "run"
+    out = here / "out"
     tiny = " ".join(f"{key}={value}" for key, value in MODEL.items())
     every = {
         "synth": (f"data synth {out}/set --num-clips 40 --visual-dim 64", []),
@@ -64,7 +66,8 @@ def prepare(here: Path, video: bool) -> int:
 
 
 def in_a_child(work: Callable[[], int], log: Path) -> int:
-    """What the work returns in a forked process that prints into `log`; negative: its signal."""
+    """The result of ``work`` in a forked process that prints into `log`; a negative number is its
+    signal."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -101,13 +104,13 @@ def needed(arguments: list[str], here: Path) -> int:
 
 
 def limited(arguments: list[str], room: int) -> int:
-    """The command in this process, with so much more address space."""
+    """The command in this process, with this much more address space."""
     resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + room, resource.RLIM_INFINITY))
     return main(arguments)
 
 
 def fault(status: int, here: Path, files: list[str]) -> str:
-    """What is wrong about a run; empty where nothing is."""
+    """The fault of a run; empty if there is none."""
     text = (here / "log").read_text()
     lines = [line for line in text.splitlines() if line.startswith("jca-fast ")]
     left = [str(path) for path in here.rglob(".*.tmp")]

@@ -1,6 +1,4 @@
-"""How results are judged: against a float64 oracle, by what plain PyTorch loses in the
-same dtype.
-"""
+"""Errors against a float64 oracle, bounded by those of plain PyTorch in the same dtype."""
 
 from __future__ import annotations
 

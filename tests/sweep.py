@@ -4,7 +4,7 @@
     python tests/sweep.py --first 1234 --cases 1    # the case of seed 1234 once more
 
 A case draws the op, sizes, dtype, strides, the magnitude of each input, scores from 1e-6 to 1e6,
-dropout, the instruction set and now and then a NaN or an infinity. The error against a float64
+dropout, the instruction set and sometimes a NaN or an infinity. The error against a float64
 oracle, relative to the largest oracle value, may be at most 2 (outputs) or 3 (gradients) times that
 of plain PyTorch in the same dtype plus 2 units in the last place and 1e-30. In float64, where plain
 PyTorch is the oracle, its error is that in float32 in proportion, or that with inputs beside the
@@ -95,12 +95,13 @@ def finite_error(value: Tensor, oracle: Tensor) -> float:
 
 
 def plain_errors(case: Case, inputs: list[Tensor], oracle: list[Tensor]) -> list[float]:
-    """What plain PyTorch loses, in the output and in each gradient."""
+    """The errors of plain PyTorch, in the output and in each gradient."""
     return list(map(finite_error, value_and_grads(case.plain, inputs, case.grad), oracle))
 
 
 def double_errors(case: Case, inputs: list[Tensor], beside: list[Tensor]) -> list[float]:
-    """What plain PyTorch may lose in float64; ``beside`` are inputs beside the given ones."""
+    """The error allowed to plain PyTorch in float64; ``beside`` are inputs next to the given
+    ones."""
     oracle = oracle_of(case, inputs)
     singles = [t.float() for t in inputs]
     losses = plain_errors(case, singles, oracle_of(case, singles))

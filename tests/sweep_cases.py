@@ -95,7 +95,9 @@ class Draw:
 
 def attention_case(draw: Draw) -> Case:
     b, n = draw.size((1, 2, 3)), draw.size(SEGMENTS)
-    m, length, d = draw.size(), draw.size(), draw.size()
+    m = draw.size()
+    length = draw.size()
+    d = draw.size()
     q, k = draw.tensor(b, m, n), draw.tensor(b, length, n)
     v = draw.tensor(draw.rng.choice((1, b)), length, d)
     scale = draw.scale(q.double() @ k.double().mT)
@@ -108,8 +110,13 @@ def attention_case(draw: Draw) -> Case:
 
 
 def released_case(draw: Draw) -> Case:
-    b, n, d, d_x = draw.size((1, 2, 3)), draw.size(SEGMENTS), draw.size(), draw.size()
-    query, key, value = draw.tensor(b, n, d), draw.tensor(b, n, d_x), draw.tensor(b, n, d_x)
+    b = draw.size((1, 2, 3))
+    n = draw.size(SEGMENTS)
+    d = draw.size()
+    d_x = draw.size()
+    query = draw.tensor(b, n, d)
+    key = draw.tensor(b, n, d_x)
+    value = draw.tensor(b, n, d_x)
     scale = draw.scale(key.double().mT @ query.double())
     return Case(
         "released_attention", ("dquery", "dkey", "dvalue"), [query, key, value],
@@ -120,7 +127,10 @@ def released_case(draw: Draw) -> Case:
 
 
 def affinity_case(draw: Draw) -> Case:
-    b, n, d_x, d = draw.size((1, 2, 3)), draw.size(SEGMENTS), draw.size(), draw.size()
+    b = draw.size((1, 2, 3))
+    n = draw.size(SEGMENTS)
+    d_x = draw.size()
+    d = draw.size()
     inputs = [draw.tensor(b, n, d_x), draw.tensor(b, n, d)]
     weighted = draw.rng.random() < 0.5
     if weighted:
@@ -141,7 +151,9 @@ def affinity_case(draw: Draw) -> Case:
 
 def layer_case(draw: Draw) -> Case:
     """The paper form for two or three modalities, with the concatenation or one joint feature."""
-    b, n, k = draw.size((1, 2, 3)), draw.size(SEGMENTS), draw.size((1, 2, 9, 32))
+    b = draw.size((1, 2, 3))
+    n = draw.size(SEGMENTS)
+    k = draw.size((1, 2, 9, 32))
     count = draw.rng.choice((2, 2, 3))
     dims = [draw.size() for _ in range(count)]
     joint_width = draw.rng.choice((0, draw.size()))
@@ -187,7 +199,9 @@ def _cut(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[Sequence[T
 
 
 def reduction_case(draw: Draw) -> Case:
-    s, r, d = draw.size(), draw.size((1, 2, 9, 49)), draw.size()
+    s = draw.size()
+    r = draw.size((1, 2, 9, 49))
+    d = draw.size()
     query, regions = draw.tensor(s, d), draw.tensor(s, r, d)
     if draw.dtype == torch.float64:  # the oracle loses the gradients of weights of nearly 1
         draw.scores = min(draw.scores, 1.0)

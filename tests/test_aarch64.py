@@ -1,4 +1,4 @@
-"""The kernels on aarch64: cross-compiled, run under qemu, judged like those of this machine.
+"""The kernels on aarch64: cross-compiled, run under qemu, judged like the native ones.
 
 Needs Debian's packages g++-aarch64-linux-gnu and qemu-user, and is skipped without them:
 

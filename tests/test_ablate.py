@@ -1,4 +1,4 @@
-"""`jca-fast ablate` at a tiny size: the table, a run that is killed, settings that do not fit."""
+"""`jca-fast ablate` at a tiny size: the table, a killed run, conflicting settings."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_killed_ablation_continues_and_ends_the_same(data, tmp_path, monkeypat
     monkeypatch.setattr(ablation.Training, "train_step", counted := Counted(original))
     monkeypatch.setattr("jca_fast.bench.step.step_cost", lambda *_: {})
     assert command(data, tmp_path / "killed") == 0
-    assert counted.calls == 2 * 3  # nothing of the finished trainings again
+    assert counted.calls == 2 * 3  # no finished training runs again
     names = ("row", "seeds", "accuracy", "accuracy_sd", "batch_mean_accuracy", "parameters")
     found, wanted = (
         [[row[name] for name in names] for row in rows(tmp_path / name)]
@@ -82,7 +82,7 @@ def test_a_killed_ablation_continues_and_ends_the_same(data, tmp_path, monkeypat
 
 
 class Counted:
-    """train_step, and how often it was called."""
+    """train_step with a count of its calls."""
 
     def __init__(self, step):
         self.step, self.calls = step, 0

@@ -1,4 +1,4 @@
-"""Arguments that every op refuses by name, the meta device, and special values in the formulas."""
+"""Arguments that every op rejects by name, the meta device, and special values in the formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table at the end of a benchmark run, and the signs of a disturbed machine."""
+"""The table at the end of a benchmark run, and the detection of a disturbed machine."""
 
 from __future__ import annotations
 

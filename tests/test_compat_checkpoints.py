@@ -1,4 +1,5 @@
-"""Published checkpoint files: recognised, read but not run, converted both ways, or refused."""
+"""Published checkpoint files: recognised, read without execution, converted both ways, or
+refused."""
 
 from __future__ import annotations
 
@@ -213,11 +214,9 @@ def pickled_elsewhere(model: nn.Module, path: Path, **options) -> None:
             super().__init__()
             for name, child in model.named_children():
                 self.add_module(name, child)
-            self.activation, self.device, self.names = (
-                nn.functional.relu,
-                torch.device("cpu"),
-                {"a", "v"},
-            )
+            self.activation = nn.functional.relu
+            self.device = torch.device("cpu")
+            self.names = {"a", "v"}
 
     Published.__module__, Published.__qualname__ = "models", "DCNWithRCNN"
     module.DCNWithRCNN = Published
@@ -358,7 +357,7 @@ class Attack:
 
 
 def attacks(marker: Path) -> dict[str, bytes]:
-    """data.pkl programs that would touch ``marker`` if anything in them ran."""
+    """data.pkl programs that touch ``marker`` when they run."""
     command = f"touch {marker}"
     weights = {"W_a.weight": 1}
     forged = f"cposix\nsystem\n(S'{command}'\ntR.".encode()
@@ -424,7 +423,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, capsys, name, layout):
 
 
 def test_the_attacks_are_real(tmp_path):
-    """Read the usual way, the same programs do run: the attacks are not broken."""
+    """Ordinary unpickling runs the same programs, so the attacks work."""
     for name in (
         "reduce",
         "eval",

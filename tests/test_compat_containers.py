@@ -1,4 +1,4 @@
-"""The containers that people have: nested, wrapped, pickled with their trainer, or hostile."""
+"""Containers of weights: nested, wrapped, pickled with their trainer, or hostile."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_safetensors_of_earlier_versions_and_of_other_programs_are_read(tmp_path
     assert equal(load_file(tmp_path / "plain.safetensors"), weights)
 
 
-# Hostile files. Each is small; each asked for seconds, gigabytes or a crash.
+# Hostile files. Each is small and tries to take seconds, gigabytes or to crash.
 
 
 def seconds_to_refuse(path, match: str) -> float:

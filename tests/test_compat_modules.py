@@ -68,7 +68,7 @@ def test_whole_models_have_the_published_number_of_keys_and_parameters(name):
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_models_have_the_published_names_shapes_and_order(shared, name):
-    """The order too: the state of an optimizer goes by it."""
+    """The order matters because the state of an optimizer depends on it."""
     with torch.device("meta"):
         model = WHOLE[name][0]()
     published = json.loads((shared / "golden" / "keys" / "state_dicts_published.json").read_text())[

@@ -1,4 +1,4 @@
-"""What every op promises to PyTorch: opcheck, derivatives, vmap, compile, export, autocast,
+"""Every op's guarantees to PyTorch: opcheck, derivatives, vmap, compile, export, autocast,
 checkpointing.
 """
 
@@ -17,7 +17,11 @@ from jca_fast.functional import joint_affinity, joint_coattention, tanh_attentio
 from jca_fast.ops.library import SCHEMAS
 from jca_fast.ops.released_attention import released_attention
 
-B, N, AUDIO, VISUAL, K = 2, 3, 4, 2, 3
+B = 2
+N = 3
+AUDIO = 4
+VISUAL = 2
+K = 3
 
 
 def rand(*shape, dtype=torch.float64):
@@ -25,7 +29,7 @@ def rand(*shape, dtype=torch.float64):
 
 
 def layer(*tensors, joints=0, **kwargs):
-    """joint_coattention with its arguments in one flat list, as gradcheck wants them."""
+    """joint_coattention with its arguments in one flat list, as gradcheck needs them."""
     groups = [tensors[:2], *(tensors[2 + joints + i : 4 + joints + i] for i in (0, 2, 4, 6))]
     return joint_coattention(*groups, joints=tensors[2 : 2 + joints], **kwargs)
 
@@ -69,7 +73,7 @@ NAMES = tuple(cases())
 
 
 def total(result) -> torch.Tensor:
-    """A scalar that depends on every output in its own way."""
+    """A scalar that weights every output differently."""
     tensors = [result] if isinstance(result, torch.Tensor) else result
     return sum((i + 1) * t.square().sum() for i, t in enumerate(tensors))
 
@@ -131,7 +135,9 @@ def test_compiled_graph_serves_other_sizes_and_draws_new_masks(backend):
         fullgraph=True, dynamic=True, backend="aot_eager",
     )  # fmt: skip
     for batch in (2, 3, 5):
-        q, k, v = torch.randn(batch, 6, 4), torch.randn(batch, 9, 4), torch.randn(1, 9, 3)
+        q = torch.randn(batch, 6, 4)
+        k = torch.randn(batch, 9, 4)
+        v = torch.randn(1, 9, 3)
         first, second = function(q, k, v), function(q, k, v)
         assert first.shape == (batch, 6, 3)
         assert not torch.equal(first, second)

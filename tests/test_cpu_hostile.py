@@ -1,4 +1,4 @@
-"""Direct calls of the registered CPU ops with arguments that the library would never pass."""
+"""Direct calls of the registered CPU ops with arguments that the library never passes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if cpu.problem():
     pytest.skip(cpu.problem(), allow_module_level=True)
 
 NO_SCRATCH = r"out of memory for scratch|sizes too large"
-Q, K, V = torch.ones(1, 1, 1), torch.ones(1, 64, 1), torch.ones(1, 64, 1)
+Q = torch.ones(1, 1, 1)
+K = torch.ones(1, 64, 1)
+V = torch.ones(1, 64, 1)
 
 
 def test_hostile_calls_are_refused_or_answered_as_the_reference_does():

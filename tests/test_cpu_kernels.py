@@ -159,7 +159,9 @@ def test_tanh_of_special_numbers(isa, dtype):
 @pytest.mark.parametrize("isa", LEVELS)
 def test_nan_and_infinity_stay_in_their_rows(isa):
     q, k, v = qkv(1, 70, 45, 7, 5)
-    q[0, 3], q[0, 66, 2], q[0, 9, 0] = float("nan"), float("inf"), -float("inf")
+    q[0, 3] = float("nan")
+    q[0, 66, 2] = float("inf")
+    q[0, 9, 0] = -float("inf")
     with level(isa):
         ours = tanh_attention(q, k, v, 0.3, backend="cpu")
         grads = REGISTERED.tanh_attention_backward.cpu(
@@ -177,7 +179,9 @@ def test_nan_and_infinity_stay_in_their_rows(isa):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_mask_is_the_reference_mask_bit_for_bit(isa, dtype):
     """v is the identity and every score saturates, so the output is the mask itself."""
-    batch, m, length = 3, 70, 101
+    batch = 3
+    m = 70
+    length = 101
     q, k = (
         torch.full((batch, m, 1), 9.0, dtype=dtype),
         torch.full((batch, length, 1), 9.0, dtype=dtype),
@@ -193,9 +197,15 @@ def test_the_mask_is_the_reference_mask_bit_for_bit(isa, dtype):
 
 @pytest.mark.parametrize("isa", LEVELS)
 def test_the_backward_regenerates_the_mask(isa):
-    """With c = 0 and v = 1, dq is the mask times k: linear in what was kept."""
-    batch, m, length, p, seed = 2, 37, 141, 0.3, torch.tensor(17)
-    q, k, v = torch.zeros(batch, m, 1), torch.randn(batch, length, 1), torch.ones(1, length, 1)
+    """With c = 0 and v = 1, dq is the mask times k."""
+    batch = 2
+    m = 37
+    length = 141
+    p = 0.3
+    seed = torch.tensor(17)
+    q = torch.zeros(batch, m, 1)
+    k = torch.randn(batch, length, 1)
+    v = torch.ones(1, length, 1)
     with level(isa):
         dq, _, _ = REGISTERED.tanh_attention_backward.cpu(
             torch.ones(batch, m, 1), q, k, v, 1.0, p, seed
@@ -332,7 +342,7 @@ print(digest.hexdigest())
 
 
 def test_no_result_depends_on_what_was_in_memory():
-    """glibc fills fresh memory with a byte of our choice: results and scratch must not show it."""
+    """glibc fills fresh memory with a chosen byte, which must not affect any result."""
     seen = set()
     for byte in ("1", "170"):
         memory = environment(MALLOC_PERTURB_=byte, MALLOC_MMAP_THRESHOLD_=str(2**30))
@@ -367,7 +377,7 @@ def test_memory_does_not_grow_as_rows_times_columns():
     assert float(done.stdout) < 30
 
 
-def test_status_codes_become_words():
+def test_status_codes_become_messages():
     block = ctypes.create_string_buffer(512)
     status = LIBRARY.jca_tanh_attention_forward(block)
     words = LIBRARY.jca_status_string(status)
@@ -385,7 +395,7 @@ def test_every_native_kernel_belongs_to_a_registered_op_and_has_its_backward():
 
 
 def test_the_first_call_of_a_process_may_be_to_the_registered_op():
-    """Nothing has loaded the library then, and its kernel must run from the first call on."""
+    """The library is not loaded yet, and its kernel must run from the first call on."""
     code = (
         "import torch, jca_fast.functional; t = torch.ones(1, 2, 3)\n"
         "print(torch.ops.jca_fast.tanh_attention.cpu(t, t, t, 1.0, 0.0, None).tolist())"
@@ -424,7 +434,7 @@ def test_the_environment_variable_selects_the_instruction_set(isa):
     assert done.stdout.startswith(isa + " ")
 
 
-def test_an_unknown_instruction_set_is_a_reason_in_words():
+def test_an_unknown_instruction_set_is_a_stated_reason():
     code = (
         "import torch; from jca_fast.functional import explain, tanh_attention\n"
         "t = torch.ones(1, 2, 3); print(explain(t, t, t)); tanh_attention(t, t, t, 1.0)"

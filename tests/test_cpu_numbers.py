@@ -61,7 +61,7 @@ def test_an_infinite_gradient_of_joint_affinity_stays_infinite(isa):
 
 @pytest.mark.parametrize("isa", LEVELS)
 def test_a_nan_in_h_passes_the_gradient_on_as_relu_does(isa):
-    """relu'(NaN) lets the gradient through; a comparison with 0 the other way round drops it."""
+    """relu'(NaN) lets the gradient through; the opposite comparison with 0 drops it."""
     x, grad = torch.randn(1, 3, 5), torch.rand(1, 3, 5)
     weights = [[torch.randn(s)] for s in ((3, 3), (2, 3), (2, 5), (2, 3))]
     rest = ([0.5], 0.0, None)
@@ -92,7 +92,7 @@ def test_finite_operands_do_not_overflow(isa, dtype):
 
 @pytest.mark.parametrize("isa", LEVELS)
 def test_a_small_scale_does_not_lose_small_operands(isa):
-    """q times the scale would be subnormal, and its digits lost, where the score is not."""
+    """q times the scale would be subnormal and lose digits; the score is not subnormal."""
     q, k = torch.tensor([[[3.3e-36]]]), torch.tensor([[[1e37]]])
     with level(isa):
         out = attention(q, k, torch.ones(1, 1, 1), 1e-6)

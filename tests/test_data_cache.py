@@ -1,4 +1,4 @@
-"""The prepared cache: same values, resumable after SIGKILL, atomic, and never stale in silence."""
+"""The prepared cache: same values, resumable after SIGKILL, atomic, and never silently stale."""
 
 from __future__ import annotations
 
@@ -134,7 +134,9 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(
 ):
     prepare(planted, tmp_path / "whole")
     kill_while_preparing(root)
-    with pytest.raises((FileNotFoundError, ValueError)):  # half a cache is never taken for one
+    with pytest.raises(
+        (FileNotFoundError, ValueError)
+    ):  # half a cache must not be mistaken for a whole one
         AVEDataset(root / "prepared.partial")
     partial, journal = root / "prepared.partial", root / "prepared.partial" / "journal.json"
     done = journal.read_text().count('"cache"')

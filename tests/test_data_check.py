@@ -1,5 +1,5 @@
-"""`check`: each kind of damage is a separate error, peculiarities are notes, and a sound set has
-no errors."""
+"""`check`: damage is an error of its kind, peculiarities are notes, and a valid set has no
+errors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""AVEDataset: what an item is, that it is read lazily and in any process, and what it says about
-bad files."""
+"""AVEDataset: its items, lazy reading in any process, and errors on bad files."""
 
 from __future__ import annotations
 
@@ -121,8 +120,7 @@ def test_real_labels_and_splits(shared, tmp_path):
 
 
 def virtual_features(root, clips, shape=(10, 7, 7, 512)):
-    """Features of the published shape that take no room on the disk: nothing is ever written to
-    them."""
+    """Features of the published shape that occupy no disk space, because they are never written."""
     for stem, clip in (("audio_feature", (shape[0], 128)), ("visual_feature", shape)):
         with h5py.File(root / f"{stem}.h5", "w") as file:
             file.create_dataset("avadataset", shape=(clips, *clip), dtype="float64")
@@ -133,7 +131,7 @@ def test_no_more_than_an_item_is_in_memory(tmp_path):
     virtual_features(tmp_path, 500)  # 1 GB if it were read
     write_h5(tmp_path / "labels.h5", avadataset=np.zeros((500, 10, 29), np.float32))
     write_h5(tmp_path / "train_order.h5", order=np.arange(500)[::-1])
-    AVEDataset(tmp_path, "train")[0]  # imports and the like
+    AVEDataset(tmp_path, "train")[0]  # imports and other overhead
     tracemalloc.start()
     dataset = AVEDataset(tmp_path, "train")
     for i in range(0, 500, 50):

@@ -1,4 +1,4 @@
-"""Annotations.txt and the labels that follow from it."""
+"""Annotations.txt and the labels made from it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ events_of_ten = st.builds(
 
 @given(st.lists(events_of_ten, min_size=1, max_size=5))
 def test_label_rule_segment_by_segment(events):
-    labels, clip, inside = segment_labels(events), mil_labels(events), foreground_labels(events)
+    labels = segment_labels(events)
+    clip = mil_labels(events)
+    inside = foreground_labels(events)
     for i, event in enumerate(events):
         for t in range(10):
             held = event.start <= t <= event.end - 1

@@ -1,5 +1,5 @@
-"""Planted AVE: deterministic, in the published layout, respectful of annotations, and of the
-promised statistics."""
+"""Planted AVE: deterministic, in the published layout, faithful to annotations, with the documented
+statistics."""
 
 from __future__ import annotations
 
@@ -156,10 +156,12 @@ def cosine(features, prototype):
 
 
 def test_features_show_what_was_planted(clips):
-    """After normalisation over channels, an object's regions are nearer to its class than all
-    others are."""
+    """After normalisation over channels, an object's regions are the nearest to its class."""
     world, drawn, _ = clips
-    inside, outside, heard, silent = [], [], [], []
+    inside = []
+    outside = []
+    heard = []
+    silent = []
     for i, clip in enumerate(drawn):
         near = cosine(clip.visual.reshape(10, 49, -1), world.visual_prototypes[i % 28])
         inside.append(near[clip.position == 1])

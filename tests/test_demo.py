@@ -1,5 +1,4 @@
-"""The demo from end to end on few clips: what it prints and writes, what it refuses, that its seed
-fixes it."""
+"""The demo from end to end on few clips: its output, its files, its errors, and its seed."""
 
 from __future__ import annotations
 
@@ -13,7 +12,9 @@ import torch
 from jca_fast import demo
 from jca_fast.cli import main
 
-CLIPS, EPOCHS, SEED = 28, 1, 3
+CLIPS = 28
+EPOCHS = 1
+SEED = 3
 
 
 @pytest.fixture(scope="module")

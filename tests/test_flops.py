@@ -44,7 +44,7 @@ def test_a_module_forward_and_backward(form, joint):
 
 
 def test_a_counter_that_was_made_before_the_first_call():
-    """One that is entered again, and one around it."""
+    """A counter that is entered again, and one around it."""
     q = torch.randn(2, 3, 4)
     early = FlopCounterMode(display=False)
     with FlopCounterMode(display=False) as outer:

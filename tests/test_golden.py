@@ -1,6 +1,4 @@
-"""The published modules' own numbers, through jca_fast.compat alone, on every backend that runs on
-the CPU.
-"""
+"""The published modules' numbers, by jca_fast.compat on every backend that runs on the CPU."""
 
 from __future__ import annotations
 
@@ -105,9 +103,7 @@ def verify(golden: Path, case: str, dtype: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("dtype", "bound"), [("f64", 1e-11), ("f32", 5e-6)])
 def test_dropout_sits_where_published(golden, dtype, bound, monkeypatch):
-    """Each published mask is put in the place of our own; outputs and gradients must then be the
-    published ones.
-    """
+    """With the published masks in place of ours, outputs and gradients are the published ones."""
     exact, meta = load(golden, "R_dropmask_a.f64")
     arrays, _ = load(golden, f"R_dropmask_a.{dtype}")
     p = 0.3
@@ -192,6 +188,4 @@ def test_training_goes_as_published(golden, backend, dtype, bound, monkeypatch):
     assert worst([(torch.stack(losses), arrays["loss"]), (scores, arrays["last_score"])]) < bound
     assert worst((w, arrays[f"wend/{key}"]) for key, w in model.state_dict().items()) < bound
     moved = {key: (start[key] - w).abs().max() for key, w in model.state_dict().items()}
-    assert (
-        min(moved.values()) > 1e-4
-    )  # every weight was trained, so agreeing at the end says something
+    assert min(moved.values()) > 1e-4  # every weight changed, so that the agreement is no accident

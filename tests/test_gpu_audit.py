@@ -1,6 +1,4 @@
-"""The audit of the GPU kernels' machine code: what it reads, which bars it sees broken, and kernels
-that keep them.
-"""
+"""The audit of the GPU kernels' machine code: parser, broken limits and shipped kernels."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ COMPUTE = (
 def listing(
     *body: str, matrix: str = "HGMMA.64x64x16.F32.BF16 R24, R4, gdesc[UR8]", begin: int = 0x500
 ) -> list[str]:
-    """A kernel with one loop around ``body``, as the disassembler prints it in the middle of
-    others.
-    """
+    """A listing of kernels as the disassembler prints it; one has a loop around ``body``."""
     inside = ["LDGSTS.E.BYPASS.128 [R1], desc[UR4][R2.64]", matrix, *body]
     back = begin + 16
     code = ["MOV R1, R2", *inside, f"@!P0 BRA 0x{back:x}", "STG.E desc[UR4][R2.64], R5", "@P1 EXIT"]
@@ -91,7 +87,7 @@ def judge(
     return " ".join(limits.judge(arch, case, tier, item, binary).breaches)
 
 
-def test_sees_every_broken_limit():
+def test_reports_every_broken_limit():
     assert judge(TANH, TANH) == ""
     assert "8 bytes of stack" in judge(TANH, TANH, stack=8)
     assert "1 local" in judge(TANH, TANH, "LDL R1, [R2]")
@@ -106,7 +102,7 @@ def test_sees_every_broken_limit():
     assert "no loop with" in judge("FADD R1, R2, R3")
 
 
-def test_wants_the_matrix_instructions_of_each_chip():
+def test_requires_the_matrix_instructions_of_each_chip():
     hmma = "HMMA.16816.F32.BF16 R4, R8, R12, R4"
     assert "no matrix instruction HGMMA" in judge(TANH, TANH, matrix=hmma)
     assert judge(TANH, TANH, matrix=hmma, case="half layer forward, odd") == ""
@@ -137,7 +133,7 @@ TENSOR_MEMORY = (
 )
 
 
-def test_sees_a_product_that_accumulates_onto_a_sum():
+def test_reports_a_product_that_accumulates_onto_a_sum():
     folded = accumulation.folded
     assert folded("\n".join(OUTSIDE)) == []
     assert folded("\n".join(OUTSIDE).replace("%b, %cst", "%b, %sum")) == ["%sum"]
@@ -153,7 +149,7 @@ def test_sees_a_product_that_accumulates_onto_a_sum():
     assert folded(in_a_loop) == ["%acc"]
 
 
-def test_an_addition_that_triton_sees_is_folded_and_found():
+def test_a_plain_addition_is_folded_and_reported():
     """The kernels add in assembly; a plain sum of scores must be reported."""
     pytest.importorskip("triton", reason="triton is not installed")
     code = (
@@ -230,7 +226,7 @@ def test_shipped_kernels_keep_every_limit():
 
 
 def test_a_breach_is_printed_and_fails():
-    """A tile of twice the size spills; the command says so in its table and by its exit code."""
+    """A tile of twice the size spills; the table and the exit code of the command report it."""
     pytest.importorskip("triton", reason="triton is not installed")
     code = (
         "import sys; from jca_fast.kernels.triton.configurations import ENTRIES\n"

@@ -1,6 +1,4 @@
-"""When "auto" trusts the GPU kernels: recorded runs, the self-check and its cache, and the
-reasons as text.
-"""
+"""The conditions under which "auto" trusts GPU kernels: recorded runs and the self-check."""
 
 from __future__ import annotations
 
@@ -36,8 +34,8 @@ def result(error: float) -> Result:
 
 @pytest.fixture
 def device(monkeypatch, tmp_path):
-    """A device that is not there; ``errors`` is what its checks find, ``runs`` the tiers they ran
-    in.
+    """A simulated device; ``errors`` is the result of its checks, ``runs`` the tiers of those
+    checks.
     """
     state = {"errors": [1e-7], "runs": []}
 
@@ -101,7 +99,7 @@ def test_doctor_says_what_was_decided_and_starts_no_check(device, monkeypatch):
 
 
 def test_verdicts_belong_to_a_backend_a_class_of_chips_and_a_tier(device, monkeypatch):
-    """Another backend on the same chip in the same tier is checked by itself."""
+    """Another backend on the same chip in the same tier gets a separate check."""
     monkeypatch.setattr(trust, "VERIFIED", frozenset({("triton", "sm90", "exact")}))
     monkeypatch.setattr(trust, "_key", lambda module, index: f"{module} on one device")
     device["errors"] = [1.0]
@@ -184,7 +182,7 @@ def test_processes_add_to_the_verdicts_of_each_other(device, tmp_path):
 
 
 def test_a_check_that_could_not_finish_is_not_kept(device, monkeypatch, tmp_path):
-    """Memory may be short today: another process asks again."""
+    """Memory may be short only now, so another process checks again."""
     monkeypatch.setattr(parity, "run_checks", lambda *_: 1 / 0)
     with pytest.warns(UserWarning, match="ZeroDivisionError"):
         assert trust.caution(*KERNELS, 0, "exact")
@@ -206,7 +204,7 @@ def test_threads_wait_for_one_check(device, monkeypatch):
 
 @contextlib.contextmanager
 def having(setter, value, before):
-    """A setting of the whole process, for a while."""
+    """A setting of the whole process within a context."""
     setter(value)
     try:
         yield
@@ -360,7 +358,7 @@ def test_verify_says_that_there_is_no_device(capsys):
 
 
 def test_the_choice_is_a_constant_of_a_compiled_graph(monkeypatch):
-    """On a GPU the table is asked while a graph is traced: nothing in it may break the graph."""
+    """On a GPU the choice runs while a graph is traced, so it must not break the graph."""
     decided = {("triton", 0, "tf32"): "a caution", ("triton", 0, "exact"): ""}
     monkeypatch.setattr(trust, "_DECIDED", decided)
     monkeypatch.setattr(trust, "device_class", lambda index: "sm90")

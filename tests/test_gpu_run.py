@@ -1,4 +1,4 @@
-"""The GPU measurement script: what makes a run fail, what is on disk then, and a dry run of one
+"""The GPU measurement script: failures, the files that a failed run leaves, and a dry run of one
 tier.
 """
 

@@ -1,5 +1,5 @@
-"""What the GPU measurement script makes of its figures: verdicts, ratios, floors, and the table of
-trusted devices.
+"""The results of the GPU measurement script: verdicts, ratios, floors, and the table of trusted
+devices.
 """
 
 from __future__ import annotations

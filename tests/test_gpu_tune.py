@@ -1,4 +1,4 @@
-"""The tuning command: which tiles it tries, what it keeps, and the file it writes."""
+"""The tuning command: its candidate tiles, its choice, and its file."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def test_the_model_prefers_less_work_and_more_programs():
 
 
 def test_times_every_case_of_an_entry_with_every_tile(entries, monkeypatch):
-    """On a device that is not there: what is captured is the tile in force, and its cost the sum
-    over the cases.
-    """
+    """On a simulated device a capture records the tile; its cost is the sum over the cases."""
     cases = [
         SimpleNamespace(precision="exact", start=lambda device: entries[NARROW]["sm90"][0])
     ] * 2
@@ -87,7 +85,7 @@ def test_times_every_case_of_an_entry_with_every_tile(entries, monkeypatch):
 
 
 def test_ranks_compiled_tiles_without_a_gpu_and_writes_the_winner(tmp_path):
-    """A tile that spills is out although it would do least work."""
+    """A tile that spills is rejected although it does the least work."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""Heads, losses and metrics on top of the fused features, against their definitions written out."""
+"""Heads, losses and metrics on top of the fused features, against written-out definitions."""
 
 from __future__ import annotations
 

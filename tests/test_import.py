@@ -1,4 +1,4 @@
-"""What importing costs, the public names, the table of backends and the command line."""
+"""The cost of an import, the public names, the table of backends and the command line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_public_names_resolve():
         _ = jca_fast.JointCoAtention
 
 
-def test_explain_says_who_is_chosen_and_why_not(monkeypatch):
+def test_explain_names_the_choice_and_the_reasons(monkeypatch):
     refusing = backends.Backend("picky", "", None, lambda op, tensors: ["it is Tuesday"])
     monkeypatch.setattr(backends, "BACKENDS", (refusing, *backends.BACKENDS))
     q = torch.zeros(2, 3, 4)

@@ -47,7 +47,7 @@ def cut(module, segments):
 
 
 def padded(*widths, lengths=LENGTHS, fill=torch.nan, dtype=torch.float64):
-    """One feature for each width, leaves, with ``fill`` behind each clip's length."""
+    """A leaf feature for each width, with ``fill`` after each clip's length."""
     steps = torch.arange(N)
     used = (steps < torch.as_tensor(lengths)[:, None])[..., None]
     made = [torch.randn(len(lengths), N, width, dtype=dtype) for width in widths]
@@ -58,7 +58,7 @@ def fusion(form, joint=None, backend="auto", layers=3):
     module = JointCoAttention(6, 6, N, 4, layers, form, joint, backend=backend)
     for parameter in module.parameters():
         if parameter.ndim == 1:
-            nn.init.normal_(parameter)  # biases, which padding must not let in
+            nn.init.normal_(parameter)  # biases, which would otherwise reach the padding
     return module.double()
 
 
@@ -148,7 +148,7 @@ def test_fewer_segments_with_a_called_key():
 
 @FORMS
 def test_padding_anywhere(form):
-    """Holes in a clip: the result is that of the segments in use, put together."""
+    """Holes in a clip: the result is that of the remaining segments, concatenated."""
     module = fusion(form)
     mask = torch.tensor([[0, 1, 0, 0, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0]]).bool()
     inputs = [torch.randn(2, N, 6, dtype=torch.float64) for _ in range(2)]

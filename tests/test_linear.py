@@ -44,7 +44,7 @@ def test_onednn_gets_dense_weights(monkeypatch, for_weights):
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN product"
 )
 def test_the_result_may_be_changed_in_place(monkeypatch):
-    """As that of ``F.linear``: published layers put ``ReLU(inplace=True)`` behind their Linears."""
+    """As with ``F.linear``: published layers apply ``ReLU(inplace=True)`` after their Linears."""
     monkeypatch.setattr(page, "prefers_onednn", lambda: True)
     leaves = [
         torch.randn(*shape, requires_grad=True) for shape in ((64, 10, 128), (256, 128), (256,))
@@ -72,7 +72,7 @@ def onednn(monkeypatch):
 @pytest.mark.parametrize("recorded", [False, True], ids=["no grad", "grad"])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_forward_mode(onednn, recorded, place):
-    """A directional derivative, in the two ways there are to ask for it, and on top of backward."""
+    """Directional derivatives: both interfaces of forward mode, and forward over reverse."""
     leaves = [torch.randn(*shape, requires_grad=recorded) for shape in LEAVES]
     tangent = torch.randn(LEAVES[place])
 

@@ -1,4 +1,4 @@
-"""What users of nn modules expect: devices, dtypes, sizes, names, configs, folders, types."""
+"""Conventions of nn modules: devices, dtypes, sizes, names, configs, folders, types."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ BUILD = {
 
 @pytest.fixture(params=BUILD)
 def built(request):
-    """The constructor of a module, and what makes its inputs."""
+    """The constructor of a module, and a function that makes its inputs."""
     build, shapes = BUILD[request.param]
 
     def inputs(**options):

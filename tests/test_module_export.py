@@ -26,7 +26,7 @@ def outputs(result):
 
 
 def onnx_outputs(module, inputs, path, **options):
-    """What onnxruntime computes with the exported model."""
+    """The outputs of the exported model in onnxruntime."""
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     runtime = pytest.importorskip("onnxruntime")

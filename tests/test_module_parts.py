@@ -55,7 +55,7 @@ def built(request):
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["any machine", "amd"])
 def onednn(request, monkeypatch):
-    """Both answers to whether the Linears run on oneDNN, at any size."""
+    """Run with Linears on oneDNN and without it, at any size."""
     from jca_fast.modules import linear
 
     monkeypatch.setattr(linear, "prefers_onednn", lambda: request.param)
@@ -87,7 +87,7 @@ def total(out):
 
 
 class LowRank(nn.Module):
-    """A Linear and a low-rank update beside it, as LoRA wraps it."""
+    """A Linear with a low-rank update, in the manner of LoRA."""
 
     def __init__(self, base):
         super().__init__()
@@ -160,7 +160,7 @@ def test_hooks_on_all_modules_fire(built):
 
 
 def test_a_replaced_forward_is_called(built):
-    """As offloading libraries do it."""
+    """Offloading libraries replace ``forward`` like this."""
     module, inputs = built
     called = set()
     for name, linear in linears(module).items():
@@ -323,7 +323,7 @@ def test_dropout_may_be_left_out(form):
 
 
 class Half(nn.Module):
-    """A dropout without chance: it keeps the even columns."""
+    """A deterministic dropout, which keeps the even columns."""
 
     def forward(self, x):
         return x * (torch.arange(x.shape[-1]) % 2 == 0)

@@ -1,4 +1,4 @@
-"""A new backend is one module and one row: the whole house then knows it without another edit."""
+"""A new backend is one module and one row; every other part uses it without an edit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported programs choose their backend where they run, and need Python only if it is there."""
+"""Exported programs choose their backend where they run, and run without Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def targets(program):
 
 
 def ran(recorded, op, backend, call):
-    """What ``call`` returns, and whether the registered ``op`` of ``backend`` ran in it."""
+    """The result of ``call``, and whether it ran the registered ``op`` of ``backend``."""
     recorded.clear()
     return call(), (op, backend) in recorded
 
@@ -128,7 +128,7 @@ def test_the_import_that_a_loading_process_needs(tmp_path):
 
 
 def test_the_native_library_defines_the_same_ops():
-    """Its own list of schemas is for programs without Python."""
+    """The library's list of schemas is for programs without Python."""
     native = pytest.importorskip("jca_fast.kernels.cpu.native")
     if (loaded := native.load()[0]) is None:
         pytest.skip(native.load()[1])

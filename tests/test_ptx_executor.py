@@ -1,4 +1,4 @@
-"""The PTX executor on small kernels: what it computes, and every fault that it must find."""
+"""The PTX executor on small kernels: its results, and every fault that it must find."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize("line", COMPUTED)
-def test_what_an_instruction_computes(line):
+def test_results_of_instructions(line):
     head = f"mov.b32 %r9, {X};\n mov.b32 %r10, {Y};\n setp.eq.s32 %p8, %r9, %r10;\n"
     out, _, _ = execute(f"{head} {line}\n st.global.b32 [%rd2], %r8;", numbers())
     assert (out == np.array(COMPUTED[line]).astype(np.int32)).all(), out[:2]

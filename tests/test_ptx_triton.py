@@ -1,6 +1,7 @@
 """The compiled Triton kernels, executed instruction by instruction: errors, findings and coverage.
 
-This process interprets Triton, so ``python -m tests.ptx`` compiles and executes in another one.
+This process interprets Triton, so ``python -m tests.ptx`` compiles and executes them in another
+process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""500 cases of the sweep, and what would be over its bounds."""
+"""500 cases of the sweep, and results that must exceed its bounds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_sweep_reaches_every_op_and_dtype():
 
 @pytest.mark.parametrize("change", [1.01, float("nan")])
 def test_a_wrong_result_is_over_its_bound(change):
-    """One part in a hundred, or one NaN, in the output of a float32 case."""
+    """An error of 1 %, or one NaN, in the output of a float32 case."""
     case = next(c for c in map(draw_case, range(100)) if c.inputs[0].dtype == torch.float32)
     right = case.ours
 

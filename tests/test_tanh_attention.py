@@ -19,8 +19,8 @@ STRIDES = ("contiguous", "transposed", "sliced")
 def make_inputs(
     shape: Shape, dtype: torch.dtype, strides: str = "contiguous"
 ) -> tuple[list[torch.Tensor], float]:
-    """q, k, v in float32-exact values and the scale; "transposed" is the layout the
-    modules pass.
+    """q, k, v in float32-exact values and the scale; "transposed" is the layout that the modules
+    use.
     """
     batches = (shape.B, shape.B, 1 if shape.shared else shape.B)
     sizes = ((shape.M, shape.N), (shape.L, shape.N), (shape.L, shape.D))
@@ -161,7 +161,7 @@ def test_backward_twice_and_accumulation(backend):
 
 
 def test_expanded_grad_out_and_unused_gradients(backend):
-    """``out.sum()`` sends an expanded gradient; inputs that need none get none."""
+    """``out.sum()`` gives an expanded gradient; inputs that need no gradient get none."""
     (q, k, v), scale = make_inputs(SMALL["odd"], torch.float32)
     k.requires_grad_()
     tanh_attention(q, k, v, scale, backend=backend).sum().backward()

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, damage found, nothing executed on loading."""
+"""Checkpoints: atomic writes, detected damage, no execution on loading."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def two_processes(data, tmp_path_factory):
     """A run of two processes, resumed after two epochs, and what its first part printed.
 
     Batches of 11, so that the last holds one clip and one process has none; with seed 3 segments of
-    that clip are predicted right, so that counting them twice would show. No dropout.
+    that clip are predicted right, so that a double count is visible. No dropout.
     """
     out = tmp_path_factory.mktemp("two")
     model = [f"{name}={value}" for name, value in MODEL.items()]

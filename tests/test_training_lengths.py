@@ -1,4 +1,4 @@
-"""Training and evaluation of padded clips: what lies in the padding does not matter."""
+"""Training and evaluation of padded clips: the padding has no effect."""
 
 from __future__ import annotations
 

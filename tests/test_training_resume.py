@@ -1,7 +1,6 @@
-"""A run killed with SIGKILL at any moment and started again ends with the bits of a run that was
-not.
+"""A run killed with SIGKILL at any moment and restarted ends with the bits of an undisturbed run.
 
-The processes are real ones. To hit the moments that matter, a child counts the calls of one
+The processes are real. To hit the critical moments, a child counts the calls of one
 function (renaming a finished file, flushing one to the disk, a step of the optimiser) and kills
 itself at a given one; further runs are killed from outside at random times.
 """
@@ -86,8 +85,8 @@ def run(processes):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, run):
-    """Arguments of a run that also saves inside its epochs, and the folder of one that nobody
-    disturbed."""
+    """Arguments of a run that also saves inside its epochs, and the folder of an undisturbed
+    one."""
     folder = tmp_path_factory.mktemp("resume")
     data = make_data(folder / "data")
     arguments = settings(data, folder / "reference", checkpoint_every=2)

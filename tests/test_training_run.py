@@ -1,5 +1,4 @@
-"""A training run: what is learned, selected, logged and written; evaluate and predict on its
-checkpoint."""
+"""A training run: learning, selection, logs and files; evaluate and predict on its checkpoint."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_a_replayed_graph_gives_the_bits_of_eager_calls(name, side):
         assert_bitwise(captured, expected)
 
 
-def test_each_replay_draws_a_mask_of_its_own():
+def test_each_replay_draws_a_new_mask():
     q, k, v = (t.detach() for t in contract.cases(torch.float32)["tanh_attention"][1])
     call = partial(tanh_attention, q, k, v, 0.4, dropout_p=0.5, backend="triton")
     call()

@@ -48,7 +48,9 @@ def test_backward_drops_what_the_mask_says(ops, rows, columns, dtype):
     """With dO = 1 for one row only, dv = Pᵀ dO shows that row of the mask; dq counts kept ones."""
     ones, seed = torch.ones(2, max(rows, columns), 3, dtype=dtype), torch.tensor(SEED)
     grad = torch.eye(rows, dtype=dtype).expand(2, -1, -1)  # (B, M, D = M)
-    q, k, v = ones[:, :rows], ones[:, :columns], ones[:, :columns, :1].expand(-1, -1, rows)
+    q = ones[:, :rows]
+    k = ones[:, :columns]
+    v = ones[:, :columns, :1].expand(-1, -1, rows)
     dq, dk, dv = ops.tanh_attention_backward(grad, q, k, v, 0.1, P, seed)
     mask = keep_mask(seed, P, 2, rows, columns)
     assert torch.equal(dv.mT != 0, mask)
@@ -64,7 +66,7 @@ COLUMNS = (0, 8, 9, 15, 16, 21, 22, 31, 32, 47, 48, 61, 62)
 
 
 def ones_of_a_layer(dtype):
-    """Features of ones and W_j = 1, so that C > 0, and W_x = 0: H is what W_c picks of C."""
+    """Features of ones and W_j = 1, so that C > 0, and W_x = 0: W_c selects H from C."""
     n, count = len(COLUMNS), len(DIMS)
     picked = torch.eye(sum(DIMS), dtype=dtype)[list(COLUMNS)]  # (k = N, d)
     eye = torch.eye(n, dtype=dtype)
@@ -86,7 +88,9 @@ def test_each_modality_of_a_layer_drops_what_its_mask_says(ops, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["two passes", "one pass"])
 def test_backward_of_each_modality_of_a_layer_drops_what_its_mask_says(ops, dtype):
     """With dH = 1 for one row of the second sample only, dW_c = dHᵀ C shows its row of the mask."""
-    seed, groups, n = torch.tensor(SEED), ones_of_a_layer(dtype), len(COLUMNS)
+    seed = torch.tensor(SEED)
+    groups = ones_of_a_layer(dtype)
+    n = len(COLUMNS)
     grads = [
         torch.stack((torch.zeros(n, d, dtype=dtype), torch.eye(n, d, dtype=dtype))) for d in DIMS
     ]

@@ -150,7 +150,9 @@ def test_nan_and_inf_go_through_the_backward(precision, setting, segments, place
 
 @pytest.mark.parametrize("segments", [4, 40])
 def test_no_sample(segments):
-    q, k, c = torch.empty(0, 70, segments), torch.empty(0, 9, segments), torch.empty(0, 70, 9)
+    q = torch.empty(0, 70, segments)
+    k = torch.empty(0, 9, segments)
+    c = torch.empty(0, 70, 9)
     assert kernels.joint_affinity(q, k, 1.0).shape == c.shape
     assert [g.shape for g in kernels.joint_affinity_backward(c, q, k, c, 1.0)] == [q.shape, k.shape]
 

@@ -1,4 +1,5 @@
-"""NaN and the Triton kernels: none from fresh memory; those of inputs go through as in PyTorch."""
+"""NaN and the Triton kernels: none comes from fresh memory, and those of inputs propagate as in
+PyTorch."""
 
 from __future__ import annotations
 
@@ -30,12 +31,10 @@ def released(ops, query, key, value, grad, dropout=0.3):
 
 
 def layer(ops, *tensors, joints=0, dropout=0.3):
-    inputs, given, weights, grads = (
-        tensors[:2],
-        tensors[2 : 2 + joints],
-        tensors[2 + joints : -2],
-        tensors[-2:],
-    )
+    inputs = tensors[:2]
+    given = tensors[2 : 2 + joints]
+    weights = tensors[2 + joints : -2]
+    grads = tensors[-2:]
     groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
     options = ([0.2, 0.1], dropout, torch.tensor(3) if dropout else None)
     out = ops.joint_coattention(*groups, *options, True)
@@ -171,7 +170,8 @@ def test_nan_and_inf_of_a_weight_go_through_as_in_torch(tier, weight, bad):
 
 @pytest.mark.parametrize("count", [16, 19, 40])
 def test_regions_of_score_minus_infinity_get_no_weight(count):
-    """Also where they fill the first chunk of rows: their maximum is no number to subtract."""
+    """They may fill the first chunk of rows, where the maximum is -inf and must not be
+    subtracted."""
     query, regions = torch.full((1, 8), 1e20), torch.randn(1, 40, 8) * 1e-20
     regions[:, :count] = -1e20  # the products overflow
     got, want = (
@@ -184,7 +184,9 @@ def test_regions_of_score_minus_infinity_get_no_weight(count):
 def test_a_nan_in_the_map_keeps_its_gradient():
     """H = NaN passes the ReLU, and PyTorch lets its gradient through."""
     tensors = [0.5 * torch.randn(shape) for shape in layer_shapes(1, 3, 20, 18, 4)]
-    inputs, weights, grads = tensors[:2], tensors[2:-2], tensors[-2:]
+    inputs = tensors[:2]
+    weights = tensors[2:-2]
+    grads = tensors[-2:]
     groups = (inputs, [], *(weights[i : i + 2] for i in (0, 2, 4, 6)))
     options = ([0.2, 0.1], 0.0, None)
     maps = [t.clone() for t in reference.joint_coattention(*groups, *options, True)[2:]]

@@ -1,4 +1,4 @@
-"""The promises of every op to PyTorch, kept by the Triton backend, interpreted or on a GPU.
+"""Every op's guarantees to PyTorch on the Triton backend, interpreted or on a GPU.
 
 The ops and their small inputs come from test_contract.py; test_triton_kernels.py tests all sizes.
 """
@@ -262,7 +262,7 @@ def test_the_localizer_trains_as_on_the_reference(form):
     }
     modules = twins(lambda b: AVELocalizer(**sizes, **options, rnn_dropout=0.0, backend=b).train())
     inputs = torch.rand(2, 3, 5), torch.rand(2, 3, 6, 7)
-    with torch.backends.cudnn.flags(allow_tf32=False):  # its LSTMs would make much of a last bit
+    with torch.backends.cudnn.flags(allow_tf32=False):  # its LSTMs would amplify a last bit
         results = [step(m, inputs) for m in modules]
     assert_close(*results, tolerance=2e-5)
 

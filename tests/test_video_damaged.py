@@ -1,4 +1,4 @@
-"""Damaged and odd files: each is used or named, none is lost, and nothing hangs."""
+"""Damaged and odd files: each is used or named in an error, and no run hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding: pictures by time stamp, sound in its place, clear words for what cannot be used."""
+"""Decoding: pictures by time stamp, sound at its time, clear errors for unusable files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extraction of many videos: layout, windows, labels, resuming, failures, what goes together."""
+"""Extraction of many videos: layout, windows, labels, resuming, failures, compatible features."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAST = ["--frames-per-segment", "2"]
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Three videos of 3, 5 and 2 seconds, a file that is none, and one without sound."""
+    """Three videos of 3, 5 and 2 seconds, a file that is no video, and one without sound."""
     root = tmp_path_factory.mktemp("videos")
     for name, seconds in (("a", 3.0), ("b", 5.0), ("c", 2.0)):
         make_video(root / f"{name}.mp4", seconds)
@@ -234,7 +234,7 @@ def test_bad_arguments(videos, tmp_path, capsys, flags, text):
     assert not list(tmp_path.rglob("*.h5"))
 
 
-# ---- what goes together
+# ---- compatible features
 
 
 def test_predict_and_visualize_take_a_set_without_labels(unlabelled, tmp_path):

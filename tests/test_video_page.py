@@ -1,4 +1,4 @@
-"""The page of a video: self-contained, with a preview where a browser needs one."""
+"""The page of a video: self-contained, with a preview if a browser needs one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A film that nobody made for this library: features, events and page."""
+"""A real film: features, events and page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from jca_fast.training import checkpoint
 
 
 def test_extraction_and_page(tmp_path):
-    film, out, report = bunny(), tmp_path / "set", tmp_path / "report"
+    film = bunny()
+    out = tmp_path / "set"
+    report = tmp_path / "report"
     command = ["extract", str(film), "-o", str(out), "--frames-per-segment", "2"]
     assert main(command) == 0
     with h5py.File(out / "clips.h5") as file:

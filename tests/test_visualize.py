@@ -1,4 +1,4 @@
-"""Pictures of a checkpoint: which are drawn and how large, what they show, what is refused."""
+"""Pictures of a checkpoint: their number and size, their content, and rejected input."""
 
 from __future__ import annotations
 

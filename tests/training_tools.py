@@ -1,5 +1,4 @@
-"""What the training tests share: a tiny planted set, a tiny model, runs in processes of their
-own."""
+"""Helpers of the training tests: a tiny planted set, a tiny model, runs in separate processes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The device of the Triton kernels' tests: the GPU, or the CPU by Triton's interpreter.
 
-In the interpreter float32 products are cut to TF32, as in hardware; bfloat16 rounds toward zero,
-unlike any hardware. Test modules that import this one are skipped without triton. ``on_device`` is
-a fixture.
+In the interpreter float32 operands are truncated to TF32, as in hardware; bfloat16 rounds toward
+zero, unlike any hardware. Test modules that import this one are skipped without triton.
+``on_device`` is a fixture.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def module(name: str):
 def patch_once() -> None:
     """Let the interpreter search ``triton.language`` once per launch, not at every device function.
 
-    That search is more than half of its time. A module it has patched has no builtins left.
+    That search takes more than half of the interpreter's time. A patched module has no builtins
+    left.
     """
     patch, core = interpreter._patch_lang, triton.language.core
 
@@ -61,7 +62,7 @@ if DEVICE == "cpu":
 def serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the kernels, without a self-check, and plain PyTorch where they cannot run a call.
 
-    The interpreter's tensors are on the CPU: only that one of the backend's reasons is removed.
+    The interpreter's tensors are on the CPU, so only this reason of the backend is removed.
     """
     monkeypatch.delenv("JCA_FAST_BACKEND", raising=False)
     row = backends.find("triton")
@@ -78,7 +79,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> None:
 def on_device(monkeypatch):
     """New tensors are on DEVICE, where the kernels run; tiles are large, so programs are few.
 
-    Dynamo remembers which backends ran: it starts afresh.
+    Dynamo is reset, because it caches the choice of backends.
     """
     monkeypatch.setattr(table, "SMALL", 0)
     serve(monkeypatch)

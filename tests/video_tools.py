@@ -1,4 +1,4 @@
-"""Small videos whose pictures and sounds tell their own time."""
+"""Small videos whose pictures and sounds encode their time."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ NAMES = ["Church bell", "Bark", "Cat </script><b>", "Background"]
 
 
 def result(video: Path, seconds: int = 8, attention: bool = True) -> Any:
-    """What was found in a video: a bell in seconds 1 and 2, a bark from 5 to the end."""
+    """The result for a video with a bell in seconds 1 and 2 and a bark from 5 to the end."""
     from jca_fast.video.decode import VideoReader
     from jca_fast.video.events import merge
     from jca_fast.video.localize import Result

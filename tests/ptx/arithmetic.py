@@ -1,4 +1,4 @@
-"""Instructions that compute in each lane by itself."""
+"""Instructions that compute in each lane independently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from .parser import Instruction, Vector
 if TYPE_CHECKING:
     from .machine import Lanes, Machine
 
-SAME, BITS, PRODUCT = "same", "bits", "product"
+SAME = "same"
+BITS = "bits"
+PRODUCT = "product"
 """Kinds of operands: the instruction's own type, its bits, what ``mul`` yields."""
 
 

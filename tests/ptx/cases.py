@@ -1,4 +1,4 @@
-"""The calls of the Triton kernels that are executed, and how one is judged."""
+"""The executed calls of the Triton kernels, and their judgement."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def run_case(
 
 @contextlib.contextmanager
 def _poisoned() -> Iterator[None]:
-    """New tensors hold NaN until they are written, as PyTorch does it in deterministic mode."""
+    """New tensors hold NaN until they are written, as in PyTorch's deterministic mode."""
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -135,7 +135,7 @@ class Coverage:
 
 
 def coverage(rows: list[Row]) -> list[Coverage]:
-    """Of each kernel, chip and tier the compilation of which most has run, over all rows."""
+    """The best covered compilation of each kernel, chip and tier over all rows."""
     bits: dict[str, np.ndarray] = {}
     best: dict[tuple[str, int, str], Coverage] = {}
     for row in rows:

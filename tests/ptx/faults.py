@@ -1,4 +1,4 @@
-"""``python -m tests.ptx.faults``: break kernels and the executor, and count what is found.
+"""``python -m tests.ptx.faults``: break kernels and the executor, and count the findings.
 
 * A synchronisation that runs is left out of a kernel, one at a time. It is *found* if the executor
   reports something, *wrong* if only the result differs, else *missed*.
@@ -31,7 +31,7 @@ KERNELS = {80: "layer, aligned", 90: "layer, aligned"}
 
 
 def synchronisations(chip: int, name: str, tier: str = "bfloat16") -> dict[str, dict[str, int]]:
-    """Of each instruction that is left out: how often it was found, wrong and missed."""
+    """For each omitted instruction: the number of found, wrong and missed faults."""
     counts: dict[str, Counter[str]] = {}
     for launch in _launches(chip, name, tier):
         before = launch.arena.bytes.copy()

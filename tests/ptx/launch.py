@@ -33,7 +33,7 @@ class Arena:
 
 @dataclass
 class Launch:
-    """The arguments of a launch, as a driver gets them."""
+    """The arguments of a launch, as a driver receives them."""
 
     kernel: Kernel
     grid: tuple[int, ...]

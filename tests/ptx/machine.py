@@ -2,7 +2,7 @@
 
 A register holds one number for each lane (thread) of several CTAs, so that one numpy call executes
 an instruction for all of them. The lanes at the lowest instruction run first, which lets them meet
-again after a branch. A barrier holds lanes until every living lane of their CTA has arrived.
+again after a branch. A barrier holds lanes until every active lane of their CTA has arrived.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Machine:
             self.registers[f"%ctaid.{axis}"] = np.zeros_like(tid)
 
     def _turns(self) -> None:
-        """Whose turn comes first; the warps of a warp group keep together for wgmma."""
+        """The order of turns; the warps of a warp group stay together for wgmma."""
         uses_wgmma = any(ins.parts[0] == "wgmma" for ins in self.kernel.code)
         unit = self.lanes % self.launch.threads // (WARP_GROUP if uses_wgmma else WARP)
         self.turn = {"together": unit * 0, "up": unit, "down": unit.max() - unit}[

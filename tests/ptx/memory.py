@@ -1,7 +1,7 @@
 """Memory that checks itself: bounds, alignment, uninitialised reads and races.
 
 A space is an array of *cells*, each as wide as the narrowest access of the kernel. Its history
-knows for each cell who wrote it and who read it last, and when. Accesses of two threads are
+records the last write and the last read of each cell: thread and time. Accesses of two threads are
 ordered if a barrier of their CTA, or of their warp, lies between; otherwise they race if one of
 them writes.
 """
@@ -102,8 +102,8 @@ class History:
         self.other_warp[cells[different]] = stamps[different]
 
     def write(self, cells: Array, stamps: Array, same: Array, lost: Array, where: Any) -> None:
-        """``same`` and ``lost`` (as ``cells``): the value was there before, which no reader can
-        tell; it is not there any more, because another thread wrote at the same time.
+        """``same`` (shaped like ``cells``): the cell already had the value, so no reader notices
+        the write. ``lost``: another thread overwrote the value at the same time.
         """
         mine = np.broadcast_to(stamps[:, None], cells.shape)
         written = self.writer[cells]
@@ -150,7 +150,10 @@ class Space:
         self, name: str, base: int, content: Array, cell: int, valid: Array | None = None
     ) -> None:
         """``base``: address of the first byte; ``valid`` bytes may be accessed, None means all."""
-        self.name, self.base, self.cell, self.valid = name, base, cell, valid
+        self.name = name
+        self.base = base
+        self.cell = cell
+        self.valid = valid
         self.bytes = content
         self.cells = content.view(f"u{cell}")
         self.size = len(content)

@@ -91,7 +91,9 @@ def _matrices(m: Machine, ins: Instruction) -> Run:
     )
     if match is None:
         raise unknown(ins)
-    load, count, transposed = match[1] == "ld", int(match[2]), match[3]
+    load = match[1] == "ld"
+    count = int(match[2])
+    transposed = match[3]
     registers, place = ins.operands if load else ins.operands[::-1]
     addresses = address(m, place)
     pair = np.arange(2)
