@@ -139,7 +139,7 @@ def test_write_table_takes_whole_runs_that_passed(tmp_path, monkeypatch, capsys)
         assert run.main(["--write-table", "--out", str(tmp_path)]) == 0
         assert table(target) == {("triton", "sm90", "exact"), ("triton", "sm90", "tf32")}
     assert "2 rows" in capsys.readouterr().out
-    assert target.read_text().startswith('"""Where GPU kernels are known to be correct.')
+    assert target.read_text().startswith('"""The devices on which GPU kernels are known')
 
 
 def table(path: Path) -> frozenset:
