@@ -1,19 +1,7 @@
 """Published modules by name: same constructors, calls, results and state_dict keys.
 
-Each repository has a namespace with its constructor defaults, so that only an import line changes:
-
-==================================================  =============================================
-``recursive_joint_co_attention``                    tuffr5: ``DCNWithRCNN`` and its layers
-``jointcrossattentional_av_fusion``                 praveena2j: ``CAM``, N = 8
-``joint_cross_attention_for_audio_visual_fusion``   praveena2j: ``CAM``, ``PaperCAM``, ``Jcam_512``
-``recurrentjointattentionwithlstms``                praveena2j: ``CAM``, ``PaperCAM``, ``Jcam_512``
-``rjcaforspeakerverification``                      praveena2j: ``CAM``, ``FusionModel``
-``rjcma``                                           praveena2j: ``DCNLayer`` of three modalities
-``abaw8``                                           praveena2j: ``GRJCA_cam``, ``HGRJCA_cam``
-``dynamic_crossattention``                          praveena2j: ``CAM`` with gates
-``pkdot``                                           haseebaslam95: ``CAM`` of one segment
-``spiro``                                           closeatlast: ``DCNLayer`` without a query
-==================================================  =============================================
+Each repository has a namespace, named like it, with its constructor defaults, so that only an
+import line changes. docs/migrating.md has a row and a section for each.
 
 Their base classes take every size as an argument: ``released``, ``cam``, ``orig_cam``,
 ``speaker``. :func:`from_state_dict` builds any of them from its weights alone,
@@ -24,6 +12,7 @@ between them and the modules of this library.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
@@ -35,37 +24,27 @@ _PUBLIC = {
     "to_native": "native",
     "to_published": "native",
 }
-REPOSITORIES = (
-    "abaw8",
-    "dynamic_crossattention",
-    "joint_cross_attention_for_audio_visual_fusion",
-    "jointcrossattentional_av_fusion",
-    "pkdot",
-    "recurrentjointattentionwithlstms",
-    "recursive_joint_co_attention",
-    "rjcaforspeakerverification",
-    "rjcma",
-    "spiro",
+_SHARED = ("cam", "orig_cam", "released", "speaker")
+_INTERNAL = (
+    "bounds",
+    "checkpoint",
+    "convert",
+    "gates",
+    "inert_names",
+    "layers",
+    "native",
+    "published",
+    "published_safetensors",
+    "recognize",
+    "torch_file",
+    "unpickle",
 )
-_MODULES = (*REPOSITORIES, "cam", "orig_cam", "released", "speaker")
+_FILES = sorted(module.name for module in pkgutil.iter_modules(__path__))
+REPOSITORIES = tuple(name for name in _FILES if name not in (*_SHARED, *_INTERNAL))
+"""The namespaces of the repositories: every module that is neither shared nor internal."""
+_MODULES = (*REPOSITORIES, *_SHARED)
 
 if TYPE_CHECKING:
-    from . import (
-        abaw8,
-        cam,
-        dynamic_crossattention,
-        joint_cross_attention_for_audio_visual_fusion,
-        jointcrossattentional_av_fusion,
-        orig_cam,
-        pkdot,
-        recurrentjointattentionwithlstms,
-        recursive_joint_co_attention,
-        released,
-        rjcaforspeakerverification,
-        rjcma,
-        speaker,
-        spiro,
-    )
     from .checkpoint import Checkpoint, load_checkpoint, read_checkpoint
     from .native import to_native, to_published
     from .recognize import Recognized, from_state_dict
@@ -74,26 +53,13 @@ __all__ = [
     "REPOSITORIES",
     "Checkpoint",
     "Recognized",
-    "abaw8",
-    "cam",
-    "dynamic_crossattention",
     "from_state_dict",
-    "joint_cross_attention_for_audio_visual_fusion",
-    "jointcrossattentional_av_fusion",
     "load_checkpoint",
-    "orig_cam",
-    "pkdot",
     "read_checkpoint",
-    "recurrentjointattentionwithlstms",
-    "recursive_joint_co_attention",
-    "released",
-    "rjcaforspeakerverification",
-    "rjcma",
-    "speaker",
-    "spiro",
     "to_native",
     "to_published",
 ]
+__all__ += _MODULES
 
 
 def __getattr__(name: str) -> Any:
