@@ -115,7 +115,7 @@ def build_model(arguments: dict[str, Any], dataset: AVEDataset) -> AVELocalizer:
     Raises ValueError for an unknown argument or one that contradicts the data.
     """
     check_keys(arguments, inspect.signature(AVELocalizer).parameters, "model")
-    audio, visual, labels = dataset[0]  # (N, d_a), (N, ..., d_v), (N, C) or (C,)
+    audio, visual, labels, *_ = dataset[0]  # (N, d_a), (N, ..., d_v), (N, C) or (C,)
     sizes = {
         "num_segments": audio.shape[0],
         "num_classes": labels.shape[-1],
