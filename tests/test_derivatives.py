@@ -153,6 +153,34 @@ def _rebuilt(args, flat):
     return [[next(flat) for _ in a] if isinstance(a, list) else next(flat) for a in args]
 
 
+REVERSE = {
+    "grad": lambda f: lambda *x: grad(lambda *y: total(f(*y)), tuple(range(len(x))))(*x),
+    "vjp": lambda f: lambda *x: (lambda out, pull: pull(out))(*vjp(f, *x)),
+    "jacrev": lambda f: lambda *x: jacrev(lambda y: leaves(f(y, *x[1:]))[0].sum(-1))(x[0]),
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("inner", REVERSE)
+def test_reverse_over_reverse(backend, name, inner):
+    """Every level of nested transforms records the op, and so does autograd around them."""
+    function, inputs, tangents = case(name, backend)
+    first = REVERSE[inner](function)
+    slope = numeric(first, inputs, tangents)
+    weights = [torch.randn_like(s) for s in slope]
+    expected = sum((w * s).sum() for w, s in zip(weights, slope, strict=True))
+
+    def weighted(*x):
+        return sum((w * g).sum() for w, g in zip(weights, leaves(first(*x)), strict=True))
+
+    nested = grad(weighted, argnums=tuple(range(len(inputs))))(*inputs)
+    leaf = [x.clone().requires_grad_() for x in inputs]
+    around = torch.autograd.grad(weighted(*leaf), leaf, allow_unused=True, materialize_grads=True)
+    for found in (nested, around):
+        got = sum((g * t).sum() for g, t in zip(found, tangents, strict=True))
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
 def modules():
     paper = JointCoAttention(4, 3, 3, 2, 2).double()
     released = JointCoAttention(4, 3, 3, 2, 2, "released").double()

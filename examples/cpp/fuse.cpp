@@ -1,7 +1,6 @@
 // Runs a model that PyTorch's ahead-of-time compiler has packaged, without Python:
 //   fuse model.pt2 inputs.pt outputs.pt
-// inputs.pt is the script that examples/cpp/package.py saves; outputs.pt is a pickled list of
-// tensors, which torch.load reads.
+// inputs.pt is a list of tensors, as torch.save writes it, and so is outputs.pt.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/script.h>
 #include <torch/torch.h>
@@ -18,13 +17,15 @@ std::vector<at::Tensor> read(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), {});
     std::vector<at::Tensor> tensors;
-    for (const c10::IValue& value : torch::pickle_load(bytes).toListRef())
-        tensors.push_back(value.toTensor());
+    const c10::IValue list = torch::pickle_load(bytes);
+    for (const c10::IValue& value : list.toListRef()) tensors.push_back(value.toTensor());
     return tensors;
 }
 
 void write(const std::string& path, const std::vector<at::Tensor>& tensors) {
-    const std::vector<char> bytes = torch::pickle_save(tensors);
+    c10::impl::GenericList list(c10::AnyType::get());
+    for (const at::Tensor& tensor : tensors) list.push_back(tensor);
+    const std::vector<char> bytes = torch::pickle_save(list);
     std::ofstream(path, std::ios::binary).write(bytes.data(), (std::streamsize)bytes.size());
 }
 

@@ -31,8 +31,10 @@ def package(folder: Path, form: str) -> None:
 
 def same_bits(folder: Path) -> bool:
     """Whether C++ computed what Python computed."""
-    pairs = zip(torch.load(folder / "outputs.pt"), torch.load(folder / "expected.pt"), strict=True)
-    return all(torch.equal(ours, expected) for ours, expected in pairs)
+    # C++ marks its list with a type that only a full load knows; the file is our own.
+    ours = torch.load(folder / "outputs.pt", weights_only=False)
+    pairs = zip(ours, torch.load(folder / "expected.pt"), strict=True)
+    return all(torch.equal(found, expected) for found, expected in pairs)
 
 
 def main() -> int:

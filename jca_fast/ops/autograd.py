@@ -33,7 +33,7 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
     plain PyTorch formula: autograd differentiates it in every mode, and the saved program loads
     without this package.
     """
-    formula = getattr(reference, op)
+    formula, backward = getattr(reference, op), op.endswith("_backward")
 
     def record_or_run(backend: str, *args: Any) -> Any:
         if forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None:
@@ -57,6 +57,9 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
         # Compilers and transforms see one operator; each level of a transform calls the recorder.
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return _OVERLOADS[op, backend](*args)
+        # A vjp may be pulled after its transform has ended: the dispatcher unwraps what it saved.
+        if backward and _any_wrapped(args):
+            return _OVERLOADS[op, backend](*args)
         return record_or_run(backend, *args)
 
     for backend in OVERLOADS:
@@ -67,10 +70,23 @@ def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _any_wrapped(args: Sequence[Any]) -> bool:
+    """Whether a tensor belongs to a functorch transform, present or past."""
+    tensors = (t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,)))
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return any(isinstance(t, Tensor) and wrapped(t) for t in tensors)
+
+
 def run(op: str, backend: str, *args: Any) -> Any:
-    """Run an op without recording it."""
+    """Run an op inside the forward of its Function, where gradients are off.
+
+    The levels below that of a functorch transform have to record it nevertheless.
+    """
     with torch._C._AutoDispatchBelowAutograd():
-        return _OVERLOADS[op, backend](*args)
+        if torch._C._functorch.peek_interpreter_stack() is None:
+            return _OVERLOADS[op, backend](*args)
+        with torch.enable_grad():
+            return _OVERLOADS[op, backend](*args)
 
 
 def needs_grad(*tensors: Tensor) -> bool:
