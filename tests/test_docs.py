@@ -20,7 +20,8 @@ PAGES = [
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_code_of_a_page_runs(page):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a block may write files
     text = page.read_text(encoding="utf-8")
     names: dict[str, object] = {}
     for block in BLOCK.finditer(text):
