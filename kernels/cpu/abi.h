@@ -145,9 +145,9 @@ const char* jca_isa_available(void);          // comma-separated instruction set
 const char* jca_isa_name(void);               // the one in use, "" before the first choice
 int jca_isa_select(const char* name);         // null or "" takes the best
 int jca_use_torch(const char* libtorch_cpu);  // 1: calls share torch's thread pool
-const char* jca_register_ops(const char* libtorch_cpu);  // null, or what this PyTorch lacks
+const char* jca_register_ops(const char* libtorch_cpu);  // null, or a missing function
 // All that a program without Python needs: ops, kernels, threads and the instruction set of
-// JCA_FAST_ISA. Returns null, or what failed.
+// JCA_FAST_ISA. Returns null, or the reason for a failure.
 const char* jca_load(void);
 const char* jca_op_schemas(void);          // those that jca_load defines, one a line
 int jca_threads(void);                     // that the next call may use

@@ -18,7 +18,7 @@ struct Shape {
     uint32_t limit = 0;  // dropout threshold << 16
     int64_t seed = 0;
     double scale = 1;
-    double kept = 1;  // what a kept element is multiplied by
+    double kept = 1;  // the factor of a kept element
 
     // The factor from a quarter of tanh's slope to the derivative of a kept element.
     template <class T>
@@ -27,7 +27,7 @@ struct Shape {
     }
 };
 
-// What an engine asks of a Source. Tiles are packed; `count` rows or columns of a tile are valid
+// The contract of engine and Source. Tiles are packed; `count` rows or columns of a tile are valid
 // and the rest is zero; `temp` is scratch of temp_size() elements of Real (float or double).
 template <class S>
 constexpr bool is_source() {

@@ -1,4 +1,4 @@
-// The materialised affinity matrix, for looking at it: c = tanh(scale q k^T), lanes along the
+// The materialised affinity matrix, for inspection: c = tanh(scale q k^T), lanes along the
 // columns.
 #pragma once
 

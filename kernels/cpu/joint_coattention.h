@@ -17,7 +17,7 @@ JCA_INLINE void small_product(const T* coef, int64_t rows, int64_t inner, const 
     rank_update<T, kTile, 0>(coef, rows, x, inner, kTile, out, inner);
 }
 
-// A weight as a dense [rows][cols] array of the arithmetic type; `transposed` swaps what is a row.
+// A weight as a dense [rows][cols] array of the arithmetic type; `transposed` swaps the two.
 template <class St>
 real_t<St>* dense(Arena& arena, const jca_weight& w, int64_t rows, int64_t cols, bool transposed,
                   bool fill) {
@@ -28,7 +28,7 @@ real_t<St>* dense(Arena& arena, const jca_weight& w, int64_t rows, int64_t cols,
     return p;
 }
 
-// What both passes know about one modality. J is read from its parts where it is their
+// The state of one modality that both passes share. J is read from its parts where it is their
 // concatenation.
 template <class St>
 struct LayerSource {

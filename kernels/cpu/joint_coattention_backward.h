@@ -17,7 +17,7 @@ struct Outer {
     int64_t rows, cols;
 
     static int64_t padded(int64_t rows) { return ceil_div(rows, kLaneRows) * kLaneRows; }
-    // Rows of `a` up to the padded count must exist; what they hold does not matter.
+    // Rows of `a` up to the padded count must exist; their content does not matter.
     void add(const T* a, const T* b) const { lane_update<T, kTile>(a, b, cols, rows, kTile, sums); }
     void reduce(T* out) const {
         for (int64_t e = 0; e < rows * cols; e++) {

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 ABI_VERSION = 3
-"""What ``JCA_ABI_VERSION`` of abi.h must be in the loaded library."""
+"""The ``JCA_ABI_VERSION`` of abi.h that the loaded library must have."""
 
 
 def library_path() -> Path:
@@ -43,7 +43,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _prepare(library: ctypes.CDLL) -> str:
-    """Check the version, choose the instruction set, register the kernels; "" or what failed."""
+    """Check the version, choose the instruction set, register the kernels; "" or why not."""
     if (version := library.jca_abi_version()) != ABI_VERSION:
         return (
             f"the native library has ABI version {version}, this package needs {ABI_VERSION}: "

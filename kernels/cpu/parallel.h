@@ -1,4 +1,4 @@
-// Work units on torch's own thread pool. What a unit is depends on the shape alone; which thread
+// Work units on torch's own thread pool. The units depend on the shape alone; which thread
 // runs it does not matter, so results are the same bits for any number of threads.
 #pragma once
 

@@ -18,7 +18,7 @@ constexpr double kTwoLog2E = 2.8853900817779268;
 template <class T>
 struct Fold {
     T factor, limit;
-    T rest = 0;  // what is left of the slope, less than 2^-60, at the limit
+    T rest = 0;  // the slope at the limit, less than 2^-60
 
     explicit Fold(double scale);
 };

@@ -1,5 +1,5 @@
-// What a call is refused for, before any memory is touched: each error names the op, the argument,
-// what came and what is needed.
+// The checks of a call before any memory is touched. Each error names the op, the argument, the
+// given value and the needed one.
 #pragma once
 
 #include <math.h>

@@ -23,7 +23,7 @@ constexpr Op kOps[] = {
 #undef JCA_OP_ROWS
 };
 
-// Null, or what this PyTorch lacks.
+// Null, or the function that this PyTorch lacks.
 const char* look_up(const char* libtorch_cpu) {
     void* handle = dlopen(libtorch_cpu, RTLD_NOW | RTLD_NOLOAD);
     if (!handle) return "libtorch_cpu is not loaded";
@@ -73,7 +73,7 @@ const char* define_ops() {
     return nullptr;
 }
 
-// Null, or what this PyTorch lacks.
+// Null, or the function that this PyTorch lacks.
 const char* register_ops(const char* libtorch_cpu) {
     const char* problem = look_up(libtorch_cpu);
     return problem ? problem : register_kernels("cpu");
@@ -96,7 +96,7 @@ const char* load() {
 #define JCA_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Registers the ops with the PyTorch whose library is at this path, once; their schemas must be
-// there already. Returns null, or what this PyTorch lacks.
+// there already. Returns null, or the function that this PyTorch lacks.
 JCA_EXPORT const char* jca_register_ops(const char* libtorch_cpu) {
     static const char* const problem = jca::register_ops(libtorch_cpu);
     return problem;
