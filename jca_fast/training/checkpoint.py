@@ -77,9 +77,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
         ) from error
     found = content.get("format") if isinstance(content, dict) else content
     if found != FORMAT:
-        found = found[:80] if isinstance(found, str) else type(found).__name__
+        shown = repr(found[:80]) if isinstance(found, str) else type(found).__name__
+        shown = "None" if found is None else shown
         raise ValueError(
-            f"{path}: expected a file of format {FORMAT!r}, found {found!r}; see jca-fast convert"
+            f"{path}: expected a file of format {FORMAT!r}, found {shown}; see jca-fast convert"
         )
     for key in ("model", "model_config"):
         if key not in content:

@@ -3,8 +3,6 @@
 // while a result tile is still in L1.
 #pragma once
 
-#include <new>
-
 #include "engine.h"
 
 namespace jca {
@@ -195,7 +193,11 @@ int run_layer(const jca_joint_coattention& a, const LayerSource<St>* source) {
     Buffer memory((size_t)a.count * sizeof(E));
     if (!memory.data) return JCA_NO_MEMORY;
     E* engine = reinterpret_cast<E*>(memory.data);
-    for (int64_t i = 0; i < a.count; i++) new (engine + i) E{source[i].shape(), source + i};
+    static_assert(__is_trivially_copyable(E), "engines are copied as bytes");
+    for (int64_t i = 0; i < a.count; i++) {
+        const E one{source[i].shape(), source + i};
+        memcpy(static_cast<void*>(engine + i), &one, sizeof(E));
+    }
     return Engines<E>{engine, a.count}.run();
 }
 

@@ -21,7 +21,7 @@ int run_units(int64_t units, size_t scratch_bytes, UnitFunction function, const 
 char* allocate(size_t bytes);  // 64-byte aligned; null when bytes is 0 or memory is short
 
 // The status of a call that could not allocate `bytes` of scratch.
-inline int no_memory(size_t bytes) {
+static inline int no_memory(size_t bytes) {
     return bytes == kTooLarge ? JCA_TOO_LARGE : JCA_NO_MEMORY;
 }
 

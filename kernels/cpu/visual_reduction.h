@@ -93,7 +93,8 @@ template <class T>
 JCA_KERNEL void softmax(T* score, int64_t count, T scale) {
     constexpr int W = Simd<T>::lanes;
     for (int64_t r = 0; r < count; r += W) store(score + r, load(score + r) * scale);
-    for (int64_t r = count; r % W; r++) score[r] = -std::numeric_limits<T>::infinity();
+    constexpr T infinity = std::numeric_limits<T>::infinity();
+    for (int64_t r = count; r % W; r++) score[r] = -infinity;
     vec_t<T> top = load(score), sum{};
     for (int64_t r = 0; r < count; r += W) {
         const vec_t<T> x = load(score + r);
