@@ -18,28 +18,31 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from . import reference
-from .flops import tell_counters
+from .flops import MULTIPLY_ADDS, tell_counters
 from .library import LIBRARY, OVERLOADS, SCHEMAS, overload, with_lists
 
 _OVERLOADS: dict[tuple[str, str], Callable[..., Any]] = {}
 """The overload of each (op, backend or "auto"). A look-up in torch.ops takes a microsecond."""
 
 
-def differentiable(op: str, recorder: Callable[..., Any]) -> Callable[..., Any]:
+def differentiable(
+    op: str, recorder: Callable[..., Any], multiply_adds: Callable[..., int]
+) -> Callable[..., Any]:
     """Give every backend of ``op`` its derivatives; returns ``call(backend, *args)``.
 
     ``recorder(backend, *args)`` runs the op, on the arguments of its schema, through a Function.
     In forward mode, while ``torch.jit.trace`` runs, and in an export to ONNX, the op runs as its
     plain PyTorch formula: autograd differentiates it in every mode, and the saved program loads
-    without this package.
+    without this package. ``multiply_adds`` counts those of the formula's matrix products.
     """
+    MULTIPLY_ADDS[op] = multiply_adds
     formula, backward = getattr(reference, op), op.endswith("_backward")
 
     def record_or_run(backend: str, *args: Any) -> Any:
         if forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None:
             return formula(*args)
         if torch._C._len_torch_dispatch_stack():
-            tell_counters()
+            tell_counters(op)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return recorder(backend, *args)
         with torch._C._AutoDispatchBelowAutograd():

@@ -6,6 +6,7 @@ C = tanh(scale * q kᵀ)       q = Xᵀ (B, d_x, N)   k = (W_j J)ᵀ (B, d, N)  
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,5 +113,15 @@ class JointAffinityBackward(torch.autograd.Function):
         return None, grad_c, grad_q, grad_k, None, None
 
 
-_call = differentiable("joint_affinity", partial(record, JointAffinity))
-_call_backward = differentiable("joint_affinity_backward", partial(record, JointAffinityBackward))
+def _count(q: Tensor, k: Tensor, *_: Any, **options: Any) -> int:
+    return q.numel() * k.shape[1]
+
+
+def _count_backward(grad_c: Tensor, q: Tensor, k: Tensor, *_: Any, **options: Any) -> int:
+    return 2 * q.numel() * k.shape[1]
+
+
+_call = differentiable("joint_affinity", partial(record, JointAffinity), _count)
+_call_backward = differentiable(
+    "joint_affinity_backward", partial(record, JointAffinityBackward), _count_backward
+)

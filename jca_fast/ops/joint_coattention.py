@@ -238,5 +238,21 @@ def _record_backward(backend: str, *args: Any) -> list[Tensor]:
     return list(record(JointCoAttentionBackward, backend, sizes, options, seed, *chain(*groups)))
 
 
-_call = differentiable("joint_coattention", _record)
-_call_backward = differentiable("joint_coattention_backward", _record_backward)
+def _count(inputs, joints, w_j, w_x, w_c, *_, **options):
+    total = 0
+    for x, (k, d) in zip(inputs, (w.shape for w in w_c), strict=True):
+        batch, n, d_x = x.shape
+        total += batch * (n * n * d + d_x * (d * (n + k) + 2 * k * n))
+    return total
+
+
+def _count_backward(grad_outs, maps, inputs, joints, w_j, w_x, w_c, *_, **options):
+    total = 0
+    for x, (k, d) in zip(inputs, (w.shape for w in w_c), strict=True):
+        batch, n, d_x = x.shape
+        total += batch * (3 * n * n * d + d_x * (d * (3 * n + 2 * k) + 4 * k * n))
+    return total
+
+
+_call = differentiable("joint_coattention", _record, _count)
+_call_backward = differentiable("joint_coattention_backward", _record_backward, _count_backward)

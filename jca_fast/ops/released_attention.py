@@ -14,6 +14,7 @@ backward needs T and no more.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,7 +128,23 @@ class ReleasedAttentionBackward(torch.autograd.Function):
         return None, grad_out, None, *rest, None, None, None
 
 
-_call = differentiable("released_attention", partial(record, ReleasedAttention))
+def _count(query: Tensor, key: Tensor, value: Tensor, *_: Any, **options: Any) -> int:
+    return 2 * query.numel() * key.shape[2]
+
+
+def _count_backward(
+    grad_out: Tensor,
+    out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *_: Any,
+    **options: Any,
+) -> int:
+    return 5 * query.numel() * key.shape[2]
+
+
+_call = differentiable("released_attention", partial(record, ReleasedAttention), _count)
 _call_backward = differentiable(
-    "released_attention_backward", partial(record, ReleasedAttentionBackward)
+    "released_attention_backward", partial(record, ReleasedAttentionBackward), _count_backward
 )

@@ -13,6 +13,7 @@ are saved; the backward recomputes P.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,5 +135,17 @@ class TanhAttentionBackward(torch.autograd.Function):
         return None, *vjp_of(formula, tensors, grads), None, None, None
 
 
-_call = differentiable("tanh_attention", partial(record, TanhAttention))
-_call_backward = differentiable("tanh_attention_backward", partial(record, TanhAttentionBackward))
+def _count(q: Tensor, k: Tensor, v: Tensor, *_: Any, **options: Any) -> int:
+    return q.shape[0] * q.shape[1] * k.shape[1] * (q.shape[2] + v.shape[2])
+
+
+def _count_backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **options: Any
+) -> int:
+    return q.shape[0] * q.shape[1] * k.shape[1] * (3 * q.shape[2] + 2 * v.shape[2])
+
+
+_call = differentiable("tanh_attention", partial(record, TanhAttention), _count)
+_call_backward = differentiable(
+    "tanh_attention_backward", partial(record, TanhAttentionBackward), _count_backward
+)

@@ -14,6 +14,7 @@ where it is needed.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,7 +123,17 @@ class VisualReductionBackward(torch.autograd.Function):
         return None, *vjp_of(formula, ctx.saved_tensors, grads), None, None, None
 
 
-_call = differentiable("visual_reduction", partial(record, VisualReduction))
+def _count(query: Tensor, regions: Tensor, *_: Any, **options: Any) -> int:
+    return 2 * regions.numel()
+
+
+def _count_backward(
+    grad_out: Tensor, grad_weights: Tensor, query: Tensor, regions: Tensor, *_: Any, **options: Any
+) -> int:
+    return 2 * regions.numel()
+
+
+_call = differentiable("visual_reduction", partial(record, VisualReduction), _count)
 _call_backward = differentiable(
-    "visual_reduction_backward", partial(record, VisualReductionBackward)
+    "visual_reduction_backward", partial(record, VisualReductionBackward), _count_backward
 )
