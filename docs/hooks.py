@@ -1,16 +1,19 @@
-"""Build hooks of the documentation: the command line's help, as the commands print it."""
+"""Build hooks of the documentation: the list of functions, and the help of the commands."""
 
 from __future__ import annotations
 
 import re
 
+from jca_fast import functional
 from jca_fast.cli import COMMANDS, build_parser
 
 REPOSITORY_FILE = re.compile(r"\]\(\.\./(?!\.\.)([\w./-]+)\)")
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
-    """Fill the page of the command line, and unlink files that are outside the site."""
+    """Fill the pages of the functions and of the command line; unlink files outside the site."""
+    if page.file.src_uri == "reference/functional.md":
+        return markdown + "".join(f"\n::: jca_fast.functional.{n}" for n in functional.__all__)
     if page.file.src_uri == "reference/cli.md":
         return markdown + "".join(command_help(name) for name in COMMANDS)
     if "/" not in page.file.src_uri:
