@@ -14,8 +14,11 @@ from jca_fast import JointCoAttention
 from jca_fast.ops import reference
 from jca_fast.ops.library import OPS, overload
 
-FEW = ("tanh_attention_dropout", "released_attention", "joint_affinity", "joint_coattention_cross",
-       "visual_reduction")  # fmt: skip
+VARIANTS = {
+    "tanh_attention": "tanh_attention_dropout",
+    "joint_coattention": "joint_coattention_cross",
+}
+FEW = tuple(VARIANTS.get(op, op) for op in OPS)
 """One variant of each op."""
 
 
