@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.files import read_planted
 from jca_fast.data.record import read_record, require_same_features
+from jca_fast.modules.lengths import used_segments
 from jca_fast.training import metrics
 from jca_fast.training.checkpoint import load_model, trained_loss
 from jca_fast.training.distributed import Group, process_group
@@ -96,11 +97,10 @@ def evaluate_split(
 
 def _used_segments(dataset: Any) -> Tensor:
     """The mask of the segments of a split without padding, bool (n, N)."""
-    count, segments = dataset.labels.shape[:2]
-    lengths = getattr(dataset, "lengths", None)
-    if lengths is None:
-        return torch.ones(count, segments, dtype=torch.bool)
-    return torch.arange(segments) < lengths[:, None]
+    used = used_segments(getattr(dataset, "lengths", None), None, dataset.labels)
+    if used is None:
+        return torch.ones(dataset.labels.shape[:2], dtype=torch.bool)
+    return used[..., 0]
 
 
 def classify(probabilities: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,12 +39,8 @@ def save(trainer: Trainer) -> None:
     """Writes the whole state of the run to last.pt: all processes call this, process 0 writes."""
     ranks = trainer.group.gather({"random": random_state(), "sums": trainer.sums.cpu()})
     if trainer.group.main:
-        checkpoint.save(
-            trainer.out / "last.pt",
-            trainer.model,
-            config=dataclasses.asdict(trainer.config),
-            features=trainer.record,
-            classes=trainer.val_set.class_names,
+        trainer.save(
+            "last.pt",
             data=fingerprint(trainer.train_set),
             optimizer=trainer.optimizer.state_dict(),
             schedule=trainer.schedule.state_dict(),

@@ -205,19 +205,23 @@ class Trainer:
         self.sums.zero_()
         # best.pt comes first: a run killed before last.pt repeats the epoch with the same bits.
         if better and self.group.main:
-            checkpoint.save(
-                self.out / "best.pt",
-                self.model,
-                config=dataclasses.asdict(self.config),
-                features=self.record,
-                classes=self.val_set.class_names,
-                best=self.best,
-            )
+            self.save("best.pt", best=self.best)
         run_state.save(self)
         self.say(epoch_line(row, self.config.epochs, better, self.baseline))
         if validation.get("not_finite"):
             broken = ", ".join(validation["not_finite"][:5])
             self.say(f"val: the scores of clips {broken} are not finite; they count as wrong")
+
+    def save(self, name: str, **entries: Any) -> None:
+        """Writes a checkpoint into the folder of the run, with more entries if given."""
+        checkpoint.save(
+            self.out / name,
+            self.model,
+            config=dataclasses.asdict(self.config),
+            features=self.record,
+            classes=self.val_set.class_names,
+            **entries,
+        )
 
     def stopped(self) -> bool:
         """Whether the run has reached the early stop."""
