@@ -93,6 +93,21 @@ class Draw:
         return f"scale {scale:.3g}, scores about {self.scores:.2g}, dropout {self.p}"
 
 
+def dropout_case(
+    op: Callable[..., Tensor], names: Sequence[str], inputs: list[Tensor], scale: float, draw: Draw
+) -> Case:
+    """The case of an op that takes its inputs, a scale and dropout."""
+    formula = getattr(reference, op.__name__)
+    return Case(
+        op.__name__,
+        names,
+        inputs,
+        lambda *t: op(*t, scale, dropout_p=draw.p, seed=draw.mask, backend="cpu"),
+        lambda *t: formula(*t, scale, draw.p, draw.mask),
+        draw.settings(scale),
+    )
+
+
 def attention_case(draw: Draw) -> Case:
     b, n = draw.size((1, 2, 3)), draw.size(SEGMENTS)
     m = draw.size()
@@ -101,12 +116,7 @@ def attention_case(draw: Draw) -> Case:
     q, k = draw.tensor(b, m, n), draw.tensor(b, length, n)
     v = draw.tensor(draw.rng.choice((1, b)), length, d)
     scale = draw.scale(q.double() @ k.double().mT)
-    return Case(
-        "tanh_attention", ("dq", "dk", "dv"), [q, k, v],
-        lambda *t: tanh_attention(*t, scale, dropout_p=draw.p, seed=draw.mask, backend="cpu"),
-        lambda *t: reference.tanh_attention(*t, scale, draw.p, draw.mask),
-        draw.settings(scale),
-    )  # fmt: skip
+    return dropout_case(tanh_attention, ("dq", "dk", "dv"), [q, k, v], scale, draw)
 
 
 def released_case(draw: Draw) -> Case:
@@ -118,12 +128,8 @@ def released_case(draw: Draw) -> Case:
     key = draw.tensor(b, n, d_x)
     value = draw.tensor(b, n, d_x)
     scale = draw.scale(key.double().mT @ query.double())
-    return Case(
-        "released_attention", ("dquery", "dkey", "dvalue"), [query, key, value],
-        lambda *t: released_attention(*t, scale, dropout_p=draw.p, seed=draw.mask, backend="cpu"),
-        lambda *t: reference.released_attention(*t, scale, draw.p, draw.mask),
-        draw.settings(scale),
-    )  # fmt: skip
+    names = "dquery", "dkey", "dvalue"
+    return dropout_case(released_attention, names, [query, key, value], scale, draw)
 
 
 def affinity_case(draw: Draw) -> Case:

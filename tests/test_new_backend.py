@@ -40,7 +40,12 @@ def __getattr__(name):
     return launch
 '''
 COMMAND = "import sys, toy_row; from jca_fast.cli import main; sys.exit(main(sys.argv[1:]))"
-CHOSEN = "toy and (no_sample or concat or opcheck) and not float16"
+TESTS_OF_THE_OPS = (
+    *("-m", "pytest", "-q", "-p", "toy_row", "-p", "no:cacheprovider"),
+    *("-k", "toy and (no_sample or concat or opcheck) and not float16"),
+    *("tests/test_tanh_attention.py", "tests/test_layer_ops.py", "tests/test_contract.py"),
+)
+"""Arguments of Python: a few tests of every op on the toy backend."""
 PARTIAL = ("tanh_attention", "tanh_attention_backward", "joint_affinity")
 """The launchers of a toy with one op, and another whose backward is missing."""
 LACKING = {op: next(n for n in (op, f"{op}_backward") if n not in PARTIAL) for op in OPS[1:]}
@@ -115,9 +120,7 @@ def test_verify_checks_it(python):
 
 
 def test_the_tests_of_the_ops_run_on_it(python):
-    files = ("tests/test_tanh_attention.py", "tests/test_layer_ops.py", "tests/test_contract.py")
-    plugin = ("-m", "pytest", "-q", "-p", "toy_row", "-p", "no:cacheprovider", "-k", CHOSEN)
-    printed = python(*plugin, *files)
+    printed = python(*TESTS_OF_THE_OPS)
     passed = re.search(r"^(\d+) passed", printed, re.MULTILINE)
     assert passed is not None
     assert int(passed[1]) > 20
@@ -159,9 +162,7 @@ def test_doctor_and_verify_name_the_ops_that_a_backend_lacks(partial):
 
 
 def test_the_tests_of_the_ops_skip_the_ops_that_a_backend_lacks(partial):
-    files = ("tests/test_tanh_attention.py", "tests/test_layer_ops.py", "tests/test_contract.py")
-    plugin = ("-m", "pytest", "-q", "-p", "toy_row", "-p", "no:cacheprovider", "-k", CHOSEN)
-    printed = partial(*plugin, *files)
+    printed = partial(*TESTS_OF_THE_OPS)
     counts = re.search(r"^(\d+) passed, (\d+) skipped", printed, re.MULTILINE)
     assert counts is not None
     assert int(counts[1]) > 5

@@ -9,17 +9,14 @@ import pytest
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("soxr", reason="soxr is not installed")
 
-from video_tools import bunny, make_video, result
+from video_tools import bunny, make_page, make_video, result
 
 from jca_fast.video import report
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("page")
-    video = make_video(root / "a & b.mp4", 8.0, size=(160, 120), options={"movflags": "faststart"})
-    report.write_page(result(video), root)
-    return root
+    return make_page(tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture(scope="module")

