@@ -78,7 +78,7 @@ def test_gradcheck_of_forward_mode_and_of_batched_gradients(backend, name):
     function, inputs = cases()[name]
     function = partial(function, backend=backend)
     torch.autograd.gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True)
-    torch.autograd.gradgradcheck(function, inputs, check_batched_grad=True)
+    torch.autograd.gradgradcheck(function, inputs, check_batched_grad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -97,12 +97,13 @@ def test_compiled_transforms(backend, name, compiler):
     torch._dynamo.reset()
     function, inputs, _ = case(name, backend)
     scalar = lambda x: total(function(x, *inputs[1:]))  # noqa: E731
-    transforms = {
-        "grad": grad(scalar),
-        "vjp": lambda x: vjp(scalar, x)[1](torch.ones((), dtype=x.dtype))[0],
-        "jacrev": jacrev(lambda x: leaves(function(x, *inputs[1:]))[0].sum(-1)),
-    }
-    for transform in transforms.values():
+    transforms = [grad(scalar)]
+    if compiler == "aot_eager":  # traces what "eager" traces, and more
+        transforms += [
+            lambda x: vjp(scalar, x)[1](torch.ones((), dtype=x.dtype))[0],
+            jacrev(lambda x: leaves(function(x, *inputs[1:]))[0].sum(-1)),
+        ]
+    for transform in transforms:
         expected = transform(inputs[0])
         assert expected.abs().max() > 0
         assert_close(torch.compile(transform, backend=compiler)(inputs[0]), expected)
