@@ -61,8 +61,9 @@ def test_onnx_with_lengths(form, tmp_path):
 
 
 @FORMS
-def test_exported_with_lengths(form):
-    module, inputs = fusion(form)
+@pytest.mark.parametrize("build", [fusion, localizer])
+def test_exported_with_lengths(form, build):
+    module, inputs = build(form)
     lengths = torch.tensor([3, 5])
     with torch.no_grad():
         program = torch.export.export(module, inputs, {"lengths": lengths}).module()

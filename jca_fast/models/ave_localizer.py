@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..modules.hub import Pretrained
-from ..modules.lengths import Lengths, used_segments, zero_padding
-from ..modules.linear import call_linear, reset_children
+from ..modules.lengths import Lengths, padding_mask, used_segments, zero_padding
+from ..modules.linear import reset_children
+from ..modules.recurrent import call_recurrent
 from . import parts
 from .arguments import as_plain_value, check_config, check_inputs
 
@@ -200,31 +201,23 @@ class AVELocalizer(Pretrained):
         features = []
         if self.modalities != "visual":
             audio = self._prepared(audio, used)
-            features.append(self._recur(self.audio_network, audio, used))  # (B, n, d_a)
+            features.append(call_recurrent(self.audio_network, audio, used))  # (B, n, d_a)
         if self.modalities != "audio":
             regions = self._prepared(visual.flatten(2, -2), used)  # (B, n, R, D)
             guide = features[0] if features and self.form == "released" else audio
             reduced, maps["visual_attention"] = self.reduction(guide, regions)
-            features.append(self._recur(self.visual_network, reduced, used))  # (B, n, d_v)
+            features.append(call_recurrent(self.visual_network, reduced, used))  # (B, n, d_v)
         if self.modalities == "both":
             features, maps["coattention"] = self._fuse(features, used, return_maps)
         joint = torch.cat(features, dim=-1)
         if self.config["joint_rnn"]:
-            joint = self._recur(self.joint_network, joint, used)
+            joint = call_recurrent(self.joint_network, joint, used)
         return self.head(joint), maps
 
     def _prepared(self, x: Tensor, used: Tensor | None) -> Tensor:
         """An input with zeros in the padding, normalised over its channels with ``normalize``."""
-        if used is not None:
-            x = zero_padding(x, used.unsqueeze(-1) if x.ndim == 4 else used)
+        x = zero_padding(x, used)
         return F.normalize(x, dim=-1) if self.normalize else x
-
-    @staticmethod
-    def _recur(network: nn.Module, x: Tensor, used: Tensor | None) -> Tensor:
-        """A network over the segments. Only a recurrent network needs to know the padding."""
-        if used is None or not hasattr(network, "init_hidden"):
-            return call_linear(network, x)
-        return network(x, key_padding_mask=~used[..., 0])
 
     def _fuse(
         self, features: list[Tensor], used: Tensor | None, return_maps: bool
@@ -232,11 +225,9 @@ class AVELocalizer(Pretrained):
         """The fused features in the order in which the form concatenates them, and the maps."""
         if self.form == "released":
             features = features[::-1]
-        padding = None if used is None else ~used[..., 0]
-        options = {} if padding is None else {"key_padding_mask": padding}
         if not return_maps:
-            return list(self.fusion(*features, **options)), []
-        fused, maps = self.fusion(*features, **options, return_maps=True)
+            return list(self.fusion(*features, **padding_mask(used))), []
+        fused, maps = self.fusion(*features, **padding_mask(used), return_maps=True)
         if self.form == "released":
             maps = [{symbol: values[::-1] for symbol, values in layer.items()} for layer in maps]
         return list(fused), maps

@@ -43,8 +43,39 @@ def used_segments(
 
 
 def zero_padding(x: Tensor, used: Tensor | None) -> Tensor:
-    """``x`` with zeros where ``used`` is False, in place of any NaN; the gradient there is 0."""
-    return x if used is None else torch.where(used, x, 0)
+    """``x`` (B, N, ...) with zeros where ``used`` (B, N, 1) is False, in place of any NaN; the
+    gradient there is 0.
+    """
+    if used is None:
+        return x
+    if x.ndim != used.ndim:
+        used = used.view(*used.shape[:2], *(1,) * (x.ndim - 2))
+    return torch.where(used, x, 0)
+
+
+def without_padding(
+    lengths: Lengths | None, key_padding_mask: Tensor | None, **features: Tensor
+) -> tuple[Tensor | None, list[Tensor]]:
+    """The mask of :func:`used_segments`, and the features (B, N, ...) with zeros elsewhere.
+
+    Raises ValueError where a feature has another B or N than the first one.
+    """
+    (first, like), *_ = features.items()
+    used = used_segments(lengths, key_padding_mask, like)
+    if used is None:
+        return None, list(features.values())
+    for name, x in features.items():
+        if x.shape[:2] != like.shape[:2]:
+            needed = f"({like.shape[0]}, {like.shape[1]}, ...) to go with {first}"
+            raise ValueError(f"{name} must have shape {needed}, got {tuple(x.shape)}")
+    return used, [zero_padding(x, used) for x in features.values()]
+
+
+def padding_mask(used: Tensor | None) -> dict[str, Tensor]:
+    """``key_padding_mask`` as a keyword for a submodule; none if all segments are in use, so that
+    a replaced submodule need not know it.
+    """
+    return {} if used is None else {"key_padding_mask": ~used[..., 0]}
 
 
 def _checked_mask(mask: Tensor, like: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .checks import check_feature, check_like, check_positive, check_probability
-from .lengths import Lengths, used_segments, zero_padding
+from .lengths import Lengths, padding_mask, used_segments, zero_padding
 from .linear import call_linear, reset_children, xavier_linear
+from .plain import is_plain
 
 
 class ResidualRNN(nn.Module):
@@ -121,21 +122,71 @@ class ResidualRNN(nn.Module):
     def _run_packed(self, x: Tensor, used: Tensor) -> Tensor:
         """The recurrent network over the segments in use; both directions skip the padding."""
         batch, segments = used.shape
-        if not batch:
+        exporting = torch.compiler.is_exporting()
+        if not exporting and not batch:
             return self._run(x)
         order = (~used).long().argsort(dim=1, stable=True)[..., None]  # the segments in use first
-        counts = used.sum(dim=1).clamp(min=1).cpu()  # an empty clip has one segment, of zeros
+        counts = used.sum(dim=1).clamp(min=1)  # an empty clip has one segment, of zeros
         front = x.gather(1, order.expand_as(x))
-        packed = pack_padded_sequence(front, counts, batch_first=True, enforce_sorted=False)
-        packed, _ = self._network(packed, self._initial(batch))
-        y, _ = pad_packed_sequence(packed, batch_first=True, total_length=segments)
+        if exporting:
+            y = self._run_directions(front, counts)
+        else:
+            packed = pack_padded_sequence(
+                front, counts.cpu(), batch_first=True, enforce_sorted=False
+            )
+            packed, _ = self._network(packed, self._initial(batch))
+            y, _ = pad_packed_sequence(packed, batch_first=True, total_length=segments)
         return y.gather(1, order.argsort(dim=1).expand_as(y))
+
+    def _run_directions(self, x: Tensor, counts: Tensor) -> Tensor:
+        """The recurrent network over the first ``counts`` (B,) segments, each direction by itself.
+
+        An exported program has no packed sequences, because their sizes are numbers. The backward
+        direction reads every clip reversed within its length, so that the padding comes last.
+        """
+        if not is_plain(self.rnn, nn.LSTM if self.cell == "lstm" else nn.GRU):
+            raise RuntimeError(
+                f"rnn must be an nn.{self.cell.upper()} without hooks, parametrizations or "
+                f"quantisation to be exported with lengths, got {type(self.rnn).__name__}"
+            )
+        steps, last = torch.arange(x.shape[1], device=x.device), counts[:, None] - 1  # (N,), (B, 1)
+        reverse = torch.where(steps <= last, last - steps, steps)[..., None]  # (B, N, 1)
+        initial = self._initial(x.shape[0])
+        states = [initial] if isinstance(initial, Tensor) else list(initial)  # (2 layers, B, d / 2)
+        for layer in range(self.rnn.num_layers):
+            halves = []
+            for i in (2 * layer, 2 * layer + 1):
+                h = x if i % 2 == 0 else x.gather(1, reverse.expand_as(x))
+                y = self._run_direction(h, [state[i : i + 1] for state in states], i)
+                halves.append(y if i % 2 == 0 else y.gather(1, reverse.expand_as(y)))
+            x = torch.cat(halves, dim=-1)  # (B, N, dim)
+            if layer + 1 < self.rnn.num_layers:
+                x = F.dropout(x, self.rnn.dropout, self.training)
+        return x
+
+    def _run_direction(self, x: Tensor, states: list[Tensor], i: int) -> Tensor:
+        """Layer and direction ``i`` of the recurrent network: (B, N, width) -> (B, N, dim / 2)."""
+        weights: Any = self.rnn.all_weights[i]
+        options = (True, 1, 0.0, self.training, False, True)  # biases, layers, ..., batch first
+        if self.cell == "lstm":
+            return torch.lstm(x, states, weights, *options)[0]
+        return torch.gru(x, states[0], weights, *options)[0]
 
     def extra_repr(self) -> str:
         return (
             f"input_dim={self.input_dim}, dim={self.dim}, cell={self.cell!r}, "
             f"residual={self.residual}, normalize={self.normalize}"
         )
+
+
+def call_recurrent(network: nn.Module, x: Tensor, used: Tensor | None) -> Tensor:
+    """A network over the segments, :class:`ResidualRNN` or one that sees each segment alone.
+
+    ``used`` (B, N, 1) marks the segments in use; only a recurrent network needs to know them.
+    """
+    if hasattr(network, "init_hidden"):
+        return network(x, **padding_mask(used))
+    return call_linear(network, x)
 
 
 def _cpu_has_autocast_rnn() -> bool:
