@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..modules.lengths import Lengths, padding_mask, without_padding
 from . import released
 from .gates import gated
 from .layers import init_weights
@@ -55,6 +56,8 @@ class GRJCA_cam(nn.Module):  # noqa: N801 (the published name)
 
     Shapes:
         video (B, N, video_dim), audio (B, N, audio_dim) -> (B, N, video_dim + audio_dim).
+        New: ``lengths`` (B,) or ``key_padding_mask`` (B, N), as in
+        :class:`jca_fast.modules.JointCoAttention`, for clips that end before N.
 
     Raises:
         ValueError: an argument is out of its range, or an input has the wrong shape.
@@ -82,9 +85,17 @@ class GRJCA_cam(nn.Module):  # noqa: N801 (the published name)
         self.video_gating_fc_layer = nn.Linear(video_dim, 3)
         self.text_gating_fc_layer = nn.Linear(128, 3)
 
-    def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> Tensor:
-        video, audio = F.normalize(f1_norm, dim=-1), F.normalize(f2_norm, dim=-1)
-        videos, audios = self.coattn(video, audio)
+    def forward(
+        self,
+        f1_norm: Tensor,
+        f2_norm: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        used, inputs = without_padding(lengths, key_padding_mask, f1_norm=f1_norm, f2_norm=f2_norm)
+        video, audio = (F.normalize(x, dim=-1) for x in inputs)
+        videos, audios = self.coattn(video, audio, **padding_mask(used))
         mixed = self._mix("video", video, videos), self._mix("audio", audio, audios)
         return torch.cat(mixed, dim=-1)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity, joint_coattention
 from ..modules.checks import check_positive, check_probability
+from ..modules.lengths import Lengths, without_padding, zero_padding
 from ..modules.linear import Sequential, call_linear, over_segments
 from ..modules.paper_layer import Maps
 from ..modules.plain import is_plain_linear
@@ -48,6 +49,8 @@ class CAM(nn.Module):
 
     Shapes:
         audio (B, N, in_dim), visual (B, N, in_dim) -> (B, N, 1), or a tuple of one for each head.
+        New in every call: ``lengths`` (B,) or ``key_padding_mask`` (B, N), as in
+        :class:`jca_fast.modules.JointCoAttention`, for clips that end before N.
 
     Raises:
         ValueError: an argument is out of its range, or an input has the wrong shape.
@@ -107,26 +110,47 @@ class CAM(nn.Module):
             )
             self.add_module(name, head)
 
-    def forward(self, audio: Tensor, visual: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
         # The weights of audio get no gradient where the published code gives them none.
         trained = "v" if self.heads and self.head_input == "visual" else "av"
-        attended = self._attended(audio, visual, trained)
+        used, (audio, visual) = self._prepared(audio, visual, lengths, key_padding_mask)
+        attended = self._attended(audio, visual, used, trained)
         features = torch.cat(
             attended if self.head_input == "attended" else (visual, attended[1]), dim=-1
         )
-        out = tuple(getattr(self, name)(features) for name in self.heads)  # (B, N, 1) each
+        out = tuple(zero_padding(getattr(self, name)(features), used) for name in self.heads)
         return attended if not out else out[0] if len(out) == 1 else out
 
-    def attend(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """The attended features A' (B, N, d_a) and V' (B, N, d_v)."""
-        return self._attended(audio, visual, "av")
+        used, (audio, visual) = self._prepared(audio, visual, lengths, key_padding_mask)
+        return self._attended(audio, visual, used, "av")
 
-    def _attended(self, audio: Tensor, visual: Tensor, trained: str) -> tuple[Tensor, Tensor]:
-        """A' and V'; only the co-attention weights of the modalities in ``trained`` get gradients.
-
-        The call is fused if every Linear may be read instead of called.
+    def _attended(
+        self, audio: Tensor, visual: Tensor, used: Tensor | None, trained: str
+    ) -> tuple[Tensor, Tensor]:
+        """A' and V', zero in the padding; only the co-attention weights of the modalities in
+        ``trained`` get gradients.
         """
-        inputs = self._encode(audio, visual)
+        a, v = self._fused(self._encode(audio, visual, used), trained)
+        return zero_padding(a, used), zero_padding(v, used)
+
+    def _fused(self, inputs: tuple[Tensor, Tensor], trained: str) -> tuple[Tensor, Tensor]:
+        """A' and V' in one fused call, if every Linear may be read instead of called."""
         linears = [linear for symbol in SYMBOLS for linear in self._linears(symbol)]
         if not all(is_plain_linear(linear) and linear.bias is None for linear in linears):
             return self._called(inputs)
@@ -147,9 +171,17 @@ class CAM(nn.Module):
         updates = [w_h(h_x).mT for w_h, h_x in zip(self._linears("W_h"), h, strict=True)]
         return inputs[0] + updates[0], inputs[1] + updates[1]
 
-    def maps(self, audio: Tensor, visual: Tensor) -> Maps:
+    def maps(
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Maps:
         """C_i (B, d_i, d) and H_i (B, d_i, k) of audio and visual, in the published layout."""
-        inputs = self._encode(audio, visual)
+        used, (audio, visual) = self._prepared(audio, visual, lengths, key_padding_mask)
+        inputs = self._encode(audio, visual, used)
         c = self._affinities(inputs)
         return {"C": c, "H": self._attention(inputs, c)}
 
@@ -169,14 +201,25 @@ class CAM(nn.Module):
     def _linears(self, symbol: str) -> list[nn.Linear]:
         return [getattr(self, symbol + name) for name in "av"]
 
-    def _encode(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepared(
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        lengths: Lengths | None,
+        key_padding_mask: Tensor | None,
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """The mask of the segments in use, and both inputs with zeros elsewhere."""
         for name, x, width in zip(("audio", "visual"), (audio, visual), self.in_dims, strict=True):
             if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
                 raise ValueError(
                     f"{name} must have shape (B, {self.num_segments}, {width}), "
                     f"got {tuple(x.shape)}"
                 )
-        return call_linear(self.encoder1, audio), call_linear(self.encoder2, visual)
+        return without_padding(lengths, key_padding_mask, audio=audio, visual=visual)
+
+    def _encode(self, audio: Tensor, visual: Tensor, used: Tensor | None) -> tuple[Tensor, Tensor]:
+        a, v = call_linear(self.encoder1, audio), call_linear(self.encoder2, visual)
+        return zero_padding(a, used), zero_padding(v, used)
 
 
 class Jcam_512(CAM):  # noqa: N801 (the published file's name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..modules.lengths import padding_mask
 from . import orig_cam
 from .gates import gated
 from .recurrentjointattentionwithlstms import DCNLayer, DenseCoAttn, NormalSubLayer
@@ -50,8 +51,8 @@ class CAM(orig_cam.CAM):
         self.audio_gating_fc_layer = nn.Linear(audio_dim, 2)
         self.video_gating_fc_layer = nn.Linear(visual_dim, 2)
 
-    def _fuse(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        attended_video, attended_audio = self.coattn(video, audio)
+    def _fuse(self, video: Tensor, audio: Tensor, used: Tensor | None) -> tuple[Tensor, Tensor]:
+        attended_video, attended_audio = self.coattn(video, audio, **padding_mask(used))
         return (
             gated(self.video_gating_fc_layer, attended_video, (video, attended_video)),
             gated(self.audio_gating_fc_layer, attended_audio, (audio, attended_audio)),

@@ -9,6 +9,8 @@ Linear has a bias:
     X_i <- X_i + linears[i - 1](T_i)         linears[i - 1] = Sequential(Linear, ReLU, Dropout)
 
 The formulas are those of :class:`jca_fast.modules.ReleasedLayer`; these classes hold the weights.
+New in every call: ``lengths`` (B,) or ``key_padding_mask`` (B, N), as in
+:class:`jca_fast.modules.JointCoAttention`, for clips that end before N.
 Parameters are created in the published order, so that a seed gives the published initial weights.
 """
 
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity
 from ..modules.checks import check_positive, check_probability
+from ..modules.lengths import Lengths, padding_mask, used_segments, zero_padding
 from ..modules.linear import Sequential, call_linear, over_segments
 from ..modules.paper_layer import Maps
 from ..modules.released_layer import attend_to_joint
@@ -59,22 +62,38 @@ class PublishedCoAttention(nn.Module):
         for i, width in enumerate(dims, 1):
             self.add_module(f"value{i}_linear", nn.Linear(width, width))
 
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        return self._attended(values, self.dropouts)
+    def forward(
+        self,
+        *values: Tensor,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        used, values = self._prepared(values, lengths, key_padding_mask)
+        return self._attended(values, used, self.dropouts)
 
     def _attended(
-        self, values: Sequence[Tensor], dropouts: Iterable[nn.Module | None]
+        self,
+        values: Sequence[Tensor],
+        used: Tensor | None,
+        dropouts: Iterable[nn.Module | None],
     ) -> tuple[Tensor, ...]:
-        query, keys = self._query(values), self._keys(values)
+        query, keys = self._query(values, used), self._keys(values)
         linears = zip(self._linears("value"), values, strict=True)
         parts = zip(keys, [call_linear(value, x) for value, x in linears], dropouts, strict=True)
-        return tuple(attend_to_joint(query, k, u, dropout) for k, u, dropout in parts)
+        attended = (attend_to_joint(query, k, u, dropout) for k, u, dropout in parts)
+        return tuple(zero_padding(t, used) for t in attended)
 
-    def maps(self, *values: Tensor) -> Maps:
+    def maps(
+        self,
+        *values: Tensor,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Maps:
         """C_i (B, d_i, d) and T_i (B, N, d) of every modality, without dropout."""
-        query = self._query(values)
+        used, values = self._prepared(values, lengths, key_padding_mask)
+        query = self._query(values, used)
         c = tuple(joint_affinity(key, query) for key in self._keys(values))
-        return {"C": c, "H": self._attended(values, [None] * len(values))}
+        return {"C": c, "H": self._attended(values, used, [None] * len(values))}
 
     def _keys(self, values: Sequence[Tensor]) -> list[Tensor]:
         pairs = zip(self._linears("key"), values, strict=True)
@@ -83,7 +102,13 @@ class PublishedCoAttention(nn.Module):
     def _linears(self, kind: str) -> list[nn.Module]:
         return [getattr(self, f"{kind}{i}_linear") for i in range(1, len(self.dims) + 1)]
 
-    def _query(self, values: Sequence[Tensor]) -> Tensor:
+    def _prepared(
+        self,
+        values: Sequence[Tensor],
+        lengths: Lengths | None,
+        key_padding_mask: Tensor | None,
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """The mask of the segments in use, and the modalities with zeros elsewhere."""
         if len(values) != len(self.dims):
             raise ValueError(
                 f"need one feature for each of the {len(self.dims)} modalities, got {len(values)}"
@@ -92,8 +117,14 @@ class PublishedCoAttention(nn.Module):
             if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
                 needed = f"(B, {self.num_segments}, {width})"
                 raise ValueError(f"modality {i} must have shape {needed}, got {tuple(x.shape)}")
+        used = used_segments(lengths, key_padding_mask, values[0])
+        return used, tuple(zero_padding(x, used) for x in values)
+
+    def _query(self, values: Sequence[Tensor], used: Tensor | None) -> Tensor:
         joint = torch.cat(list(values), dim=-1)  # (B, N, d)
-        return call_linear(self.query_linear, joint) if self.use_query else joint
+        if not self.use_query:
+            return joint
+        return zero_padding(call_linear(self.query_linear, joint), used)
 
     def extra_repr(self) -> str:
         sizes = f"dims={self.dims}, num_segments={self.num_segments}"
@@ -112,10 +143,16 @@ class PublishedLayer(nn.Module):
             for d in dense_coattn.dims
         )
 
-    def forward(self, *data: Tensor) -> tuple[Tensor, ...]:
-        weighted = self.dense_coattn(*data)
+    def forward(
+        self,
+        *data: Tensor,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        used = used_segments(lengths, key_padding_mask, data[0])
+        weighted = self.dense_coattn(*data, **padding_mask(used))
         parts = zip(data, self.linears, weighted, strict=True)
-        return tuple(x + linear(t) for x, linear, t in parts)
+        return tuple(zero_padding(x + linear(t), used) for x, linear, t in parts)
 
 
 class PublishedStack(nn.Module):
@@ -134,10 +171,17 @@ class PublishedStack(nn.Module):
         self.return_all = return_all
         self.dcn_layers = nn.ModuleList(layers)
 
-    def forward(self, *data: Tensor, return_all: bool | None = None) -> tuple[Any, ...]:
+    def forward(
+        self,
+        *data: Tensor,
+        return_all: bool | None = None,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> tuple[Any, ...]:
         iterations = []
+        padding = padding_mask(used_segments(lengths, key_padding_mask, data[0]))
         for layer in self.dcn_layers:
-            data = layer(*data)
+            data = layer(*data, **padding)
             iterations.append(data)
         if self.return_all if return_all is None else return_all:
             return tuple(list(feature) for feature in zip(*iterations, strict=True))

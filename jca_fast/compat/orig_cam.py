@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..modules.lengths import Lengths, padding_mask, without_padding, zero_padding
 from ..modules.linear import Sequential
+from ..modules.recurrent import call_recurrent
 from .layers import init_weights
 from .released import LSTM, BottomUpExtract, DCNLayer
 
@@ -32,6 +34,8 @@ class CAM(nn.Module):
     Shapes:
         audio (B, N, audio_dim), visual (B, N, ...) with 49 x 512 numbers in each segment
         -> valence (B, N), arousal (B, N).
+        New: ``lengths`` (B,) or ``key_padding_mask`` (B, N), as in
+        :class:`jca_fast.modules.JointCoAttention`, for clips that end before N.
 
     Both inputs are L2-normalised over their last axis, as published. The published scripts pass
     (B, N, 25088), which is normalised over all numbers of a segment; (B, N, 49, 512) and
@@ -79,21 +83,32 @@ class CAM(nn.Module):
         """Add the parts that published versions of this model have after ``Joint``."""
         self.aregressor = self._head(head)
 
-    def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> tuple[Tensor, Tensor]:
-        joint = self._joint(f1_norm, f2_norm)
-        return self.vregressor(joint).squeeze(2), self.aregressor(joint).squeeze(2)
+    def forward(
+        self,
+        f1_norm: Tensor,
+        f2_norm: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        used, (audio, video) = without_padding(
+            lengths, key_padding_mask, f1_norm=f1_norm, f2_norm=f2_norm
+        )
+        joint = self._joint(audio, video, used)
+        v, a = (head(joint).squeeze(2) for head in (self.vregressor, self.aregressor))
+        return zero_padding(v, used), zero_padding(a, used)
 
-    def _joint(self, audio: Tensor, video: Tensor) -> Tensor:
+    def _joint(self, audio: Tensor, video: Tensor, used: Tensor | None) -> Tensor:
         """The fused feature (B, N, visual_dim) that the regressors read."""
-        audio = self.audio_extract(F.normalize(audio, dim=-1))  # (B, N, d_a)
+        audio = call_recurrent(self.audio_extract, F.normalize(audio, dim=-1), used)  # (B, N, d_a)
         video = self.video_attn(F.normalize(video, dim=-1), audio)
-        video = self.video_extract(video)  # (B, N, d_v)
-        video, audio = self._fuse(video, audio)
-        return self.Joint(torch.cat((video, audio), dim=-1))
+        video = call_recurrent(self.video_extract, video, used)  # (B, N, d_v)
+        video, audio = self._fuse(video, audio, used)
+        return call_recurrent(self.Joint, torch.cat((video, audio), dim=-1), used)
 
-    def _fuse(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def _fuse(self, video: Tensor, audio: Tensor, used: Tensor | None) -> tuple[Tensor, Tensor]:
         """Video and audio after co-attention, with the same shapes."""
-        video, audio = self.coattn(video, audio)
+        video, audio = self.coattn(video, audio, **padding_mask(used))
         return video, audio
 
 

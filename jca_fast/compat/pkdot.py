@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..modules.lengths import Lengths, without_padding, zero_padding
 from . import orig_cam, released
 from .cam import Jcam_512
 from .orig_cam import regressor
@@ -93,5 +94,15 @@ class CAM(orig_cam.CAM):
     def _add_parts(self, audio_dim: int, visual_dim: int, head: tuple[int, int, float]) -> None:
         """This version has no second head."""
 
-    def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> Tensor:  # type: ignore[override]
-        return self.vregressor(self._joint(f1_norm, f2_norm)).squeeze(2)
+    def forward(  # type: ignore[override]
+        self,
+        f1_norm: Tensor,
+        f2_norm: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        used, (audio, video) = without_padding(
+            lengths, key_padding_mask, f1_norm=f1_norm, f2_norm=f2_norm
+        )
+        return zero_padding(self.vregressor(self._joint(audio, video, used)).squeeze(2), used)

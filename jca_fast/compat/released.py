@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from ..modules import ResidualRNN
 from ..modules.checks import check_positive, check_probability
+from ..modules.lengths import Lengths, padding_mask, without_padding, zero_padding
 from ..modules.linear import Sequential
+from ..modules.recurrent import call_recurrent
 from ..modules.visual_reduction import additive_reduction
 from .layers import PublishedCoAttention, PublishedLayer, PublishedStack, init_weights, option
 
@@ -240,9 +242,19 @@ class PredictLayer(nn.Module):
             nn.Linear(dim1 // 4, num_ans),
         )
 
-    def forward(self, data1: Tensor, data2: Tensor) -> Tensor:
-        logits = self.predict(self.Joint(torch.cat((data1, data2), dim=-1)))  # (B, N, num_ans)
-        return torch.softmax(logits.squeeze() if self.squeeze else logits, dim=-1)
+    def forward(
+        self,
+        data1: Tensor,
+        data2: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        used, inputs = without_padding(lengths, key_padding_mask, data1=data1, data2=data2)
+        joint = call_recurrent(self.Joint, torch.cat(inputs, dim=-1), used)
+        logits = self.predict(joint)  # (B, N, num_ans)
+        scores = torch.softmax(logits.squeeze() if self.squeeze else logits, dim=-1)
+        return zero_padding(scores.view(logits.shape), used).view(scores.shape)
 
 
 class Normalization(nn.Module):
@@ -257,7 +269,9 @@ class DCNWithRCNN(nn.Module):
 
     Like :class:`PositionAttn` it takes the video in any layout with 49 x 512 numbers in a segment.
     The inputs are L2-normalised over their last axis, as published: over 512 channels in
-    (B, N, 7, 7, 512), over all numbers of a segment in (B, N, 25088).
+    (B, N, 7, 7, 512), over all numbers of a segment in (B, N, 25088). New: ``lengths`` (B,) or
+    ``key_padding_mask`` (B, N), as in :class:`jca_fast.modules.JointCoAttention`, for clips that
+    end before N.
 
     Args:
         opt: the parsed command line, or any object with attributes. A missing attribute has the
@@ -289,9 +303,18 @@ class DCNWithRCNN(nn.Module):
         self.predict = PredictLayer(video_size, audio_size, num_classes, dropout, squeeze=squeeze)
         init_weights(self)
 
-    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
-        audio, video = self.normalize(audio, video)
-        audio = self.audio_extract(audio)  # (B, N, d_a)
-        video = self.video_extract(self.video_attn(video, audio))  # (B, N, d_v)
-        video, audio = self.coattn(video, audio)
-        return self.predict(video, audio)
+    def forward(
+        self,
+        audio: Tensor,
+        video: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        used, inputs = without_padding(lengths, key_padding_mask, audio=audio, video=video)
+        audio, video = self.normalize(*inputs)
+        audio = call_recurrent(self.audio_extract, audio, used)  # (B, N, d_a)
+        video = call_recurrent(self.video_extract, self.video_attn(video, audio), used)
+        padding = padding_mask(used)
+        video, audio = self.coattn(video, audio, **padding)  # (B, N, d_v), (B, N, d_a)
+        return self.predict(video, audio, **padding)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..heads import AttentiveStatisticsPooling
+from ..modules.lengths import Lengths, padding_mask, without_padding
 from ..modules.linear import call_linear
+from ..modules.recurrent import call_recurrent
 from .layers import init_weights
 from .released import LSTM, BottomUpExtract, DCNLayer, PredictLayer
 
@@ -34,7 +36,8 @@ class CAM(nn.Module):
 
     Shapes:
         audio (B, N, audio_dim), visual (B, N, visual_dim) -> (B, N, visual_dim + audio_dim),
-        L2-normalised.
+        L2-normalised. New: ``lengths`` (B,) or ``key_padding_mask`` (B, N), as in
+        :class:`jca_fast.modules.JointCoAttention`, for clips that end before N.
 
     Raises:
         ValueError: an argument is out of its range, or an input has the wrong shape.
@@ -61,17 +64,28 @@ class CAM(nn.Module):
         self.predict = PredictLayer(visual_dim, audio_dim, num_speakers, 0.3)
         init_weights(self)
 
-    def forward(self, f1_norm: Tensor, f2_norm: Tensor) -> Tensor:
-        audio = self.audio_extract(F.normalize(f1_norm, dim=-1))  # (B, N, d_a)
-        video = self.video_extract(F.normalize(f2_norm, dim=-1))  # (B, N, d_v)
-        return self.Joint(torch.cat(self.coattn(video, audio), dim=-1))
+    def forward(
+        self,
+        f1_norm: Tensor,
+        f2_norm: Tensor,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        used, inputs = without_padding(lengths, key_padding_mask, f1_norm=f1_norm, f2_norm=f2_norm)
+        audio, video = (F.normalize(x, dim=-1) for x in inputs)
+        audio = call_recurrent(self.audio_extract, audio, used)  # (B, N, d_a)
+        video = call_recurrent(self.video_extract, video, used)  # (B, N, d_v)
+        fused = self.coattn(video, audio, **padding_mask(used))
+        return call_recurrent(self.Joint, torch.cat(fused, dim=-1), used)
 
 
 class FusionModel(nn.Module):
     """:class:`CAM`, attentive statistics pooling and a Linear: one embedding for each utterance.
 
     ``model`` is the CAM; None makes one of the published sizes. It maps the audio and visual
-    features of :class:`CAM` to (B, embedding_dim).
+    features of :class:`CAM` to (B, embedding_dim). New: ``lengths`` (B,), at least 1, counts the
+    segments in use of every utterance.
     """
 
     def __init__(
@@ -83,5 +97,8 @@ class FusionModel(nn.Module):
         self.asp = AttentiveStatisticsPooling(width, hidden_dim)
         self.linear = nn.Linear(2 * width, embedding_dim)
 
-    def forward(self, a_feat: Tensor, v_feat: Tensor) -> Tensor:
-        return call_linear(self.linear, self.asp(self.JCA_model(a_feat, v_feat)))
+    def forward(self, a_feat: Tensor, v_feat: Tensor, *, lengths: Lengths | None = None) -> Tensor:
+        if lengths is None:
+            return call_linear(self.linear, self.asp(self.JCA_model(a_feat, v_feat)))
+        fused = self.JCA_model(a_feat, v_feat, lengths=lengths)
+        return call_linear(self.linear, self.asp(fused, lengths))
