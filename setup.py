@@ -1,6 +1,7 @@
 """Builds libjca_cpu with CMake into jca_fast/lib; all metadata is in pyproject.toml.
 
-Without a C++ compiler the installation still succeeds: the package then runs on plain PyTorch.
+Without a C++ compiler the installation still succeeds: the package then runs on plain PyTorch. With
+one, kernels that do not compile are an error of ``pip install -e``.
 """
 
 from __future__ import annotations
@@ -35,20 +36,30 @@ class CMakeBuild(build_ext):
     """Runs CMake; the library goes into the source tree, and from there into the wheel."""
 
     def run(self) -> None:
-        """Build, and say so in one line where that is not possible."""
-        if problem := self.build_library():
-            fallback = "the package runs on plain PyTorch"
-            print(f"jca_fast: native CPU kernels not built ({problem}); {fallback}", flush=True)
-            shutil.rmtree(ROOT / LIBRARY, ignore_errors=True)
-        elif not self.inplace:
-            shutil.copytree(ROOT / LIBRARY, Path(self.build_lib) / LIBRARY, dirs_exist_ok=True)
+        """Build, and say so in one line where that is not possible.
 
-    def build_library(self) -> str | None:
-        """Configure and compile; None, or what went wrong."""
+        pip hides the output of a build that succeeds, so that of a checkout (-e) fails where the
+        kernels do not compile.
+        """
+        problem = self.missing_tool() or self.build_library()
+        if not problem:
+            if not self.inplace:
+                shutil.copytree(ROOT / LIBRARY, Path(self.build_lib) / LIBRARY, dirs_exist_ok=True)
+            return
+        shutil.rmtree(ROOT / LIBRARY, ignore_errors=True)
+        text = f"jca_fast: native CPU kernels not built ({problem})"
+        if self.inplace and not self.missing_tool():
+            raise SystemExit(f"{text}; an installation without -e goes on with plain PyTorch")
+        print(f"{text}; the package runs on plain PyTorch", flush=True)
+
+    def missing_tool(self) -> str:
+        """The tool that this machine lacks for the build; "" where it has all."""
         if not has_compiler():
             return "no C++ compiler found"
-        if not shutil.which("cmake"):
-            return "no cmake found"
+        return "" if shutil.which("cmake") else "no cmake found"
+
+    def build_library(self) -> str:
+        """Configure and compile; "", or what went wrong."""
         # A kept folder names tools of a build environment that is gone, or another source tree.
         folder = Path(self.build_temp).resolve()
         shutil.rmtree(folder, ignore_errors=True)
@@ -62,9 +73,11 @@ class CMakeBuild(build_ext):
                 ["cmake", *command], capture_output=True, text=True, check=False
             )
             if result.returncode:
-                print(result.stdout + result.stderr, flush=True)
-                return f"cmake {command[0]} failed, see above"
-        return None
+                output = result.stdout + result.stderr
+                print(output, flush=True)
+                errors = [line for line in output.splitlines() if " error: " in line]
+                return errors[0] if errors else f"cmake {command[0]} failed, see above"
+        return ""
 
     def get_outputs(self) -> list[str]:
         """Nothing for setuptools to move about: :meth:`run` puts the library where it belongs."""

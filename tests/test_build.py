@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,49 @@ def test_without_a_compiler_the_package_installs_and_says_so(tmp_path):
     ]
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no compiler")
+def test_an_op_without_a_schema_is_named_by_the_compiler(tmp_path):
+    shutil.copytree(ROOT / "kernels" / "cpu", tmp_path / "cpu")
+    header = tmp_path / "cpu" / "binding" / "joint_affinity.h"
+    before, _, schema = header.read_text().partition("template <>\nconstexpr Schema")
+    header.write_text(before + schema.partition("};\n")[2])
+    command = [
+        "c++",
+        "-std=gnu++17",
+        "-fsyntax-only",
+        str(tmp_path / "cpu" / "binding" / "ops.cpp"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = "the op joint_affinity has no schema: kernels/cpu/binding/joint_affinity.h must define"
+    assert done.returncode
+    assert words in done.stderr
+
+
+@pytest.mark.skipif(
+    not (shutil.which("cmake") and shutil.which("c++") and importlib.util.find_spec("setuptools")),
+    reason="no build tools",
+)
+def test_a_checkout_whose_kernels_do_not_compile_is_not_installed(tmp_path):
+    """pip would hide the output of a build that succeeds."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "jca_fast", tmp_path / "jca_fast", ignore=shutil.ignore_patterns("lib"))
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "CMakeLists.txt").write_text(BROKEN)
+    (tmp_path / "broken.cpp").write_text('static_assert(false, "no schema");')
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert re.search(r"kernels not built \(.*broken.cpp.* error: .*no schema", done.stderr)
+
+
+BROKEN = """
+cmake_minimum_required(VERSION 3.18)
+project(broken LANGUAGES CXX)
+add_library(broken SHARED broken.cpp)
+"""
 
 
 def test_without_the_library_the_reference_serves(tmp_path):
