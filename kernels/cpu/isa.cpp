@@ -28,13 +28,16 @@ int by_dtype(int64_t dtype, const F& f) {
     }
 }
 
-#define JCA_ANY_DTYPE(kernel, Args)                                                               \
+// The op's check of its arguments, then its kernel for their storage type.
+#define JCA_ANY_DTYPE(kernel, Args, backward)                                                     \
     int any_##kernel(const Args& a) {                                                             \
+        const int status = check(a, backward);                                                    \
+        if (status != JCA_OK) return status;                                                      \
         return by_dtype(a.dtype, [&a](auto s) { return kernel<typename decltype(s)::type>(a); }); \
     }
-#define JCA_ANY_DTYPES(op)                \
-    JCA_ANY_DTYPE(op##_forward, jca_##op) \
-    JCA_ANY_DTYPE(op##_backward, jca_##op)
+#define JCA_ANY_DTYPES(op)                       \
+    JCA_ANY_DTYPE(op##_forward, jca_##op, false) \
+    JCA_ANY_DTYPE(op##_backward, jca_##op, true)
 JCA_OPS(JCA_ANY_DTYPES)
 
 // The yardstick of the benchmarks: `steps` x 12 independent multiply-adds of whole float32 vectors,

@@ -98,6 +98,14 @@ struct JointAffinity {
     }
 };
 
+int check(const jca_joint_affinity& a, bool backward) {
+    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
+    if (a.batch < 0 || a.m < 1 || a.l < 1 || a.n < 1) return JCA_BAD_SHAPE;
+    if (a.batch == 0) return JCA_OK;
+    if (!a.q.data || !a.k.data || !a.c.data) return JCA_NULL_POINTER;
+    return backward && (!a.dc.data || !a.dq.data || !a.dk.data) ? JCA_NULL_POINTER : JCA_OK;
+}
+
 template <class St>
 int joint_affinity_forward(const jca_joint_affinity& a) {
     const JointAffinity<St> op{a};

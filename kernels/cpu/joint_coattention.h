@@ -201,6 +201,27 @@ int run_layer(const jca_joint_coattention& a, const LayerSource<St>* source) {
     return Engines<E>{engine, a.count}.run();
 }
 
+int check(const jca_modality& m, const jca_joint_coattention& a, bool backward) {
+    if (m.width < 1 || m.joint_width < 1 || m.attention < 1) return JCA_BAD_SHAPE;
+    if (!m.w_j.data || !m.w_x.data || !m.w_c.data || !m.w_h.data) return JCA_NULL_POINTER;
+    if (backward && (!m.dw_j.data || !m.dw_x.data || !m.dw_c.data || !m.dw_h.data))
+        return JCA_NULL_POINTER;
+    if (a.batch == 0) return JCA_OK;
+    if (!m.x.data || !m.out.data || (a.joints && !m.joint.data)) return JCA_NULL_POINTER;
+    return backward && (!m.h.data || !m.dx.data) ? JCA_NULL_POINTER : JCA_OK;
+}
+
+int check(const jca_joint_coattention& a, bool backward) {
+    if (a.count < 1 ||
+        a.struct_size != (int64_t)(sizeof(a) + (size_t)(a.count - 1) * sizeof(jca_modality)))
+        return JCA_BAD_SIZE;
+    if (a.batch < 0 || a.n < 1) return JCA_BAD_SHAPE;
+    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
+    for (int64_t i = 0; i < a.count; i++)
+        if (const int status = check(a.modality[i], a, backward)) return status;
+    return JCA_OK;
+}
+
 template <class St>
 int joint_coattention_forward(const jca_joint_coattention& a) {
     Sources<St> sources(a);

@@ -61,6 +61,16 @@ inline jca_tanh_attention as_tanh_attention(const jca_released_attention& a) {
     return t;
 }
 
+int check(const jca_released_attention& a, bool backward) {
+    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
+    if (a.batch < 0 || a.n < 1 || a.width < 1 || a.key_width < 1) return JCA_BAD_SHAPE;
+    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
+    if (a.batch == 0) return JCA_OK;
+    if (!a.query.data || !a.key.data || !a.value.data || !a.out.data) return JCA_NULL_POINTER;
+    const bool gradients = a.dout.data && a.dquery.data && a.dkey.data && a.dvalue.data;
+    return gradients || !backward ? JCA_OK : JCA_NULL_POINTER;
+}
+
 template <class St>
 int released_attention_forward(const jca_released_attention& a) {
     const jca_tanh_attention t = as_tanh_attention(a);

@@ -1,4 +1,4 @@
-// The part that is compiled once: choice of the instruction set, checks of arguments, entry points.
+// The part that is compiled once: choice of the instruction set, entry points.
 #include <string.h>
 
 #include <atomic>
@@ -69,76 +69,6 @@ const Level* find(const char* name) {
     return nullptr;
 }
 
-bool bad_dtype(int64_t dtype) {
-    return dtype < JCA_FLOAT32 || dtype > JCA_FLOAT16;
-}
-bool bad_threshold(int64_t threshold) {
-    return threshold < 0 || threshold > 65536;
-}
-
-int check(const jca_tanh_attention& a, bool backward) {
-    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
-    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
-    if (a.batch < 0 || a.m < 1 || a.l < 1 || a.n < 1 || a.d < 1) return JCA_BAD_SHAPE;
-    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
-    if (a.batch == 0) return JCA_OK;
-    if (!a.q.data || !a.k.data || !a.v.data) return JCA_NULL_POINTER;
-    if (!backward) return a.out.data ? JCA_OK : JCA_NULL_POINTER;
-    return a.dout.data && a.dq.data && a.dk.data && a.dv.data ? JCA_OK : JCA_NULL_POINTER;
-}
-
-int check(const jca_released_attention& a, bool backward) {
-    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
-    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
-    if (a.batch < 0 || a.n < 1 || a.width < 1 || a.key_width < 1) return JCA_BAD_SHAPE;
-    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
-    if (a.batch == 0) return JCA_OK;
-    if (!a.query.data || !a.key.data || !a.value.data || !a.out.data) return JCA_NULL_POINTER;
-    const bool gradients = a.dout.data && a.dquery.data && a.dkey.data && a.dvalue.data;
-    return gradients || !backward ? JCA_OK : JCA_NULL_POINTER;
-}
-
-int check(const jca_joint_affinity& a, bool backward) {
-    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
-    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
-    if (a.batch < 0 || a.m < 1 || a.l < 1 || a.n < 1) return JCA_BAD_SHAPE;
-    if (a.batch == 0) return JCA_OK;
-    if (!a.q.data || !a.k.data || !a.c.data) return JCA_NULL_POINTER;
-    return backward && (!a.dc.data || !a.dq.data || !a.dk.data) ? JCA_NULL_POINTER : JCA_OK;
-}
-
-int check(const jca_modality& m, const jca_joint_coattention& a, bool backward) {
-    if (m.width < 1 || m.joint_width < 1 || m.attention < 1) return JCA_BAD_SHAPE;
-    if (!m.w_j.data || !m.w_x.data || !m.w_c.data || !m.w_h.data) return JCA_NULL_POINTER;
-    if (backward && (!m.dw_j.data || !m.dw_x.data || !m.dw_c.data || !m.dw_h.data))
-        return JCA_NULL_POINTER;
-    if (a.batch == 0) return JCA_OK;
-    if (!m.x.data || !m.out.data || (a.joints && !m.joint.data)) return JCA_NULL_POINTER;
-    return backward && (!m.h.data || !m.dx.data) ? JCA_NULL_POINTER : JCA_OK;
-}
-
-int check(const jca_joint_coattention& a, bool backward) {
-    if (a.count < 1 ||
-        a.struct_size != (int64_t)(sizeof(a) + (size_t)(a.count - 1) * sizeof(jca_modality)))
-        return JCA_BAD_SIZE;
-    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
-    if (a.batch < 0 || a.n < 1) return JCA_BAD_SHAPE;
-    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
-    for (int64_t i = 0; i < a.count; i++)
-        if (const int status = check(a.modality[i], a, backward)) return status;
-    return JCA_OK;
-}
-
-int check(const jca_visual_reduction& a, bool backward) {
-    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
-    if (bad_dtype(a.dtype)) return JCA_BAD_DTYPE;
-    if (a.samples < 0 || a.regions < 1 || a.width < 1) return JCA_BAD_SHAPE;
-    if (a.samples == 0) return JCA_OK;
-    if (!a.query.data || !a.keys.data || !a.weights.data) return JCA_NULL_POINTER;
-    if (!backward) return a.out.data ? JCA_OK : JCA_NULL_POINTER;
-    return a.dout.data && a.dweights.data && a.dquery.data ? JCA_OK : JCA_NULL_POINTER;
-}
-
 std::string names_of_levels() {
     std::string text;
     int count;
@@ -149,9 +79,8 @@ std::string names_of_levels() {
 }
 
 template <class Args>
-int call(const Args* a, bool backward, int (*Kernels::*kernel)(const Args&)) {
-    const int status = a ? check(*a, backward) : JCA_NULL_POINTER;
-    if (status != JCA_OK) return status;
+int call(const Args* a, int (*Kernels::*kernel)(const Args&)) {
+    if (!a) return JCA_NULL_POINTER;
     const Level* level = active.load(std::memory_order_acquire);
     return level ? (level->kernels->*kernel)(*a) : JCA_BAD_ISA;
 }
@@ -215,11 +144,11 @@ JCA_EXPORT const char* jca_op_names(void) {
 #undef JCA_NAME
 }
 
-#define JCA_ENTRY_POINTS(op)                                     \
-    JCA_EXPORT int jca_##op##_forward(const jca_##op* a) {       \
-        return jca::call(a, false, &jca::Kernels::op##_forward); \
-    }                                                            \
-    JCA_EXPORT int jca_##op##_backward(const jca_##op* a) {      \
-        return jca::call(a, true, &jca::Kernels::op##_backward); \
+#define JCA_ENTRY_POINTS(op)                                \
+    JCA_EXPORT int jca_##op##_forward(const jca_##op* a) {  \
+        return jca::call(a, &jca::Kernels::op##_forward);   \
+    }                                                       \
+    JCA_EXPORT int jca_##op##_backward(const jca_##op* a) { \
+        return jca::call(a, &jca::Kernels::op##_backward);  \
     }
 JCA_OPS(JCA_ENTRY_POINTS)

@@ -147,6 +147,10 @@ JCA_INLINE uint32_t dropout_word(int64_t column) {
     return (uint32_t)((column / 32) * 16 + column % 16) * 0x85ebca77u;
 }
 
+JCA_INLINE bool bad_threshold(int64_t threshold) {
+    return threshold < 0 || threshold > 65536;
+}
+
 // The threshold in 1/65536 as a bound on 16 bits at the top of a word.
 JCA_INLINE uint32_t dropout_limit(int64_t threshold) {
     return threshold < 65536 ? (uint32_t)threshold << 16 : 0xffffffffu;

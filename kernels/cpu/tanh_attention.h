@@ -77,6 +77,16 @@ int run_attention(const jca_tanh_attention& a, const Source& source) {
     return a.threshold ? run_engine<Engine, true>(a, source) : run_engine<Engine, false>(a, source);
 }
 
+int check(const jca_tanh_attention& a, bool backward) {
+    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
+    if (a.batch < 0 || a.m < 1 || a.l < 1 || a.n < 1 || a.d < 1) return JCA_BAD_SHAPE;
+    if (bad_threshold(a.threshold)) return JCA_BAD_THRESHOLD;
+    if (a.batch == 0) return JCA_OK;
+    if (!a.q.data || !a.k.data || !a.v.data) return JCA_NULL_POINTER;
+    if (!backward) return a.out.data ? JCA_OK : JCA_NULL_POINTER;
+    return a.dout.data && a.dq.data && a.dk.data && a.dv.data ? JCA_OK : JCA_NULL_POINTER;
+}
+
 template <class St>
 int tanh_attention_forward(const jca_tanh_attention& a) {
     return run_attention<Forward>(a, TensorSource<St>{a});

@@ -217,6 +217,15 @@ struct VisualReduction {
     }
 };
 
+int check(const jca_visual_reduction& a, bool backward) {
+    if (a.struct_size != (int64_t)sizeof(a)) return JCA_BAD_SIZE;
+    if (a.samples < 0 || a.regions < 1 || a.width < 1) return JCA_BAD_SHAPE;
+    if (a.samples == 0) return JCA_OK;
+    if (!a.query.data || !a.keys.data || !a.weights.data) return JCA_NULL_POINTER;
+    if (!backward) return a.out.data ? JCA_OK : JCA_NULL_POINTER;
+    return a.dout.data && a.dweights.data && a.dquery.data ? JCA_OK : JCA_NULL_POINTER;
+}
+
 template <class St>
 int visual_reduction_forward(const jca_visual_reduction& a) {
     return VisualReduction<St>{a}.template run<false>();

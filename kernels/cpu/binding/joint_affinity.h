@@ -2,9 +2,15 @@
 #pragma once
 
 #include "checks.h"
+#include "schema.h"
 
 namespace jca {
 namespace {
+
+template <>
+constexpr Schema schema_of<jca_joint_affinity> = {
+    "(Tensor q, Tensor k, float scale) -> Tensor",
+    "(Tensor grad_c, Tensor q, Tensor k, Tensor c, float scale) -> (Tensor, Tensor)"};
 
 jca_joint_affinity joint_affinity_block(Checks& check, const Tensor& q, const Tensor& k,
                                         double scale) {

@@ -3,9 +3,19 @@
 #pragma once
 
 #include "checks.h"
+#include "schema.h"
 
 namespace jca {
 namespace {
+
+#define JCA_LAYER                                                                                 \
+    "Tensor[] inputs, Tensor[]? joints, Tensor[] w_j, Tensor[] w_x, Tensor[] w_c, Tensor[] w_h, " \
+    "float[] scales, float dropout_p, Tensor? seed"
+template <>
+constexpr Schema schema_of<jca_joint_coattention> = {
+    "(" JCA_LAYER ", bool keep_maps, bool residual=True) -> Tensor[]",
+    "(Tensor[] grad_outs, Tensor[] maps, " JCA_LAYER ", bool residual=True) -> Tensor[]"};
+#undef JCA_LAYER
 
 // The arguments of one layer in the order of its schema: inputs, joints, w_j, w_x, w_c, w_h,
 // scales, dropout_p, seed.

@@ -5,7 +5,6 @@
 #include "joint_affinity.h"
 #include "joint_coattention.h"
 #include "released_attention.h"
-#include "schemas.h"
 #include "tanh_attention.h"
 #include "visual_reduction.h"
 
@@ -22,6 +21,13 @@ constexpr Op kOps[] = {
     JCA_OPS(JCA_OP_ROWS)
 #undef JCA_OP_ROWS
 };
+
+#define JCA_HAS_SCHEMA(op)                                                     \
+    static_assert(schema_of<jca_##op>.forward && schema_of<jca_##op>.backward, \
+                  "the op " #op " has no schema: kernels/cpu/binding/" #op     \
+                  ".h must define schema_of<jca_" #op ">, forward and backward");
+JCA_OPS(JCA_HAS_SCHEMA)
+#undef JCA_HAS_SCHEMA
 
 // Null, or the function that this PyTorch lacks.
 const char* look_up(const char* libtorch_cpu) {
@@ -52,9 +58,9 @@ const char* register_kernels(const std::string& overload) {
 std::string schemas() {
     std::string lines;
     for (const char* const overload : {".cpu", ".auto"}) {
-#define JCA_SCHEMA_LINES(op)                                                  \
-    lines += #op + (overload + (schema_of_##op.forward + std::string("\n"))); \
-    lines += #op "_backward" + (overload + (schema_of_##op.backward + std::string("\n")));
+#define JCA_SCHEMA_LINES(op)                                                       \
+    lines += #op + (overload + (schema_of<jca_##op>.forward + std::string("\n"))); \
+    lines += #op "_backward" + (overload + (schema_of<jca_##op>.backward + std::string("\n")));
         JCA_OPS(JCA_SCHEMA_LINES)
 #undef JCA_SCHEMA_LINES
     }

@@ -2,9 +2,17 @@
 #pragma once
 
 #include "checks.h"
+#include "schema.h"
 
 namespace jca {
 namespace {
+
+template <>
+constexpr Schema schema_of<jca_released_attention> = {
+    "(Tensor query, Tensor key, Tensor value, float scale, float dropout_p, Tensor? seed) -> "
+    "Tensor",
+    "(Tensor grad_out, Tensor out, Tensor query, Tensor key, Tensor value, float scale, "
+    "float dropout_p, Tensor? seed) -> (Tensor, Tensor, Tensor)"};
 
 jca_released_attention released_attention_block(Checks& check, const Tensor& query,
                                                 const Tensor& key, const Tensor& value) {

@@ -2,9 +2,16 @@
 #pragma once
 
 #include "checks.h"
+#include "schema.h"
 
 namespace jca {
 namespace {
+
+template <>
+constexpr Schema schema_of<jca_tanh_attention> = {
+    "(Tensor q, Tensor k, Tensor v, float scale, float dropout_p, Tensor? seed) -> Tensor",
+    "(Tensor grad_out, Tensor q, Tensor k, Tensor v, float scale, float dropout_p, Tensor? seed) "
+    "-> (Tensor, Tensor, Tensor)"};
 
 jca_tanh_attention tanh_attention_block(Checks& check, const Tensor& q, const Tensor& k,
                                         const Tensor& v) {

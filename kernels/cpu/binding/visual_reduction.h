@@ -2,9 +2,16 @@
 #pragma once
 
 #include "checks.h"
+#include "schema.h"
 
 namespace jca {
 namespace {
+
+template <>
+constexpr Schema schema_of<jca_visual_reduction> = {
+    "(Tensor query, Tensor regions, float scale) -> (Tensor, Tensor)",
+    "(Tensor grad_out, Tensor grad_weights, Tensor query, Tensor regions, Tensor weights, "
+    "float scale, bool need_regions) -> (Tensor, Tensor)"};
 
 jca_visual_reduction visual_reduction_block(Checks& check, const Tensor& query,
                                             const Tensor& regions, double scale) {
