@@ -18,16 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 import jca_fast.functional  # noqa: F401  (registers the ops)
+from jca_fast.ops.backends import parity
 from jca_fast.ops.library import SCHEMAS, overload
 
-B = 2
-N = 3
-M = 5
-L = 7
-D = 4
-K = 6
+CASES = [case for case in parity.FULL if max(case.sizes) <= 130]
+"""Small calls of every op."""
 MARGIN = 64
 
 
@@ -39,40 +37,18 @@ def guarded(*shape: int) -> Tensor:
     return inner.copy_(torch.randn(shape))
 
 
-def attention() -> list[Any]:
-    return [guarded(B, M, N), guarded(B, L, N), guarded(B, L, D), 0.4, 0.0, None]
+def valid_call(op: str, case: parity.Case) -> list[Any]:
+    """The arguments of ``op``, forward or backward, in a case."""
+    calls = parity.arguments(case, parity.tensors_of(case, torch.float32))
+    args = list(calls[op.endswith("_backward")])
+    return tree_map_only(Tensor, lambda t: guarded(*t.shape) if t.is_floating_point() else t, args)
 
 
-def released() -> list[Any]:
-    return [guarded(B, N, M), guarded(B, N, L), guarded(B, N, L), 0.4, 0.3, torch.tensor(7)]
-
-
-def layer() -> list[Any]:
-    inputs = [guarded(B, N, M), guarded(B, N, D)]
-    joints = [guarded(B, N, L)]
-    weights = [[guarded(*s) for _ in inputs] for s in ((N, N), (K, N), (K, L), (K, N))]
-    return [inputs, joints, *weights, [0.4, 0.5], 0.3, torch.tensor(7)]
-
-
-def valid_calls() -> dict[str, list[Any]]:
-    """The arguments of one valid call of every registered op."""
-    grads, maps = [guarded(B, N, M), guarded(B, N, D)], [guarded(B, K, M), guarded(B, K, D)]
-    return {
-        "tanh_attention": attention(),
-        "tanh_attention_backward": [guarded(B, M, D), *attention()],
-        "released_attention": released(),
-        "released_attention_backward": [guarded(B, N, M), guarded(B, N, M), *released()],
-        "joint_affinity": [guarded(B, M, N), guarded(B, L, N), 0.4],
-        "joint_affinity_backward": [
-            guarded(B, M, L), guarded(B, M, N), guarded(B, L, N), guarded(B, M, L), 0.4
-        ],
-        "joint_coattention": [*layer(), True],
-        "joint_coattention_backward": [grads, maps, *layer()],
-        "visual_reduction": [guarded(B, D), guarded(B, L, D), 0.4],
-        "visual_reduction_backward": [
-            guarded(B, D), guarded(B, L), guarded(B, D), guarded(B, L, D), guarded(B, L), 0.4, True
-        ],
-    }  # fmt: skip
+def draw_call(rng: random.Random) -> tuple[str, list[Any]]:
+    """A registered op and the arguments of a valid call, with or without dropout."""
+    op = rng.choice(sorted(SCHEMAS))
+    case = rng.choice([case for case in CASES if case.op == op.removesuffix("_backward")])
+    return op, valid_call(op, case._replace(dropout=rng.choice((0.0, case.dropout))))
 
 
 def resized(t: Tensor, rng: random.Random) -> Tensor:
@@ -211,8 +187,7 @@ def campaign(cases: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
     ends: Counter[str] = Counter()
     bad = []
     for case in range(cases):
-        op = rng.choice(sorted(SCHEMAS))
-        args = valid_calls()[op]
+        op, args = draw_call(rng)
         kinds = []
         for index in rng.sample(range(len(args)), rng.choice([1, 1, 2])):
             kind, args[index] = damaged(args[index], rng)

@@ -5,17 +5,20 @@ checkpointing.
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 from functools import partial
 
 import pytest
 import torch
+from op_calls import floating
+from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.checkpoint import checkpoint
 
 from jca_fast import JointCoAttention
 from jca_fast.functional import joint_affinity, joint_coattention, tanh_attention, visual_reduction
-from jca_fast.ops.library import SCHEMAS
-from jca_fast.ops.released_attention import released_attention
+from jca_fast.ops.backends.parity import QUICK, Case, arguments, tensors_of
+from jca_fast.ops.library import SCHEMAS, overload
 
 B = 2
 N = 3
@@ -41,30 +44,42 @@ def layer_inputs(joints=0, dtype=torch.float64):
     return [rand(*s, dtype=dtype) for s in shapes]
 
 
+def small(case):
+    """The case with sizes from 2 to 5."""
+    return case._replace(sizes=tuple(min(n, 2 + i % 4) for i, n in enumerate(case.sizes)))
+
+
+SMALL = {case.op: small(case) for case in QUICK}
+SHARED = Case("tanh_attention", (*SMALL["tanh_attention"].sizes[:-1], 1))
+"""All samples share v."""
+
+
+def public(case, dtype):
+    """The function that users call, as a function of the tensors of its op, and these tensors."""
+    args, _ = arguments(case, tensors_of(case, dtype))
+    names = [a.name for a in overload(case.op, "reference")._schema.arguments]
+    seed = lambda x: isinstance(x, torch.Tensor) and not floating(x)  # noqa: E731
+    given = zip(names, args, strict=False)  # the last ones have defaults
+    options = {name: x for name, x in given if isinstance(x, float) or seed(x)}
+    function = getattr(importlib.import_module(f"jca_fast.ops.{case.op}"), case.op)
+    function = layer if function is joint_coattention else function
+    tensors = [t.requires_grad_() for t in tree_flatten(args)[0] if floating(t)]
+    return partial(function, **options), tensors
+
+
 def cases(dtype=torch.float64):
     """Every op as a function of tensors, and small inputs."""
-    qkv = [rand(B, 5, N, dtype=dtype), rand(B, 7, N, dtype=dtype), rand(B, 7, 4, dtype=dtype)]
-    shared = [*qkv[:2], rand(1, 7, 4, dtype=dtype)]
-    released = [rand(B, N, 5, dtype=dtype), rand(B, N, 7, dtype=dtype), rand(B, N, 7, dtype=dtype)]
-    regions = [rand(2, 3, 4, dtype=dtype), rand(2, 3, 5, 4, dtype=dtype)]
+    found = {op: public(case._replace(dropout=0.0), dtype) for op, case in SMALL.items()}
+    dropped = {f"{op}_dropout": public(case, dtype) for op, case in SMALL.items() if case.dropout}
     affinity = [rand(B, N, AUDIO, dtype=dtype), rand(B, N, 5, dtype=dtype), rand(N, N, dtype=dtype)]
+    regions = found["visual_reduction"][1]
     return {
-        "tanh_attention": (partial(tanh_attention, scale=0.4), qkv),
-        "tanh_attention_shared_v": (partial(tanh_attention, scale=0.4), shared),
-        "tanh_attention_dropout": (partial(tanh_attention, scale=0.4, dropout_p=0.3, seed=9), qkv),
-        "released_attention": (partial(released_attention, scale=0.4), released),
-        "released_attention_dropout": (
-            partial(released_attention, scale=0.4, dropout_p=0.3, seed=9),
-            released,
-        ),
+        **found,
+        **dropped,
+        "tanh_attention_shared_v": public(SHARED, dtype),
         "joint_affinity": (joint_affinity, affinity),
-        "joint_coattention": (layer, layer_inputs(dtype=dtype)),
         "joint_coattention_given": (partial(layer, joints=1), layer_inputs(1, dtype)),
         "joint_coattention_cross": (partial(layer, joints=2), layer_inputs(2, dtype)),
-        "joint_coattention_dropout": (
-            partial(layer, dropout_p=0.3, seed=9),
-            layer_inputs(dtype=dtype),
-        ),
         "visual_reduction": (partial(visual_reduction, return_weights=True), regions),
     }
 
@@ -155,36 +170,20 @@ def test_exports_with_a_dynamic_batch(form):
 
 
 def registered():
-    """Each registered op with arguments for opcheck."""
-    ops = torch.ops.jca_fast
-    q, k, v = (t.detach() for t in cases(torch.float32)["tanh_attention"][1])
-    seed, grad = torch.tensor(4), torch.randn(1, 5, 4).expand(B, 5, 4)
-    flat = [t.detach() for t in layer_inputs(dtype=torch.float32)]
-    groups = [flat[:2], [], flat[2:4], flat[4:6], flat[6:8], flat[8:10]]
-    maps = ops.joint_coattention.reference(*groups, [0.4, 0.4], 0.0, None, True)[2:]
-    query, regions = torch.randn(6, 4), torch.randn(6, 5, 4)
-    weights = ops.visual_reduction.reference(query, regions, 0.5)[1]
-    c = ops.joint_affinity.reference(q, k, 0.4)
-    released = [x.detach() for x in cases(torch.float32)["released_attention"][1]]
-    t = ops.released_attention.reference(*released, 0.4, 0.0, None)
-    reduction = (torch.ones(1).expand(6, 4), torch.randn(6, 5), query, regions, weights, 0.5)
-    return {
-        "tanh_attention": [(q, k, v, 0.4, 0.0, None), (q, k, v[:1], 0.4, 0.3, seed)],
-        "tanh_attention_backward": [
-            (grad, q, k, v, 0.4, 0.0, None),
-            (grad, q, k, v[:1], 0.4, 0.3, seed),
-        ],
-        "released_attention": [(*released, 0.4, 0.0, None), (*released, 0.4, 0.3, seed)],
-        "released_attention_backward": [(torch.ones(1).expand_as(t), t, *released, 0.4, 0.0, None)],
-        "joint_affinity": [(q, k, 0.4)],
-        "joint_affinity_backward": [(torch.ones(1).expand_as(c), q, k, c, 0.4)],
-        "joint_coattention": [(*groups, [0.4, 0.4], 0.3, seed, keep) for keep in (True, False)],
-        "joint_coattention_backward": [
-            ([torch.ones(1).expand_as(x) for x in flat[:2]], maps, *groups, [0.4, 0.4], 0.0, None)
-        ],
-        "visual_reduction": [(query, regions, 0.5)],
-        "visual_reduction_backward": [(*reduction, True), (*reduction, False)],
-    }
+    """Each registered op with arguments for opcheck: with and without dropout, v of its samples or
+    shared, with each value of a last flag; gradients without memory of their elements.
+    """
+    plain = SMALL["released_attention"]._replace(dropout=0.0)
+    found = {name: [] for name in SCHEMAS}
+    for case in (*SMALL.values(), SHARED, plain):
+        calls = arguments(case, tensors_of(case, torch.float32))
+        for name, args in zip((case.op, f"{case.op}_backward"), calls, strict=True):
+            if name != case.op:
+                args = (tree_map(lambda t: t.new_ones(1).expand_as(t), args[0]), *args[1:])
+            found[name].append(args)
+            if args[-1] is True:
+                found[name].append((*args[:-1], False))
+    return found
 
 
 @pytest.mark.parametrize("op", tuple(SCHEMAS))

@@ -18,11 +18,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numerics import assert_as_good_as_torch, assert_bitwise, value_and_grads
+from op_calls import as_function
+from torch.utils._pytree import tree_map_only
 
-from jca_fast.functional import joint_affinity, joint_coattention, tanh_attention, visual_reduction
+from jca_fast.functional import tanh_attention, visual_reduction
 from jca_fast.ops import library, reference
+from jca_fast.ops.backends.parity import QUICK, Case, arguments, tensors_of
 from jca_fast.ops.dropout import keep_mask, keep_scale
-from jca_fast.ops.released_attention import released_attention
 
 cpu = pytest.importorskip("jca_fast.kernels.cpu")
 native = pytest.importorskip("jca_fast.kernels.cpu.native")
@@ -68,46 +70,30 @@ def layer(batch, n, dims, k, dtype=torch.float32):
     return [torch.randn(batch, n, d).to(dtype) for d in dims], weights
 
 
-def every_op(dtype, dropout_p, seed):
-    """Name -> (function of tensors, tensors) for all ops, sizes with tails in every direction."""
-    inputs, weights = layer(3, 7, (37, 70), 9, dtype)
-    flat = [*inputs, *(w for group in weights for w in group)]
-
-    def whole_layer(*t, backend):
-        groups = [t[i : i + 2] for i in range(0, 10, 2)]
-        return torch.cat(
-            joint_coattention(*groups, dropout_p=dropout_p, seed=seed, backend=backend), dim=-1
-        )
-
-    def attention(q, k, v, backend):
-        return tanh_attention(q, k, v, 0.3, dropout_p=dropout_p, seed=seed, backend=backend)
-
-    def released(q, k, v, backend):
-        return released_attention(q, k, v, 0.05, dropout_p=dropout_p, seed=seed, backend=backend)
-
-    return {
-        "tanh_attention": (attention, qkv(2, 70, 141, 7, 13, dtype=dtype)),
-        "tanh_attention_shared": (attention, qkv(19, 33, 35, 10, 6, shared=True, dtype=dtype)),
-        "released_attention": (released, [torch.randn(2, 7, w).to(dtype) for w in (70, 45, 45)]),
-        "joint_affinity": (joint_affinity, [torch.randn(2, 7, w).to(dtype) for w in (70, 45)]),
-        "joint_coattention": (whole_layer, flat),
-        "visual_reduction": (
-            visual_reduction,
-            [torch.randn(6, 45).to(dtype), torch.randn(6, 9, 45).to(dtype)],
-        ),
-    }
+CASES = {case.op: case for case in QUICK} | {
+    "tanh_attention": Case("tanh_attention", (2, 70, 141, 7, 13, 0)),
+    "tanh_attention_shared": Case("tanh_attention", (19, 33, 35, 10, 6, 1)),
+    "visual_reduction": Case("visual_reduction", (6, 9, 45)),
+}
+"""Every op, with sizes that leave tails in every direction."""
 
 
-OPS = tuple(every_op(torch.float32, 0.0, None))
+def call_of(name, dtype, dropout_p, seed=None, batch=None):
+    """An op as a function of its tensors, and the tensors."""
+    case = CASES[name]
+    sizes = case.sizes if batch is None else (batch, *case.sizes[1:])
+    case = case._replace(sizes=sizes, dropout=dropout_p)
+    args, _ = arguments(case, tensors_of(case, dtype))
+    given = lambda t: t if t.is_floating_point() else seed  # noqa: E731
+    return as_function(case.op, tree_map_only(torch.Tensor, given, args))
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("isa", LEVELS)
-def test_every_instruction_set_is_as_good_as_plain_torch(isa, op, dtype, dropout_p):
-    seed = torch.tensor(-(2**61) + 5) if dropout_p else None
-    function, inputs = every_op(dtype, dropout_p, seed)[op]
+def test_every_instruction_set_is_as_good_as_plain_torch(isa, name, dtype, dropout_p):
+    function, inputs = call_of(name, dtype, dropout_p, torch.tensor(-(2**61) + 5))
     exact = [t.double() for t in inputs]
     grad = torch.randn_like(function(*exact, backend="reference")).to(dtype).double()
     oracle = value_and_grads(lambda *t: function(*t, backend="reference"), exact, grad)
@@ -291,21 +277,11 @@ def test_visual_reduction_reads_any_strides(shape, regions_need_grad):
             torch.testing.assert_close(grads[1].double(), oracle[2], rtol=1e-4, atol=1e-5)
 
 
-def first_sample(op: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The inputs of a batch of one; weights and a shared v stay as they are."""
-    batched = 2 if op == "joint_coattention" else len(inputs)
-    return [t[:1] if i < batched else t for i, t in enumerate(inputs)]
-
-
-@pytest.mark.parametrize("batch", ["one", "several"])
+@pytest.mark.parametrize("batch", [1, None], ids=["one", "several"])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("op", OPS)
-def test_any_number_of_threads_gives_the_same_bits(op, dropout_p, batch):
-    function, inputs = every_op(torch.float32, dropout_p, torch.tensor(5) if dropout_p else None)[
-        op
-    ]
-    if batch == "one":
-        inputs = first_sample(op, inputs)
+@pytest.mark.parametrize("name", CASES)
+def test_any_number_of_threads_gives_the_same_bits(name, dropout_p, batch):
+    function, inputs = call_of(name, torch.float32, dropout_p, torch.tensor(5), batch)
     grad = torch.randn_like(function(*inputs, backend="cpu"))
     results = []
     for count in (1, 2, 3, 4, 8):
@@ -327,13 +303,13 @@ def attention_of(q, k, v):
 
 EVERY_RESULT = """
 import hashlib, sys, torch
-from test_cpu_kernels import DTYPES, every_op, value_and_grads
+from test_cpu_kernels import CASES, DTYPES, call_of, value_and_grads
 torch.manual_seed(0)
 digest = hashlib.sha256()
 for dtype in DTYPES:
     for dropout_p in (0.0, 0.3):
-        seed = torch.tensor(5) if dropout_p else None
-        for function, inputs in every_op(dtype, dropout_p, seed).values():
+        for name in CASES:
+            function, inputs = call_of(name, dtype, dropout_p, torch.tensor(5))
             grad = torch.randn_like(function(*inputs, backend="cpu"))
             for t in value_and_grads(lambda *t: function(*t, backend="cpu"), inputs, grad):
                 digest.update(t.double().contiguous().numpy().tobytes())

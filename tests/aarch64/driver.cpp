@@ -1,17 +1,49 @@
-// Runs cases of the C ABI without PyTorch: driver CASES RESULTS. tests/test_aarch64.py writes the
-// cases and judges the results. Every number of a case is 8 bytes; tensors are contiguous.
-//   op, dtype, bytes of an element, backward, threshold, seed, scale, count of sizes, sizes, inputs
+// Calls registered kernels without PyTorch: driver CASES RESULTS. tests/test_aarch64.py writes the
+// cases and judges the results. The functions of shim.h are defined below, for tensors in memory.
+// A call is the length and letters of its name, the count and values of its arguments, and the
+// count of its results, -1 for a list. Every number takes 8 bytes. A value is
+//   0, dtype, rank, sizes, contiguous data           a tensor
+//   1, whether it holds tensors, count, values       a list
+//   2, number                                        a double or a bool
+//   3, 0 or 1 and a value                            an optional value
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <initializer_list>
+#include <exception>
+#include <map>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "abi.h"
+#include "binding/shim.h"
+
+namespace jca {
+
+constexpr int32_t kInt64 = 4;  // after the dtypes of abi.h
+
+struct TorchTensor {
+    int32_t type;
+    std::vector<int64_t> sizes, strides;
+    std::shared_ptr<std::vector<char>> data;
+};
+
+struct TorchList {
+    std::vector<StableValue> items;
+    bool of_tensors = true;
+};
+
+}  // namespace jca
 
 namespace {
 
+using jca::StableValue;
+using jca::TorchLibrary;
+using jca::TorchList;
+using jca::TorchTensor;
+
 FILE *cases, *results;
+std::map<std::string, jca::BoxedKernel> kernels;
 
 void expect(bool ok, const char* what) {
     if (ok) return;
@@ -19,201 +51,204 @@ void expect(bool ok, const char* what) {
     exit(1);
 }
 
-template <class T>
-bool read(T& x) {
-    return fread(&x, sizeof(x), 1, cases) == 1;
+StableValue as_value(void* pointer) {
+    return reinterpret_cast<StableValue>(pointer);
+}
+TorchTensor* as_tensor(StableValue value) {
+    return reinterpret_cast<TorchTensor*>(value);
 }
 
-struct Case {
-    int64_t op, dtype, element, backward, threshold, seed;
-    double scale;
-    std::vector<int64_t> sizes;
-    std::vector<std::vector<char>> tensors;  // inputs and results, kept until the next case
-    std::vector<size_t> outputs;
-
-    bool next() {
-        int64_t count;
-        if (!read(op)) return false;
-        expect(read(dtype) && read(element) && read(backward) && read(threshold) && read(seed) &&
-                   read(scale) && read(count),
-               "a case ends early");
-        sizes.resize(count);
-        for (int64_t& n : sizes) expect(read(n), "a case ends early");
-        tensors.clear();
-        tensors.reserve(64);
-        outputs.clear();
-        return true;
-    }
-
-    char* make(std::initializer_list<int64_t> shape) {
-        size_t bytes = (size_t)element;
-        for (const int64_t n : shape) bytes *= (size_t)n;
-        tensors.emplace_back(bytes);
-        return tensors.back().data();
-    }
-    char* input(std::initializer_list<int64_t> shape) {
-        char* data = make(shape);
-        const size_t bytes = tensors.back().size();
-        expect(fread(data, 1, bytes, cases) == bytes, "a tensor ends early");
-        return data;
-    }
-    char* output(std::initializer_list<int64_t> shape) {
-        char* data = make(shape);
-        outputs.push_back(tensors.size() - 1);
-        return data;
-    }
-    jca_matrix in(int64_t a, int64_t b, int64_t c) { return {input({a, b, c}), {b * c, c, 1}}; }
-    jca_matrix out(int64_t a, int64_t b, int64_t c) { return {output({a, b, c}), {b * c, c, 1}}; }
-    jca_weight in(int64_t a, int64_t b) { return {input({a, b}), {b, 1}}; }
-    jca_weight out(int64_t a, int64_t b) { return {output({a, b}), {b, 1}}; }
-
-    void finish(int status) {
-        expect(status == JCA_OK, jca_status_string(status));
-        for (const size_t i : outputs)
-            expect(fwrite(tensors[i].data(), 1, tensors[i].size(), results) == tensors[i].size(),
-                   "the results cannot be written");
-    }
-
-    template <class Block>
-    Block block() const {
-        Block a{};
-        a.struct_size = sizeof(a);
-        a.dtype = dtype;
-        return a;
-    }
-};
-
-// sizes: batch, m, l, n, d, samples of v
-void tanh_attention(Case& c) {
-    auto a = c.block<jca_tanh_attention>();
-    a.batch = c.sizes[0];
-    a.m = c.sizes[1];
-    a.l = c.sizes[2];
-    a.n = c.sizes[3];
-    a.d = c.sizes[4];
-    a.shared_v = c.sizes[5] != a.batch;
-    a.threshold = c.threshold;
-    a.seed = c.seed;
-    a.scale = c.scale;
-    a.q = c.in(a.batch, a.m, a.n);
-    a.k = c.in(a.batch, a.l, a.n);
-    a.v = c.in(c.sizes[5], a.l, a.d);
-    if (!c.backward) {
-        a.out = c.out(a.batch, a.m, a.d);
-        return c.finish(jca_tanh_attention_forward(&a));
-    }
-    a.dout = c.in(a.batch, a.m, a.d);
-    a.dq = c.out(a.batch, a.m, a.n);
-    a.dk = c.out(a.batch, a.l, a.n);
-    a.dv = c.out(c.sizes[5], a.l, a.d);
-    c.finish(jca_tanh_attention_backward(&a));
+int64_t bytes_of(int32_t type) {
+    const bool wide = type == JCA_FLOAT64 || type == jca::kInt64;
+    return wide ? 8 : type == JCA_FLOAT32 ? 4 : 2;
 }
 
-// sizes: batch, n, width, key_width
-void released_attention(Case& c) {
-    auto a = c.block<jca_released_attention>();
-    a.batch = c.sizes[0];
-    a.n = c.sizes[1];
-    a.width = c.sizes[2];
-    a.key_width = c.sizes[3];
-    a.threshold = c.threshold;
-    a.seed = c.seed;
-    a.scale = c.scale;
-    a.query = c.in(a.batch, a.n, a.width);
-    a.key = c.in(a.batch, a.n, a.key_width);
-    a.value = c.in(a.batch, a.n, a.key_width);
-    if (!c.backward) {
-        a.out = c.out(a.batch, a.n, a.width);
-        return c.finish(jca_released_attention_forward(&a));
-    }
-    a.out = c.in(a.batch, a.n, a.width);
-    a.dout = c.in(a.batch, a.n, a.width);
-    a.dquery = c.out(a.batch, a.n, a.width);
-    a.dkey = c.out(a.batch, a.n, a.key_width);
-    a.dvalue = c.out(a.batch, a.n, a.key_width);
-    c.finish(jca_released_attention_backward(&a));
+TorchTensor* make(int32_t type, std::vector<int64_t> sizes) {
+    std::vector<int64_t> strides(sizes.size());
+    int64_t count = 1;
+    for (size_t i = sizes.size(); i-- > 0; count *= sizes[i]) strides[i] = count;
+    auto data = std::make_shared<std::vector<char>>(count * bytes_of(type));
+    return new TorchTensor{type, std::move(sizes), std::move(strides), std::move(data)};
 }
 
-// sizes: batch, m, l, n
-void joint_affinity(Case& c) {
-    auto a = c.block<jca_joint_affinity>();
-    a.batch = c.sizes[0];
-    a.m = c.sizes[1];
-    a.l = c.sizes[2];
-    a.n = c.sizes[3];
-    a.scale = c.scale;
-    a.q = c.in(a.batch, a.m, a.n);
-    a.k = c.in(a.batch, a.l, a.n);
-    if (!c.backward) {
-        a.c = c.out(a.batch, a.m, a.l);
-        return c.finish(jca_joint_affinity_forward(&a));
-    }
-    a.c = c.in(a.batch, a.m, a.l);
-    a.dc = c.in(a.batch, a.m, a.l);
-    a.dq = c.out(a.batch, a.m, a.n);
-    a.dk = c.out(a.batch, a.l, a.n);
-    c.finish(jca_joint_affinity_backward(&a));
+bool at_end() {
+    const int next = fgetc(cases);
+    ungetc(next, cases);
+    return next == EOF;
 }
 
-// One modality that attends to itself. sizes: batch, n, width, attention
-void joint_coattention(Case& c) {
-    auto a = c.block<jca_joint_coattention>();
-    jca_modality& m = a.modality[0];
-    a.batch = c.sizes[0];
-    a.n = c.sizes[1];
-    a.count = 1;
-    a.threshold = c.threshold;
-    a.seed = c.seed;
-    m.width = m.joint_width = c.sizes[2];
-    m.attention = c.sizes[3];
-    m.scale = c.scale;
-    m.x = c.in(a.batch, a.n, m.width);
-    m.w_j = c.in(a.n, a.n);
-    m.w_x = c.in(m.attention, a.n);
-    m.w_c = c.in(m.attention, m.width);
-    m.w_h = c.in(m.attention, a.n);
-    if (!c.backward) {
-        m.out = c.out(a.batch, a.n, m.width);
-        m.h = c.out(a.batch, m.attention, m.width);
-        return c.finish(jca_joint_coattention_forward(&a));
-    }
-    m.h = c.in(a.batch, m.attention, m.width);
-    m.out = c.in(a.batch, a.n, m.width);
-    m.dx = c.out(a.batch, a.n, m.width);
-    m.dw_j = c.out(a.n, a.n);
-    m.dw_x = c.out(m.attention, a.n);
-    m.dw_c = c.out(m.attention, m.width);
-    m.dw_h = c.out(m.attention, a.n);
-    c.finish(jca_joint_coattention_backward(&a));
+void read_bytes(void* data, size_t bytes) {
+    expect(fread(data, 1, bytes, cases) == bytes, "a case ends early");
 }
 
-// sizes: samples, regions, width
-void visual_reduction(Case& c) {
-    auto a = c.block<jca_visual_reduction>();
-    a.samples = c.sizes[0];
-    a.regions = c.sizes[1];
-    a.width = c.sizes[2];
-    a.scale = c.scale;
-    a.query = c.in(a.samples, a.width);
-    a.keys = c.in(a.samples, a.regions, a.width);
-    if (!c.backward) {
-        a.out = c.out(a.samples, a.width);
-        a.weights = c.out(a.samples, a.regions);
-        return c.finish(jca_visual_reduction_forward(&a));
-    }
-    a.weights = c.in(a.samples, a.regions);
-    a.dout = c.in(a.samples, a.width);
-    a.dweights = c.in(a.samples, a.regions);
-    a.dquery = c.out(a.samples, a.width);
-    a.dkeys = c.out(a.samples, a.regions, a.width);
-    c.finish(jca_visual_reduction_backward(&a));
+StableValue read_number() {
+    StableValue x;
+    read_bytes(&x, sizeof(x));
+    return x;
 }
 
-#define JCA_FUNCTION(op) op,
-void (*const kOps[])(Case&) = {JCA_OPS(JCA_FUNCTION)};
-constexpr int64_t kCount = sizeof(kOps) / sizeof(kOps[0]);
+TorchTensor* read_tensor() {
+    const int32_t type = (int32_t)read_number();
+    std::vector<int64_t> sizes(read_number());
+    for (int64_t& n : sizes) n = (int64_t)read_number();
+    TorchTensor* t = make(type, std::move(sizes));
+    read_bytes(t->data->data(), t->data->size());
+    return t;
+}
+
+StableValue read_value() {
+    enum { kTensor, kList, kNumber, kOptional };
+    switch (read_number()) {
+        case kTensor: return as_value(read_tensor());
+        case kNumber: return read_number();
+        case kOptional: return read_number() ? as_value(new StableValue(read_value())) : 0;
+        default: break;
+    }
+    auto* list = new TorchList;
+    list->of_tensors = read_number();
+    list->items.resize(read_number());
+    for (StableValue& item : list->items) item = read_value();
+    return as_value(list);
+}
+
+void write_tensor(const TorchTensor& t) {
+    expect(fwrite(t.data->data(), 1, t.data->size(), results) == t.data->size(),
+           "the results cannot be written");
+}
+
+// A count of -1: one result, a list of tensors.
+void write_results(const StableValue* stack, int64_t count) {
+    if (count >= 0) {
+        for (int64_t i = 0; i < count; i++) write_tensor(*as_tensor(stack[i]));
+        return;
+    }
+    for (const StableValue item : reinterpret_cast<TorchList*>(stack[0])->items)
+        write_tensor(*as_tensor(item));
+}
+
+void run_case() {
+    std::string name(read_number(), ' ');
+    read_bytes(&name[0], name.size());
+    std::vector<StableValue> stack(read_number());
+    for (StableValue& value : stack) value = read_value();
+    const int64_t count = (int64_t)read_number();
+    expect(kernels.count(name), "no such kernel");
+    kernels[name](stack.data(), stack.size(), count < 0 ? 1 : count);
+    write_results(stack.data(), count);
+}
 
 }  // namespace
+
+extern "C" {
+
+int32_t aoti_torch_dtype_float32() {
+    return JCA_FLOAT32;
+}
+int32_t aoti_torch_dtype_float64() {
+    return JCA_FLOAT64;
+}
+int32_t aoti_torch_dtype_bfloat16() {
+    return JCA_BFLOAT16;
+}
+int32_t aoti_torch_dtype_float16() {
+    return JCA_FLOAT16;
+}
+int32_t aoti_torch_dtype_int64() {
+    return jca::kInt64;
+}
+int32_t aoti_torch_device_type_cpu() {
+    return 0;
+}
+int32_t aoti_torch_layout_strided() {
+    return 0;
+}
+
+int32_t aoti_torch_get_data_ptr(TorchTensor* t, void** out) {
+    *out = t->data->data();
+    return 0;
+}
+int32_t aoti_torch_get_dim(TorchTensor* t, int64_t* out) {
+    *out = (int64_t)t->sizes.size();
+    return 0;
+}
+int32_t aoti_torch_get_sizes(TorchTensor* t, int64_t** out) {
+    *out = t->sizes.data();
+    return 0;
+}
+int32_t aoti_torch_get_strides(TorchTensor* t, int64_t** out) {
+    *out = t->strides.data();
+    return 0;
+}
+int32_t aoti_torch_get_dtype(TorchTensor* t, int32_t* out) {
+    *out = t->type;
+    return 0;
+}
+int32_t aoti_torch_get_device_type(TorchTensor*, int32_t* out) {
+    *out = aoti_torch_device_type_cpu();
+    return 0;
+}
+int32_t aoti_torch_get_layout(TorchTensor*, int32_t* out) {
+    *out = aoti_torch_layout_strided();
+    return 0;
+}
+int32_t aoti_torch_get_storage_size(TorchTensor* t, int64_t* out) {
+    *out = (int64_t)t->data->size();
+    return 0;
+}
+int32_t aoti_torch_get_storage_offset(TorchTensor*, int64_t* out) {
+    *out = 0;
+    return 0;
+}
+int32_t aoti_torch_empty_strided(int64_t rank, const int64_t* sizes, const int64_t*, int32_t type,
+                                 int32_t, int32_t, TorchTensor** out) {
+    *out = make(type, {sizes, sizes + rank});
+    return 0;
+}
+int32_t aoti_torch_delete_tensor_object(TorchTensor* t) {
+    delete t;
+    return 0;
+}
+
+int32_t torch_new_list_reserve_size(size_t, TorchList** out) {
+    *out = new TorchList;
+    return 0;
+}
+int32_t torch_list_size(TorchList* list, size_t* out) {
+    *out = list->items.size();
+    return 0;
+}
+int32_t torch_list_get_item(TorchList* list, size_t i, StableValue* out) {
+    const StableValue item = list->items[i];
+    *out = list->of_tensors ? as_value(new TorchTensor(*as_tensor(item))) : item;
+    return 0;
+}
+int32_t torch_list_push_back(TorchList* list, StableValue item) {
+    list->items.push_back(item);
+    return 0;
+}
+int32_t torch_delete_list(TorchList* list) {
+    for (const StableValue item : list->items)
+        if (list->of_tensors) delete as_tensor(item);
+    delete list;
+    return 0;
+}
+
+int32_t aoti_torch_library_init_def(const char*, const char*, uint32_t, TorchLibrary**) {
+    return 0;
+}
+int32_t aoti_torch_library_def(TorchLibrary*, const char*) {
+    return 0;
+}
+int32_t aoti_torch_library_init_impl(const char*, const char*, const char*, uint32_t,
+                                     TorchLibrary**) {
+    return 0;
+}
+int32_t torch_library_impl(TorchLibrary*, const char* name, jca::BoxedKernel kernel, uint64_t) {
+    kernels[name] = kernel;
+    return 0;
+}
+
+}  // extern "C"
 
 int main(int count, char** arguments) {
     expect(count == 3, "usage: driver CASES RESULTS");
@@ -222,9 +257,12 @@ int main(int count, char** arguments) {
     expect(cases && results, "a file cannot be opened");
     expect(jca_isa_select("") == JCA_OK, "no instruction set");
     puts(jca_isa_name());
-    for (Case c; c.next();) {
-        expect(c.op >= 0 && c.op < kCount, "no such op");
-        kOps[c.op](c);
+    const char* const missing = jca_register_ops(nullptr);  // the functions of this program
+    expect(!missing, missing);
+    try {
+        while (!at_end()) run_case();
+    } catch (const std::exception& error) {
+        expect(false, error.what());
     }
     expect(fclose(results) == 0, "the results cannot be written");
     return 0;

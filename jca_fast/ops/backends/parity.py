@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from .. import reference
 from ..tiers import precision
@@ -24,6 +25,7 @@ TF32 may take three products in a row, which reach 2.8e-3: PyTorch on a CPU has 
 with."""
 FACTOR = {"out": 2.0, "grad": 3.0}
 """The largest ratio of an error to the error of PyTorch."""
+Arguments = tuple[Any, ...]
 
 
 class Case(NamedTuple):
@@ -103,20 +105,24 @@ def run_checks(
     return results
 
 
+def tensors_of(case: Case, dtype: torch.dtype, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Random inputs of the op, then a gradient for each of its outputs."""
+    return [t.to(device, dtype) for t in _OPS[case.op][0](case)]
+
+
+def arguments(case: Case, tensors: Sequence[Tensor]) -> tuple[Arguments, Arguments]:
+    """The arguments of the op and of its backward, in the order of their schemas."""
+    seed = torch.tensor(2**40 + 17, device=tensors[0].device) if case.dropout else None
+    return _OPS[case.op][1](case, seed, *tensors)
+
+
 def _run_case(
     case: Case, tier: str, dtype: torch.dtype, device: torch.device, launchers: ModuleType
 ) -> list[Result]:
-    tensors, seed = _INPUTS[case.op](case), None
-    tensors = [t.to(device, dtype) for t in tensors]
-    if case.dropout:
-        seed = torch.tensor(2**40 + 17, device=device)
-    call = _CALLS[case.op]
-    kernels = [getattr(launchers, name) for name in (case.op, f"{case.op}_backward")]
-    formulas = [getattr(reference, name) for name in (case.op, f"{case.op}_backward")]
-    got = call(kernels, case, tensors, seed)
-    again = call(kernels, case, tensors, seed)
-    plain = call(formulas, case, tensors, seed)
-    exact = call(formulas, case, [t.double() for t in tensors], seed)
+    tensors = tensors_of(case, dtype, device)
+    given, wide = arguments(case, tensors), arguments(case, [t.double() for t in tensors])
+    got, again = (_results(launchers, case.op, given) for _ in range(2))
+    plain, exact = _results(reference, case.op, given), _results(reference, case.op, wide)
     same = all(
         torch.equal(a, b) for a, b in zip((*got[0], *got[1]), (*again[0], *again[1]), strict=True)
     )
@@ -126,6 +132,15 @@ def _run_case(
         baseline = max(relative_error(a, b) for a, b in zip(groups[1], groups[2], strict=True))
         results.append(Result(case, what, error, baseline, FACTOR[what] * baseline + FLOOR[tier]))
     return results
+
+
+def _results(
+    functions: ModuleType, op: str, given: tuple[Arguments, Arguments]
+) -> list[list[Tensor]]:
+    """The outputs and the gradients."""
+    calls = zip((op, f"{op}_backward"), given, strict=True)
+    found = [getattr(functions, name)(*args) for name, args in calls]
+    return [[out] if isinstance(out, Tensor) else list(out) for out in found]
 
 
 def relative_error(a: Tensor, exact: Tensor) -> float:
@@ -147,55 +162,59 @@ def _random(*shapes: tuple[int, ...]) -> list[Tensor]:
     ]
 
 
-def _attention_inputs(case: Case) -> list[Tensor]:
+def _exact(formula: Callable[..., Any], *args: Any) -> Any:
+    """The result of a formula in float64.
+
+    Every backward gets the same saved results: where tanh is near 1, a softmax weight is small, or
+    a ReLU is near its kink, one rounding of them would decide the gradient.
+    """
+    wide = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, args)
+    return formula(*wide)
+
+
+def _tanh_attention_tensors(case: Case) -> list[Tensor]:
     """q, k, v and the gradient of the output, channels last in memory as in the modules."""
     b, m, n_l, n, d, shared = case.sizes
     return [t.mT for t in _random((b, n, m), (b, n, n_l), (1 if shared else b, d, n_l), (b, d, m))]
 
 
-def _attention(
-    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
-) -> Any:
-    *qkv, grad = tensors
-    options = (0.5 * qkv[0].shape[2] ** -0.5, case.dropout, seed)
-    return [ops[0](*qkv, *options)], ops[1](grad, *qkv, *options)
+def _tanh_attention(
+    case: Case, seed: Tensor | None, q: Tensor, k: Tensor, v: Tensor, grad: Tensor
+) -> tuple[Arguments, Arguments]:
+    options = (0.5 * q.shape[2] ** -0.5, case.dropout, seed)
+    return (q, k, v, *options), (grad, q, k, v, *options)
 
 
-def _released_inputs(case: Case) -> list[Tensor]:
+def _released_attention_tensors(case: Case) -> list[Tensor]:
     """query, key, value and the gradient of the output."""
     b, n, d, d_x = case.sizes
     return _random((b, n, d), (b, n, d_x), (b, n, d_x), (b, n, d))
 
 
-def _released(
-    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
-) -> Any:
-    """Every backward gets the same T, for the reason given in :func:`_layer`."""
-    *inputs, grad = tensors
-    options: tuple[Any, ...] = (0.1 * case.sizes[1] ** -0.5, case.dropout, seed)
-    wide: list[Any] = [t.double() for t in inputs]
-    out = reference.released_attention(*wide, *options).to(grad.dtype)
-    return [ops[0](*inputs, *options)], ops[1](grad, out, *inputs, *options)
+def _released_attention(
+    case: Case, seed: Tensor | None, query: Tensor, key: Tensor, value: Tensor, grad: Tensor
+) -> tuple[Arguments, Arguments]:
+    inputs = (query, key, value, 0.1 * case.sizes[1] ** -0.5, case.dropout, seed)
+    out = _exact(reference.released_attention, *inputs).to(grad.dtype)
+    return inputs, (grad, out, *inputs)
 
 
-def _affinity_inputs(case: Case) -> list[Tensor]:
+def _joint_affinity_tensors(case: Case) -> list[Tensor]:
     """q and k, channels last in memory as in the op, and the gradient of C."""
     b, m, n_l, n = case.sizes
     q, k, grad = _random((b, n, m), (b, n, n_l), (b, m, n_l))
     return [q.mT, k.mT, grad]
 
 
-def _affinity(
-    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
-) -> Any:
-    """Every backward gets the same C, because near 1 its rounding would decide the slope."""
-    q, k, grad = tensors
+def _joint_affinity(
+    case: Case, seed: Tensor | None, q: Tensor, k: Tensor, grad: Tensor
+) -> tuple[Arguments, Arguments]:
     scale = 0.5 * case.sizes[-1] ** -0.5
-    c = reference.joint_affinity(q.double(), k.double(), scale).to(grad.dtype)
-    return [ops[0](q, k, scale)], ops[1](grad, q, k, c, scale)
+    c = _exact(reference.joint_affinity, q, k, scale).to(grad.dtype)
+    return (q, k, scale), (grad, q, k, c, scale)
 
 
-def _layer_inputs(case: Case) -> list[Tensor]:
+def _joint_coattention_tensors(case: Case) -> list[Tensor]:
     """Two inputs, the joints, the weights and the gradients of both outputs."""
     b, n, d_a, d_v, k, joints = case.sizes
     d = [24, 31] if joints == 2 else [50 if joints else d_a + d_v] * 2
@@ -205,49 +224,36 @@ def _layer_inputs(case: Case) -> list[Tensor]:
     return [*_random(*shapes), *scaled, *_random((b, n, d_a), (b, n, d_v))]
 
 
-def _layer(
-    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
-) -> Any:
-    """Every backward gets the same H, because one rounding across the ReLU changes the gradient."""
-    joints = case.sizes[-1]
-    inputs = tensors[:2]
-    given = tensors[2 : 2 + joints]
-    weights = tensors[2 + joints : -2]
-    grads = tensors[-2:]
-    groups = (inputs, given, *(weights[i : i + 2] for i in (0, 2, 4, 6)))
-    options: tuple[Any, ...] = ([0.2, 0.1], case.dropout, seed)
-    wide: list[Any] = [[t.double() for t in group] for group in groups]
-    everything: list[Any] = [*wide, *options, True]
-    maps = [h.to(inputs[0].dtype) for h in reference.joint_coattention(*everything)[2:]]
-    return ops[0](*groups, *options, True), ops[1](grads, maps, *groups, *options)
+def _joint_coattention(
+    case: Case, seed: Tensor | None, *tensors: Tensor
+) -> tuple[Arguments, Arguments]:
+    first = 2 + case.sizes[-1]  # of the weights
+    *weights, grads = (list(tensors[i : i + 2]) for i in range(first, first + 10, 2))
+    groups = (list(tensors[:2]), list(tensors[2:first]), *weights)
+    layer = (*groups, [0.2, 0.1], case.dropout, seed)
+    maps = _exact(reference.joint_coattention, *layer, True)[2:]
+    return (*layer, True), (grads, [h.to(grads[0].dtype) for h in maps], *layer)
 
 
-def _reduction_inputs(case: Case) -> list[Tensor]:
+def _visual_reduction_tensors(case: Case) -> list[Tensor]:
     """query, regions and the gradients of both outputs."""
     s, r, d = case.sizes
     return _random((s, d), (s, r, d), (s, d), (s, r))
 
 
-def _reduction(
-    ops: list[Callable[..., Any]], case: Case, tensors: list[Tensor], seed: Tensor | None
-) -> Any:
-    query, regions, *grads = tensors
+def _visual_reduction(
+    case: Case, seed: Tensor | None, query: Tensor, regions: Tensor, *grads: Tensor
+) -> tuple[Arguments, Arguments]:
     scale = case.sizes[-1] ** -0.5
-    out = ops[0](query, regions, scale)
-    return list(out), ops[1](*grads, query, regions, out[1], scale, True)
+    weights = _exact(reference.visual_reduction, query, regions, scale)[1].to(query.dtype)
+    return (query, regions, scale), (*grads, query, regions, weights, scale, True)
 
 
-_INPUTS = {
-    "tanh_attention": _attention_inputs,
-    "released_attention": _released_inputs,
-    "joint_affinity": _affinity_inputs,
-    "joint_coattention": _layer_inputs,
-    "visual_reduction": _reduction_inputs,
+_OPS: dict[str, tuple[Callable[..., list[Tensor]], Callable[..., Any]]] = {
+    "tanh_attention": (_tanh_attention_tensors, _tanh_attention),
+    "released_attention": (_released_attention_tensors, _released_attention),
+    "joint_affinity": (_joint_affinity_tensors, _joint_affinity),
+    "joint_coattention": (_joint_coattention_tensors, _joint_coattention),
+    "visual_reduction": (_visual_reduction_tensors, _visual_reduction),
 }
-_CALLS = {
-    "tanh_attention": _attention,
-    "released_attention": _released,
-    "joint_affinity": _affinity,
-    "joint_coattention": _layer,
-    "visual_reduction": _reduction,
-}
+"""The tensors and the arguments of a case of each op."""
