@@ -65,7 +65,8 @@ def huge(t: Tensor, rng: random.Random) -> Tensor:
     dim = rng.randrange(t.dim()) if t.dim() else 0
     shape = list(t.shape) or [1]
     others = t.numel() // shape[dim]
-    shape[dim] = rng.choice([2**40, 2**56, 2**61 // others])
+    sizes = [2**40, 2**56, 2**61 // others]
+    shape[dim] = rng.choice([size for size in sizes if size * others < 2**63])
     return t.reshape(-1)[:1].as_strided(shape, [0] * len(shape))
 
 

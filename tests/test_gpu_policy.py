@@ -388,6 +388,6 @@ def test_an_op_without_a_kernel_is_refused_and_auto_goes_on(name, monkeypatch):
 def test_the_dispatcher_runs_the_launchers_that_a_check_judges(backend):
     """The self-check calls launchers; users reach them through ``torch.ops``."""
     row, case = backends.find(backend), parity.QUICK[0]
-    q, k, v, _ = (t.float() for t in parity._INPUTS[case.op](case))
+    q, k, v, _ = parity.tensors_of(case, torch.float32)
     direct = launchers.load(row.module).tanh_attention(q, k, v, 0.2, 0.0, None)
     assert torch.equal(library.overload("tanh_attention", backend)(q, k, v, 0.2, 0.0, None), direct)
