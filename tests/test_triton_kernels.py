@@ -182,10 +182,14 @@ def test_any_size_is_no_worse_than_plain_torch(op, data):
 
 def test_partial_results_of_any_number_and_size_are_summed_in_one_launch():
     partials = [torch.randn(shape) for shape in ((100, 70), (1, 3), (33, 1), (5, 2, 130))]
-    found = [sums.partial_sum(p, p.new_full(p.shape[1:], float("nan"))) for p in partials]
+    factors = (1.0, 0.0, 0.3, -2.0)
+    found = [
+        sums.partial_sum(p, p.new_full(p.shape[1:], float("nan")), factor)
+        for p, factor in zip(partials, factors, strict=True)
+    ]
     sums.launch_sums(found)
-    for x, p in zip(found, partials, strict=True):
-        torch.testing.assert_close(x.out, p.sum(0), rtol=1e-5, atol=1e-5)
+    for x, p, factor in zip(found, partials, factors, strict=True):
+        torch.testing.assert_close(x.out, factor * p.sum(0), rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture

@@ -130,10 +130,10 @@ def prepare_rows(
 class Finish(NamedTuple):
     """One modality of the finish kernel: x (B, d_x, N); pointers are contiguous.
 
-    Reads w_j (N, N), dx0 (B, N, d_x) float32 and dq (tiles * B, d_x, N) float32, the partial sums
-    of the gradient of Q, which holds the factor ``scale``. ``dj`` points at the float32 gradients
-    of the part of J that is X, one for each modality that reads it (none if J is given), in
-    (B, N, d) with d = ``joint_width``. Writes dx (B, N, d_x) and dw_j (programs, N, N) float32.
+    Reads w_j (N, N), dx0 (B, N, d_x) float32 and dq (tiles * B, d_x, N) float32, partial sums that
+    add up to the gradient of Xᵀ W_j divided by ``scale``. ``dj`` points at the float32 gradients of
+    the part of J that is X, one for each modality that reads it (none if J is given), in (B, N, d)
+    with d = ``joint_width``. Writes dx (B, N, d_x) and dw_j (programs, N, N) float32.
     """
 
     x: Operand

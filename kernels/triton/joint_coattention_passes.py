@@ -98,10 +98,12 @@ def prepare(
 class Core(NamedTuple):
     """Results of the attention's backward, mostly as partial sums over their first dimension.
 
-    dq[i] (tiles * B, d_x, N); dw_c[i] (groups, k, d); dj (modalities, B, N, d) if J consists of the
-    modalities or is shared. Otherwise dj is None, and the gradients of J are already final.
+    dq[i] (tiles * B, d_x, N), whose sum lacks the factor ``dq_factor``; dw_c[i] (groups, k, d);
+    dj (modalities, B, N, d) if J consists of the modalities or is shared. Otherwise dj is None, and
+    the gradients of J are already final.
     """
 
+    dq_factor: float
     dq: list[Tensor]
     dw_c: list[Tensor]
     dj: Tensor | None
@@ -122,7 +124,7 @@ def attention_backward(
     if not one_joint_each:
         shape = (len(layer.inputs), batch, segments, layer.w_c[0].shape[1])
         dj = x.new_empty(shape, dtype=torch.float32)
-    core = Core([], [], dj)
+    core = Core(dropout.keep_scale if once else 1.0, [], [], dj)
     problems = []
     for i, m in enumerate(prepared):
         target = grad_joints[i] if dj is None else dj[i]  # (B, N, d)
@@ -198,7 +200,7 @@ def finish(
                 dw_j=dw_j,
                 tiles=core.dq[i].shape[0] // m.q.shape[0],
                 joint_width=firsts[-1],
-                scale=m.scale,
+                scale=m.scale * core.dq_factor,
             )
         )
     same = alike(finishes)

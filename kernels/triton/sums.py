@@ -21,7 +21,7 @@ registers to wait for all of them at once."""
 
 
 class Sum(NamedTuple):
-    """``out`` (size,) = the sum of ``count`` rows of ``partials`` (count, size) float32.
+    """``out`` (size,) = ``factor`` times the sum of the rows of ``partials`` (count, size) float32.
 
     Count and size are doubled: Triton makes an integer 1 a constant, and such sums would be
     compiled separately.
@@ -31,6 +31,7 @@ class Sum(NamedTuple):
     out: Any
     count2: Any
     size2: Any
+    factor: Any
 
 
 def group_sizes(batch: int) -> tuple[int, int]:
@@ -39,9 +40,9 @@ def group_sizes(batch: int) -> tuple[int, int]:
     return per_group, cdiv(batch, per_group)
 
 
-def partial_sum(partials: Tensor, out: Tensor) -> Sum:
-    """``out`` as the sum of ``partials`` (count, *out.shape)."""
-    return Sum(partials, out, 2 * (partials.numel() // out.numel()), 2 * out.numel())
+def partial_sum(partials: Tensor, out: Tensor, factor: float = 1.0) -> Sum:
+    """``out`` as ``factor`` times the sum of ``partials`` (count, *out.shape)."""
+    return Sum(partials, out, 2 * (partials.numel() // out.numel()), 2 * out.numel(), factor)
 
 
 def launch_sums(sums: Sequence[Sum]) -> None:
@@ -69,4 +70,5 @@ def sum_kernel(sums, ROWS: tl.constexpr, BLOCK: tl.constexpr):
             b_sum += tl.load(
                 x.partials + o_r[:, None].to(tl.int64) * size + o_x[None, :], mask=inside, other=0.0
             )
-        tl.store(x.out + o_x, tl.sum(b_sum, 0).to(x.out.dtype.element_ty), mask=o_x < size)
+        b_out = tl.sum(b_sum, 0) * tl.cast(x.factor, tl.float32)
+        tl.store(x.out + o_x, b_out.to(x.out.dtype.element_ty), mask=o_x < size)

@@ -231,7 +231,7 @@ def _backward(
     if table.single_pass(level, segments):
         tiles = cdiv(columns, config.columns)
         dq_part = empty(q, (tiles * batch, rows, segments), torch.float32)
-        sums.append(partial_sum(dq_part, dq))
+        sums.append(partial_sum(dq_part, dq, scale * dropout.keep_scale))
         problem = problem._replace(dq=operand(dq_part))
         launch_backward([problem], config, level, samples, sizes, dropout, ONE_PASS)
     else:

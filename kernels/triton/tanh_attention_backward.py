@@ -43,9 +43,11 @@ class Problem(NamedTuple):
     """One backward problem: q (B, M, N), k (B, L, N), v (B or 1, L, D), g (B, M, D), its results.
 
     dk (B, L, N), dv (groups, L, D) and dq (column tiles * B, M, N) are partial sums; a pass does
-    not read the operands of results that it does not compute. ``first`` is the number of k's first
-    row in the mask of modality ``modality2 / 2``. It is doubled because Triton makes an integer 1 a
-    constant, and problems with different constants are compiled separately.
+    not read the operands of results that it does not compute. dq lacks the factor of dS, ``scale``
+    times that of the kept elements: a product in each tile would cost more than one with the sum,
+    and the factor times k may overflow. ``first`` is the number of k's first row in the mask of
+    modality ``modality2 / 2``. It is doubled because Triton makes an integer 1 a constant, and
+    problems with different constants are compiled separately.
     """
 
     q: Operand
@@ -88,9 +90,7 @@ class Columns(NamedTuple):
     """The values that a column tile keeps for all row tiles of one sample.
 
     ``o_l`` its columns, ``o_out`` the block of N of dk and dq, ``o_d`` the block of D of dv;
-    ``left`` scale * k as operand of the scores; ``b_k`` (BN, BO) and ``b_v`` (BN, BD) k and v;
-    ``grad_scale`` the factor of dS, which multiplies the results, because ``grad_scale * k`` may
-    overflow.
+    ``left`` scale * k as operand of the scores; ``b_k`` (BN, BO) and ``b_v`` (BN, BD) k and v.
     """
 
     o_l: Any
@@ -99,7 +99,6 @@ class Columns(NamedTuple):
     left: Any
     b_k: Any
     b_v: Any
-    grad_scale: Any
 
 
 class Sample(NamedTuple):
@@ -164,7 +163,7 @@ def column_tile(x, samples, dropout, PASS: tl.constexpr, TILE: tl.constexpr):
         key = tl.cast(0, tl.uint32)
         if TILE.DROPOUT:
             key = sample_key(dropout.p_seed, x.modality2 // 2, i_b)
-        columns = Columns(o_l, o_out, o_d, left, b_k, b_v, grad_scale)
+        columns = Columns(o_l, o_out, o_d, left, b_k, b_v)
         sample = Sample(q, v, g, dq, key, first, dropout.threshold)
         b_dk = tl.zeros((TILE.BN, TILE.BO), tl.float32)
         inner = 0  # row tiles whose rows and columns all exist
@@ -227,7 +226,7 @@ def row_tile(
     b_dk = add_product(b_dk, undo_column_order(b_ds, dtype), b_q, TILE.EXACT, False)
     if PASS.WANT_DQ:
         b_dq = product(tl.trans(b_ds), columns.b_k, TILE.EXACT, False)  # (BM, BO)
-        store_tile(sample.dq, o_m, columns.o_out, b_dq * columns.grad_scale, EDGE)
+        store_tile(sample.dq, o_m, columns.o_out, b_dq, EDGE)
     return b_dk, b_dv
 
 
