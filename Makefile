@@ -26,8 +26,8 @@ executed:  ## the compiled Triton kernels, executed on the CPU (needs the extra 
 nightly:  ## the same for every op in every tier, with all tiles
 	python -m tests.ptx --all
 
-audit:  ## compile the GPU kernels for six chips and read the machine code (needs the extra "triton")
-	python -m benchmarks.audit
+audit:  ## compile the GPU kernels for six chips, or ARCH=80,90, and read the machine code (extra "triton")
+	python -m benchmarks.audit $(if $(ARCH),--arch $(ARCH))
 
 sanitize:  ## the native kernels under AddressSanitizer and UBSan; `.ci/sanitize thread` for ThreadSanitizer
 	.ci/sanitize
