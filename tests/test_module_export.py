@@ -73,6 +73,19 @@ def test_exported_with_lengths(form, build):
 
 
 @FORMS
+def test_exported_with_lengths_for_any_batch(form):
+    module, _ = fusion(form)
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    features = torch.randn(2, 5, 6), torch.randn(2, 5, 4)
+    shapes = {"inputs": (batch, batch), "lengths": batch}
+    lengths = {"lengths": torch.tensor([3, 5])}
+    program = torch.export.export(module, features, lengths, dynamic_shapes=shapes).module()
+    wider = torch.randn(4, 5, 6), torch.randn(4, 5, 4)
+    lengths = {"lengths": torch.tensor([3, 0, 1, 5])}
+    torch.testing.assert_close(program(*wider, **lengths), module(*wider, **lengths))
+
+
+@FORMS
 @pytest.mark.parametrize("build", [fusion, localizer])
 @pytest.mark.filterwarnings("ignore")
 def test_traced_with_gradients(form, build, tmp_path):

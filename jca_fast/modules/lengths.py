@@ -89,7 +89,10 @@ def _checked_mask(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def _checked_lengths(lengths: Lengths, like: Tensor) -> Tensor:
-    counts = torch.as_tensor(lengths, dtype=None if len(lengths) else torch.int64)
+    if isinstance(lengths, Tensor):
+        counts = lengths  # its len() would fix the batch size of an exported program
+    else:
+        counts = torch.as_tensor(lengths, dtype=None if len(lengths) else torch.int64)
     if counts.dtype.is_floating_point or counts.dtype in (torch.bool, torch.complex64):
         raise TypeError(f"lengths must be integers (B,), got {counts.dtype}")
     if counts.shape != like.shape[:1]:
