@@ -28,13 +28,18 @@ TOOLS = ("cmake", "aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump", "qemu-aa
 if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
     pytest.skip(f"not installed: {', '.join(missing)}", allow_module_level=True)
 
+native = pytest.importorskip("jca_fast.kernels.cpu.native")
+if native.load()[0] is None:
+    pytest.skip(native.load()[1], allow_module_level=True)
+
 ROOT = Path(__file__).resolve().parents[1]
 SYSROOT = "/usr/aarch64-linux-gnu"
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TYPES = (*DTYPES, torch.int64)
 """The dtypes of driver.cpp."""
 SHARED = Case("tanh_attention", (3, 37, 70, 7, 5, 1))
-CASES = {case.op: case for case in QUICK} | {"tanh_attention_shared": SHARED}
+NATIVE = {case.op: case for case in QUICK if case.op in native.op_names()}
+CASES = NATIVE | {"tanh_attention_shared": SHARED}
 
 
 @pytest.fixture(scope="module")
