@@ -21,16 +21,16 @@ from numerics import assert_as_good_as_torch
 from torch import Tensor
 
 from jca_fast.ops import reference
-from jca_fast.ops.backends.parity import QUICK, Case, arguments, tensors_of
+from jca_fast.ops.backends.parity import QUICK, Case, arguments, tensors_of, with_kernels
 from jca_fast.ops.library import overload
 
 TOOLS = ("cmake", "aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump", "qemu-aarch64")
 if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
     pytest.skip(f"not installed: {', '.join(missing)}", allow_module_level=True)
 
-native = pytest.importorskip("jca_fast.kernels.cpu.native")
-if native.load()[0] is None:
-    pytest.skip(native.load()[1], allow_module_level=True)
+cpu = pytest.importorskip("jca_fast.kernels.cpu")
+if cpu.problem():
+    pytest.skip(cpu.problem(), allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSROOT = "/usr/aarch64-linux-gnu"
@@ -38,8 +38,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TYPES = (*DTYPES, torch.int64)
 """The dtypes of driver.cpp."""
 SHARED = Case("tanh_attention", (3, 37, 70, 7, 5, 1))
-NATIVE = {case.op: case for case in QUICK if case.op in native.op_names()}
-CASES = NATIVE | {"tanh_attention_shared": SHARED}
+CASES = {case.op: case for case in with_kernels(QUICK, cpu)} | {"tanh_attention_shared": SHARED}
 
 
 @pytest.fixture(scope="module")

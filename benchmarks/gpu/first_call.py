@@ -50,13 +50,13 @@ def _self_check(dry: bool) -> None:
     """
     from benchmarks.gpu.subjects import BACKEND
     from jca_fast.ops.backends import find, parity, trust
-    from jca_fast.ops.backends.launchers import load, missing
+    from jca_fast.ops.backends.launchers import load
 
     row = find(BACKEND[0])
     assert row.module is not None
     if dry:
         kernels = load(row.module)
-        last = [case for case in parity.QUICK if not missing(kernels, case.op)][-1:]
+        last = parity.with_kernels(parity.QUICK, kernels)[-1:]
         results = parity.run_checks(last, "exact", "cpu", kernels)
         problem = str([r for r in results if not r.passed] or "")
     else:

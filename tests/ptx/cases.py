@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from jca_fast.kernels import triton as kernels
 
-from jca_fast.ops.backends.launchers import missing
-from jca_fast.ops.backends.parity import QUICK, Case, run_checks
+from jca_fast.ops.backends.parity import QUICK, Case, run_checks, with_kernels
 
 from .launch import Options
 from .triton_device import emulate
 
 CHIPS = (80, 90)
 SUITE = {
-    **{f"quick {case.op}": case for case in QUICK if not missing(kernels, case.op)},
+    **{f"quick {case.op}": case for case in with_kernels(QUICK, kernels)},
     "long tanh_attention": Case("tanh_attention", (1, 150, 300, 10, 9, 0), 0.3),
     "long joint_coattention": Case("joint_coattention", (1, 10, 150, 140, 9, 0), 0.3),
 }

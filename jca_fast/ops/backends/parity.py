@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from .. import reference
 from ..tiers import precision
+from .launchers import missing
 
 FLOOR = {"exact": 3e-7, "tf32": 4e-3, "bfloat16": 4e-3, "float16": 5e-4}
 """Relative RMS error that always passes: one rounding of the tier, for results in which PyTorch
@@ -87,6 +88,11 @@ FULL = (
     Case("visual_reduction", (2, 5, 3000)),
 )
 """The cases of ``jca-fast verify``."""
+
+
+def with_kernels(cases: Sequence[Case], kernels: ModuleType) -> list[Case]:
+    """The cases of the ops for which ``kernels`` has launchers, forward and backward."""
+    return [case for case in cases if not missing(kernels, case.op)]
 
 
 def run_checks(

@@ -26,7 +26,7 @@ from ..._version import __version__
 from ...atomic import write_json
 from ..tiers import TIERS, device_class
 from . import parity
-from .launchers import load, missing
+from .launchers import load
 from .verified import VERIFIED
 
 _DECIDED: dict[tuple[str, int, str], str] = {}
@@ -97,7 +97,7 @@ def _warn(backend: str, index: int, verdict: str) -> None:
 def _check(module: str, index: int, tier: str) -> str:
     """Run the self-check of the ops that have kernels; "" or the first failure."""
     device, kernels = torch.device("cuda", index), load(module)
-    cases = [case for case in parity.QUICK if not missing(kernels, case.op)]
+    cases = parity.with_kernels(parity.QUICK, kernels)
     with _any_algorithm():
         results = parity.run_checks(cases, tier, device, kernels)
     failed = [r for r in results if not r.passed]
