@@ -122,20 +122,19 @@ class ResidualRNN(nn.Module):
     def _run_packed(self, x: Tensor, used: Tensor) -> Tensor:
         """The recurrent network over the segments in use; both directions skip the padding."""
         batch, segments = used.shape
-        exporting = torch.compiler.is_exporting()
-        if not exporting and not batch:
-            return self._run(x)
         order = (~used).long().argsort(dim=1, stable=True)[..., None]  # the segments in use first
         counts = used.sum(dim=1).clamp(min=1)  # an empty clip has one segment, of zeros
         front = x.gather(1, order.expand_as(x))
-        if exporting:
+        if torch.compiler.is_exporting():
             y = self._run_directions(front, counts)
-        else:
+        elif batch:
             packed = pack_padded_sequence(
                 front, counts.cpu(), batch_first=True, enforce_sorted=False
             )
             packed, _ = self._network(packed, self._initial(batch))
             y, _ = pad_packed_sequence(packed, batch_first=True, total_length=segments)
+        else:  # packed sequences need a clip
+            y = self._run(front)
         return y.gather(1, order.argsort(dim=1).expand_as(y))
 
     def _run_directions(self, x: Tensor, counts: Tensor) -> Tensor:
