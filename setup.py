@@ -41,14 +41,15 @@ class CMakeBuild(build_ext):
         pip hides the output of a build that succeeds, so that of a checkout (-e) fails where the
         kernels do not compile.
         """
-        problem = self.missing_tool() or self.build_library()
+        missing = self.missing_tool()
+        problem = missing or self.build_library()
         if not problem:
             if not self.inplace:
                 shutil.copytree(ROOT / LIBRARY, Path(self.build_lib) / LIBRARY, dirs_exist_ok=True)
             return
         shutil.rmtree(ROOT / LIBRARY, ignore_errors=True)
         text = f"jca_fast: native CPU kernels not built ({problem})"
-        if self.inplace and not self.missing_tool():
+        if self.inplace and not missing:
             raise SystemExit(f"{text}; an installation without -e goes on with plain PyTorch")
         print(f"{text}; the package runs on plain PyTorch", flush=True)
 
