@@ -41,7 +41,7 @@ def versions(library: Path) -> dict[str, set[str]]:
 def missing(folder: Path) -> Missing:
     """Library -> version -> functions that the libraries of a folder need and nobody has.
 
-    Functions without a version have the version "", in the first library.
+    Functions without a version have the version "", in every library: nothing names their own.
     """
     needed: dict[str, set[str]] = defaultdict(set)
     undefined: set[str] = set()
@@ -55,8 +55,9 @@ def missing(folder: Path) -> Missing:
             (undefined if kind == "U" else defined).add(symbol)
     found: Missing = {name: {of: [] for of in ofs} for name, ofs in needed.items()}
     homes = {of: functions for ofs in found.values() for of, functions in ofs.items()}
-    if found:
-        homes[""] = next(iter(found.values())).setdefault("", [])
+    homes[""] = []
+    for ofs in found.values():
+        ofs[""] = homes[""]
     for symbol in sorted(undefined - defined):
         function, _, of = symbol.partition("@")
         if of in homes and not (of == "" and function.startswith(("Py", "_Py", "_Z"))):
