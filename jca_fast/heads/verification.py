@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modules.checks import autocasts, check_feature, check_positive
+from ..modules.checks import check_feature, check_positive
 from ..modules.lengths import Lengths, used_segments, zero_padding
 from ..modules.linear import reset_children
+from ..ops.checks import autocasts
 
 
 class AttentiveStatisticsPooling(nn.Module):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import SupportsIndex
 
-import torch
 from torch import Tensor
+
+from ..ops.checks import autocasts
 
 
 def check_positive(**sizes: SupportsIndex) -> None:
@@ -84,8 +85,3 @@ def check_like(name: str, x: Tensor, other: Tensor, other_name: str) -> None:
         raise ValueError(f"{name} must be on {other.device} like {other_name}, got {x.device}")
     if x.dtype != other.dtype and not autocasts(x.device.type):
         raise TypeError(f"{name} must be {other.dtype} like {other_name}, got {x.dtype}")
-
-
-def autocasts(device: str) -> bool:
-    """Whether autocast is on for a type of device; some types, such as meta, do not have it."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -8,6 +8,7 @@ Public functions call the same recorder without the dispatcher, which halves the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 from . import reference
 from .flops import MULTIPLY_ADDS, tell_counters
@@ -104,8 +106,17 @@ def record(function: type[torch.autograd.Function], *args: Any) -> Any:
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
         with enable_single_level_autograd_function():
-            return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+            return _at_one_level(function).apply(*args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+
+
+@functools.cache
+def _at_one_level(function: type[torch.autograd.Function]) -> Any:
+    """The same Function without the dispatch through all levels, which `apply` does inside a
+    transform from torch 2.14 on.
+    """
+    own = {name: value for name, value in vars(function).items() if isinstance(value, staticmethod)}
+    return type(function.__name__, (_SingleLevelFunction,), own)
 
 
 def vjp_of(

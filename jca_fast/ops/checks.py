@@ -76,10 +76,18 @@ def inverse_root(size: int | Tensor) -> float:
     return (int(size) if isinstance(size, Tensor) else size) ** -0.5
 
 
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device; meta does not have it.
+
+    Compilers of torch 2.10 and 2.11 cannot trace `torch.amp.is_autocast_available`.
+    """
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Under autocast, the tensors in its dtype (float64 is not cast); otherwise unchanged."""
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not autocasts(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
