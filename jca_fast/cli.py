@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ._version import __version__
+from .memory import require
 
 COMMANDS = {
     "demo": (
@@ -39,12 +40,16 @@ COMMANDS = {
 }
 
 
+ROOM = 256 * 2**20
+"""Bytes that must be free at the start. With less, OpenBLAS or PyTorch may end the process."""
+
 OUT_OF_MEMORY = (
     "bad_alloc",
     "allocate memory",
     "failed to map segment",  # of a library
     "could not create a primitive",  # of oneDNN, which gives no reason
     "could not create a memory",
+    "could not execute a primitive",
     "can't start new thread",
 )
 """Parts of the messages of the system and of libraries when memory runs out."""
@@ -83,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in argv if a in COMMANDS), None)
     try:
+        require(ROOM, "every command")
         args = build_parser(command).parse_args(argv)
         set_threads(getattr(args, "threads", None))
         return importlib.import_module(COMMANDS[args.command][0]).run(args)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jca_fast.data.hdf5 import library
 from jca_fast.data.hdf5 import write_h5 as write_h5
 
 FEATURES = "avadataset"
@@ -95,6 +96,7 @@ class Table:
         return values.astype(self.dtype, copy=False)
 
     def _read_h5(self, rows: int | slice) -> np.ndarray:
+        library()  # has room in memory, or this raises
         if self._handle is None or self._pid != os.getpid():  # no handle of a parent
             self._handle, self._pid = self._open_h5(), os.getpid()
         return self._handle[rows]
@@ -120,8 +122,7 @@ class Table:
         return f"chunks of {rows.chunks}, {compression}"
 
     def _open_h5(self) -> Any:
-        import h5py
-
+        h5py = library()
         try:
             file = h5py.File(self.path, "r")
         except BlockingIOError:
@@ -193,8 +194,7 @@ def read_clip_column(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
     path = find_companion(CLIPS, *folders)
     if path is None:
         return None
-    import h5py
-
+    h5py = library()
     try:
         with h5py.File(path, "r") as file:
             return file[name][:]
@@ -207,8 +207,7 @@ def read_planted(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Raises ValueError for a damaged file.
     """
-    import h5py
-
+    h5py = library()
     try:
         with h5py.File(path, "r") as file:
             position, audible, visible = (file[k][:] for k in ("position", "audible", "visible"))

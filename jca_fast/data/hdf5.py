@@ -1,6 +1,7 @@
-"""Writes HDF5 files in such a way that Python writes every byte to the disk.
+"""h5py, called so that HDF5 cannot crash the process.
 
-A full disk then raises OSError. HDF5 itself crashes the process when it cannot write.
+HDF5 crashes when it cannot write: Python writes every byte to the disk, and a full disk raises
+OSError. It crashes when it cannot allocate its caches: `library` asks for that memory before.
 """
 
 from __future__ import annotations
@@ -14,13 +15,25 @@ from typing import Any
 import numpy as np
 
 from jca_fast.atomic import naming, replacing
+from jca_fast.memory import require
+
+ROOM = 32 * 2**20
+"""Bytes that must be free before HDF5 is called. Opening a file takes two or three MiB."""
+
+
+def library() -> Any:
+    """The module h5py, if there is memory for its work; else MemoryError."""
+    require(ROOM, "reading or writing an HDF5 file")
+    import h5py
+
+    return h5py
 
 
 def write_h5(
     path: str | Path, attributes: dict[str, str] | None = None, /, **datasets: np.ndarray
 ) -> None:
     """Write small arrays as contiguous datasets of one new HDF5 file, whole or not at all."""
-    import h5py
+    h5py = library()
 
     memory = io.BytesIO()
     with h5py.File(memory, "w", libver="earliest") as file:
@@ -74,7 +87,7 @@ class RowWriter:
 
 def _lay_out(dataset: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[_Recorder, int]:
     """The bytes of a file with an empty contiguous dataset, and the offset of its values."""
-    import h5py
+    h5py = library()
 
     recorder = _Recorder()
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .hdf5 import library
+
 Record = dict[str, Any]
 
 ATTRIBUTE = "extraction"
@@ -96,8 +98,7 @@ def _network(entry: dict[str, str]) -> str:
 def _attribute(path: Path) -> str | None:
     if not path.is_file():
         return None
-    import h5py
-
+    h5py = library()
     try:
         with h5py.File(path, "r") as file:
             value = file.attrs.get(ATTRIBUTE)

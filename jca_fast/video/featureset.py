@@ -21,6 +21,7 @@ from jca_fast.data.annotations import (
     read_annotations,
     segment_labels,
 )
+from jca_fast.data.hdf5 import library
 from jca_fast.data.record import ATTRIBUTE, FILE, Record
 
 from .settings import Settings
@@ -93,8 +94,7 @@ def write_features(out: Path, rows: Sequence[Row], settings: Settings, record: R
 
 def _create(path: Path, record: str) -> Any:
     """A new HDF5 file with the record as its attribute."""
-    import h5py
-
+    h5py = library()
     file = h5py.File(path, "w", libver="earliest")
     file.attrs[ATTRIBUTE] = record
     return file
@@ -185,8 +185,7 @@ def _random_splits(events: Sequence[Event]) -> dict[str, np.ndarray]:
 
 def _copy_planted(source: Path, target: Path, numbers: list[int]) -> None:
     """Copy planted.h5 for the rows of the set."""
-    import h5py
-
+    h5py = library()
     with h5py.File(source, "r") as file:
         arrays = {name: rows[:][numbers] for name, rows in file.items()}
         attributes = dict(file.attrs)

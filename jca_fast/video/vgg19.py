@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jca_fast.data.hdf5 import library
+
 from . import weights
 
 NEEDED = (
@@ -91,8 +93,7 @@ class Pool5:
 
 def _from_keras(path: Path, model: VGG19) -> dict[str, Tensor]:
     """The weights of a Keras file under torchvision's names; kernels become (out, in, 3, 3)."""
-    import h5py
-
+    h5py = library()
     convolutions = [i for i, layer in enumerate(model.features) if isinstance(layer, nn.Conv2d)]
     names = [
         f"block{block}_conv{i + 1}" for block, (_, n) in enumerate(_BLOCKS, 1) for i in range(n)
@@ -117,8 +118,7 @@ def _from_keras(path: Path, model: VGG19) -> dict[str, Tensor]:
 
 def _datasets(group: object) -> list[np.ndarray]:
     """All arrays at any depth of an h5 group."""
-    import h5py
-
+    h5py = library()
     found: list[np.ndarray] = []
     group.visititems(  # type: ignore[attr-defined]
         lambda _, item: found.append(item[()]) if isinstance(item, h5py.Dataset) else None
