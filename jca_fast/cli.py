@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ._version import __version__
-from .memory import require
+from .memory import require, reserve_blas
 
 COMMANDS = {
     "demo": (
@@ -51,6 +51,7 @@ OUT_OF_MEMORY = (
     "could not create a memory",
     "could not execute a primitive",
     "can't start new thread",
+    "codec configuration error",  # of Pillow, whose encoder got no memory
 )
 """Parts of the messages of the system and of libraries when memory runs out."""
 
@@ -91,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         require(ROOM, "every command")
         args = build_parser(command).parse_args(argv)
         set_threads(getattr(args, "threads", None))
-        return importlib.import_module(COMMANDS[args.command][0]).run(args)
+        module = importlib.import_module(COMMANDS[args.command][0])
+        reserve_blas()
+        return module.run(args)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of the output, such as "head", has ended

@@ -1,39 +1,55 @@
-"""Commands with too little memory: a one-line error, whole old files, no temporary files.
+"""Commands under limits of the address space: one line of error, old files whole, nothing left.
 
-    python tests/memory_limits.py --steps 40     # the campaign; the tests take a few steps
+    python tests/memory_limits.py --steps 12     # the campaign, about fifteen minutes
 
-A process that has loaded everything forks for each run. The child may grow by a share, from none to
-all, of the address space that the command needs.
+The limits lie between none and all of the address space that a command takes without a limit.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from training_tools import MODEL, make_data, settings, train_here
+from video_tools import make_video
 
-from jca_fast.cli import main
 from jca_fast.compat.released import DCNWithRCNN
+from jca_fast.data.record import read_record
+from jca_fast.models import AVELocalizer
+from jca_fast.training import checkpoint
+from jca_fast.video.extract import extract_videos
+from jca_fast.video.settings import Settings
 
 OLD = b"an older file"
 
+COMMAND = """
+import re, resource, sys
+from pathlib import Path
+from jca_fast.cli import main
+peak, limit, *arguments = sys.argv[1:]
+if int(limit):
+    resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
+status = main(arguments)
+kib = re.search("VmPeak:[^0-9]*([0-9]+)", Path("/proc/self/status").read_text())[1]
+Path(peak).write_text(kib)
+raise SystemExit(status)
+"""
 
-def commands(here: Path, video: bool) -> dict[str, tuple[list[str], list[str]]]:
+
+def commands(here: Path) -> dict[str, tuple[list[str], list[str]]]:
     """Name -> (arguments, files that it replaces), in a folder made by `prepare`."""
     data = here / "data"
     run = here / "run"
     out = here / "out"
+    video = here / "video.mkv"
     tiny = " ".join(f"{key}={value}" for key, value in MODEL.items())
     every = {
         "synth": (f"data synth {out}/set --num-clips 40 --visual-dim 64", []),
@@ -46,93 +62,70 @@ def commands(here: Path, video: bool) -> dict[str, tuple[list[str], list[str]]]:
         "table": (f"predict {run} --data {here}/a.npz -o {out}/p.csv --device cpu", ["p.csv"]),
         "convert": (f"convert {here}/published.pt {out}/w.safetensors", ["w.safetensors"]),
         "visualize": (f"visualize {run} --data {data} --clips 1 -o {out}/pictures", []),
+        "extract": (f"extract {video} -o {out}/set --num-segments 3 --frames-per-segment 2", []),
+        "localize": (f"localize {video} --checkpoint {here}/model.pt -o {out}/page", []),
     }
-    if video:
-        every["extract"] = (f"extract {here}/video.mkv -o {out}/features", [])
-        every["localize"] = (f"localize {here}/video.mkv --checkpoint {here}/av -o {out}/page", [])
     return {name: (line.split(), files) for name, (line, files) in every.items()}
 
 
-def prepare(here: Path, video: bool) -> int:
-    """Data, a trained run, a published checkpoint, and a video; 0 as a command."""
+def prepare(here: Path) -> None:
+    """Data, a trained run, a published checkpoint, and a video with a model for its features."""
     data = make_data(here / "data")
-    sizes = SimpleNamespace(audio_size=6, video_size=8, num_seq=2)
-    published = DCNWithRCNN(sizes)
-    train_here(**settings(data, here / "run", epochs=1, model=MODEL))
+    published = DCNWithRCNN(SimpleNamespace(audio_size=6, video_size=8, num_seq=2))
+    train_here(**settings(data, here / "run", epochs=1, model=MODEL, progress=False))
     torch.save(published.state_dict(), here / "published.pt")
     shapes = {"audio": (3, 4, 6), "visual": (3, 4, 2, 2, 5)}
     np.savez(here / "a.npz", **{key: np.ones(shape) for key, shape in shapes.items()})
-    return 0
+    video = make_video(here / "video.mkv", 3.0)
+    extract_videos([str(video)], here / "set", Settings(num_segments=3, frames_per_segment=2))
+    model = AVELocalizer(8, 8, 1, num_segments=3)
+    checkpoint.save(here / "model.pt", model, features=read_record(here / "set"))
 
 
-def in_a_child(work: Callable[[], int], log: Path) -> int:
-    """The result of ``work`` in a forked process that prints into `log`; a negative number is its
-    signal."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    status = 70
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(descriptor, 2)
-        status = work()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+def call(arguments: list[str], here: Path, limit: int = 0) -> int:
+    """Exit status of a command in a new process; a negative number is its signal.
 
-
-def memory(name: str) -> int:
-    """VmSize or VmPeak of this process in bytes."""
-    text = Path("/proc/self/status").read_text()
-    return int(text.split(f"{name}:")[1].split()[0]) * 1024
-
-
-def needed(arguments: list[str], here: Path) -> int:
-    """The address space that a command takes without a limit."""
-
-    def work() -> int:
-        before = memory("VmSize")
-        status = main(arguments)
-        (here / "needed").write_text(str(memory("VmPeak") - before))
-        return status
-
-    status = in_a_child(work, here / "log")
-    assert status == 0, (here / "log").read_text()
-    return int((here / "needed").read_text())
-
-
-def limited(arguments: list[str], room: int) -> int:
-    """The command in this process, with this much more address space."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + room, resource.RLIM_INFINITY))
-    return main(arguments)
+    `here/log` gets its errors and `here/peak` its largest address space in KiB.
+    """
+    command = [sys.executable, "-c", COMMAND, str(here / "peak"), str(limit), *arguments]
+    with (here / "log").open("w") as log:
+        return subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=log, check=False
+        ).returncode
 
 
 def fault(status: int, here: Path, files: list[str]) -> str:
     """The fault of a run; empty if there is none."""
     text = (here / "log").read_text()
-    lines = [line for line in text.splitlines() if line.startswith("jca-fast ")]
+    lines = [line for line in text.splitlines() if "memory" in line]
     left = [str(path) for path in here.rglob(".*.tmp")]
     if left:
         return f"left {left}"
     if status == 0:
         return "" if all((here / "out" / n).read_bytes() != OLD for n in files) else "wrote nothing"
-    if status != 2 or "Traceback" in text or len(lines) != 1 or "memory" not in lines[0]:
+    # `extract` reports a video that it cannot use, and ends with status 1
+    if status not in (1, 2) or "Traceback" in text or len(lines) != 1:
         return f"status {status}: {text}"
     return "" if all((here / "out" / n).read_bytes() == OLD for n in files) else "lost an old file"
 
 
-def campaign(here: Path, steps: int, video: bool) -> Iterator[tuple[str, float, int, str]]:
-    """Name of the command, share of the memory, exit status, and what is wrong."""
-    for name, (arguments, files) in commands(here, video).items():
+def campaign(name: str, here: Path, steps: int) -> Counter[str]:
+    """The number of runs of a command per end; prints every fault with its limit in MiB."""
+    arguments, files = commands(here)[name]
+    ends: Counter[str] = Counter()
+    fresh(here, files)
+    assert call(arguments, here) == 0, (here / "log").read_text()
+    enough = 1024 * int((here / "peak").read_text())
+    for step in range(1, steps + 1):
+        limit = int(1.05 * enough * step / steps)
         fresh(here, files)
-        enough = needed(arguments, here)
-        for step in range(steps + 1):
-            room = int(1.1 * enough * step / steps)
-            fresh(here, files)
-            status = in_a_child(lambda a=arguments, r=room: limited(a, r), here / "log")
-            yield name, room / 2**20, status, fault(status, here, files)
+        status = call(arguments, here, limit)
+        wrong = fault(status, here, files)
+        if wrong:
+            print(f"{name}, {limit >> 20} MiB: {wrong}", flush=True)
+        end = "out of memory" if status else "complete"
+        ends["faults" if wrong else end] += 1
+    return ends
 
 
 def fresh(here: Path, files: list[str]) -> None:
@@ -143,22 +136,25 @@ def fresh(here: Path, files: list[str]) -> None:
         (here / "out" / name).write_bytes(OLD)
 
 
-def run(steps: int) -> int:
-    parts = Counter()
+def run(steps: int, only: list[str]) -> bool:
+    """Runs the campaign and prints its counts; whether there is no fault."""
+    good = True
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        assert in_a_child(lambda: prepare(here, False), here / "log") == 0
-        for name, room, status, wrong in campaign(here, steps, False):
-            parts[status] += 1
-            if wrong:
-                parts["bad"] += 1
-                print(f"{name}, {room:.1f} MiB: {wrong}")
-    print(", ".join(f"{count} x {status}" for status, count in parts.items()))
-    return parts["bad"] > 0
+        prepare(here)
+        for name in only or commands(here):
+            ends = campaign(name, here, steps)
+            print(
+                f"{name}: {', '.join(f'{n} {end}' for end, n in sorted(ends.items()))}", flush=True
+            )
+            good = good and not ends["faults"]
+    return good
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     torch.set_num_threads(1)
-    sys.exit(run(parser.parse_args().steps))
+    arguments = parser.parse_args()
+    sys.exit(not run(arguments.steps, arguments.only))

@@ -61,3 +61,44 @@ def test_a_command_without_memory_does_not_start(tmp_path):
     told = "out of memory: every command needs 256 MiB more than this process may allocate"
     assert run.stderr == f"jca-fast data: error: {told}\n"
     assert run.returncode == 2
+
+
+PRODUCT = """
+import resource, sys
+import numpy as np
+from jca_fast.cli import main
+main(["data", "labels", "none.txt", "-o", "labels.h5"])
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**22, resource.RLIM_INFINITY))
+print((np.ones((3, 3)) @ np.eye(3)).sum())
+"""
+
+
+def test_a_command_can_multiply_matrices_when_no_memory_is_left(tmp_path):
+    """OpenBLAS ends the process if it gets no memory at the first product."""
+    run = subprocess.run(
+        [sys.executable, "-c", PRODUCT], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.stdout == "9.0\n", run.stderr
+
+
+def test_numpy_is_not_called_without_memory():
+    """The second child has memory for the check, but the first has none."""
+    code = """
+import os, resource
+import numpy
+from jca_fast.memory import reserve_blas
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for room in (2**24, 2**27):
+    pid = os.fork()
+    if not pid:
+        resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
+        try:
+            reserve_blas()
+        except MemoryError:
+            os._exit(3)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "3\n0\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -168,3 +170,37 @@ def test_a_disk_that_is_full(tmp_path, capfd):
     assert said.err == f"{tmp_path / 'a.mkv'}: [Errno 27] File too large\n"
     assert "0 of 1 videos" in said.out
     assert [path.name for path in out.rglob("*")] == [".videos"]
+
+
+DECODER = """
+import os, resource, sys
+from jca_fast.video.decode import VideoReader
+def pictures():
+    reader = VideoReader(sys.argv[1], 1.0, 4, 32)
+    found = [segment.pictures.sum() for segment in reader.segments()]
+    return found, reader.damaged
+expected = pictures()
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+ends = []
+for room in range(0, 48 * 2**20, 3 * 2**19):
+    pid = os.fork()
+    if not pid:
+        resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
+        try:
+            same = pictures() == expected
+        except MemoryError:
+            os._exit(3)
+        except ValueError as error:
+            os._exit(3 if "memory" in str(error) else 5)
+        os._exit(0 if same else 4)
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+print(*ends)
+"""
+
+
+def test_too_little_memory_is_an_error_and_not_a_damaged_packet(tmp_path):
+    video = make_video(tmp_path / "a.mkv", 1.0)
+    done = subprocess.run(
+        [sys.executable, "-c", DECODER, video], capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) == {"0", "3"}, done.stdout + done.stderr

@@ -6,6 +6,7 @@ of its T equal parts, even if the frame rate varies, and the sound of its span.
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jca_fast.memory import require
 
 from .logmel import RATE
 from .sound import Mixer
@@ -22,6 +25,9 @@ KINDS = ("picture", "sound")
 
 MAX_GAP = 600.0
 """The longest accepted step between the time stamps of a stream, in seconds."""
+
+ROOM = 32 * 2**20
+"""Free bytes with which FFmpeg's lack of memory is the fault of a damaged packet."""
 
 MAX_LOSS = 0.1
 """The largest accepted share of damaged packets."""
@@ -207,7 +213,8 @@ class VideoReader:
                         return
                     self.packets += 1
                     frames = packet.decode()
-                except (av.error.FFmpegError, EOFError):
+                except (av.error.FFmpegError, EOFError) as error:
+                    _require_memory(error)
                     self.damaged += 1
                     continue
                 yield from frames
@@ -292,10 +299,26 @@ def upright(frame: Any, width: int, height: int) -> np.ndarray:
     turns = round(frame.rotation / 90) % 4  # counter-clockwise
     if turns % 2:
         width, height = height, width
-    scaled = frame.reformat(
-        width, height, "rgb24", src_colorspace=_matrix(frame), interpolation="AREA"
-    )
+    try:
+        scaled = frame.reformat(
+            width, height, "rgb24", src_colorspace=_matrix(frame), interpolation="AREA"
+        )
+    except OSError as error:
+        _require_memory(error)
+        raise
     return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
+
+
+def _require_memory(error: Exception) -> None:
+    """Raises MemoryError if FFmpeg failed because this process may have no more memory or threads.
+
+    A damaged packet may ask for any amount of memory.
+    """
+    number = getattr(error, "errno", None)
+    if number == errno.EAGAIN:
+        raise MemoryError("FFmpeg cannot start a thread") from error
+    if number == errno.ENOMEM:
+        require(ROOM, "decoding a video")
 
 
 def _matrix(frame: Any) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jca_fast.cli import told
+
 from . import featureset
 from .decode import VideoError
 from .settings import Extractor, Settings, add_flags, from_flags, load_extractor
@@ -137,9 +139,17 @@ def extract_one(path: Path, extractor: Extractor, store: Path, threads: int = 0)
     except Exception as error:  # a decoder may raise anything on a damaged file
         if os.environ.get("JCA_FAST_DEBUG"):
             raise
-        return Outcome(path, None, f"{type(error).__name__}: {_first_line(error)}")
+        return Outcome(path, None, _reason(error))
     note = f"{stored.damaged} damaged packets skipped" if stored.damaged else ""
     return Outcome(path, stored, note)
+
+
+def _reason(error: Exception) -> str:
+    """One line on an unexpected error, which says if memory ran out."""
+    text = told(error)
+    if text.startswith("out of memory"):
+        return text
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from jca_fast.memory import reserve_blas
+
 from .extract import Outcome, extract_one
 from .settings import Extractor, Settings, load_extractor
 from .sources import shown
@@ -74,6 +76,7 @@ def _start(settings: Settings) -> None:
 
     global _EXTRACTOR
     torch.set_num_threads(1)
+    reserve_blas()
     _EXTRACTOR = load_extractor(settings)
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from jca_fast.atomic import replacing
+from jca_fast.memory import require, reserve_blas
 
 RIGHT, WRONG = "#009E73", "#D55E00"
 EVENT = "#0072B2"
@@ -30,6 +31,9 @@ SIGNED_MAP = "RdBu_r"
 POSITIVE_MAP = "viridis"
 LEAST_ALPHA, MOST_ALPHA = 0.15, 0.8
 """Opacity of weight 0 and of the largest weight in attention over frames."""
+
+ROOM = 32 * 2**20
+"""Bytes that must be free before a picture is drawn or written."""
 
 Extent = tuple[float, float, float, float]
 """Left, right, bottom and top of a panel in data units."""
@@ -49,6 +53,8 @@ STYLE: dict[Any, Any] = {
 
 def new_figure(width: float, height: float, **options: Any) -> Figure:
     """An empty figure of this size in inches that can measure its texts."""
+    reserve_blas()
+    require(ROOM, "drawing a picture")
     figure = Figure(figsize=(width, height), **options)
     FigureCanvasAgg(figure)
     return figure
@@ -56,6 +62,7 @@ def new_figure(width: float, height: float, **options: Any) -> Figure:
 
 def save(figure: Figure, path: Path, dpi: int) -> Path:
     """Writes the figure to path as PNG, PDF or SVG by its suffix, whole or not at all."""
+    require(ROOM, "writing a picture")
     with rc_context(STYLE), replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=dpi)
     return path
