@@ -19,6 +19,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 TEMPORARY = ".*.tmp"
 """The pattern of temporary files; the holder of a folder's lock may delete those in it."""
 SCRATCH = ".scratch."
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NO_ANONYMOUS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
@@ -76,12 +77,16 @@ def sync(path: str | Path) -> None:
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """A new folder inside `folder`, deleted after the block. Leftovers of killed runs are deleted
-    too.
+    too. An error of a full disk names `folder`.
     """
     for leftover in folder.glob(f"{SCRATCH}*"):
         with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(leftover):
             shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as name, _locked(Path(name)):
+    with (
+        naming_full(folder),
+        tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as name,
+        _locked(Path(name)),
+    ):
         yield Path(name)
 
 
@@ -157,6 +162,18 @@ def naming(path: Path) -> Iterator[None]:
         failure = kind(f"{path}: cannot be written: {reason or type(cause).__name__}")
         failure.errno = getattr(cause, "errno", None)
         raise failure from error
+
+
+@contextlib.contextmanager
+def naming_full(folder: Path) -> Iterator[None]:
+    """Name the folder in an error of a full disk or of a limit; other errors pass unchanged."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL or ": cannot be written" in str(error):
+            raise
+        with naming(folder):
+            raise
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -40,8 +40,8 @@ COMMANDS = {
 }
 
 
-ROOM = 256 * 2**20
-"""Bytes that must be free at the start. With less, OpenBLAS or PyTorch may end the process."""
+ROOM = 704 * 2**20
+"""Bytes that must be free at the start. PyTorch takes 570 MiB at its import, or may crash."""
 
 OUT_OF_MEMORY = (
     "bad_alloc",

@@ -101,7 +101,7 @@ def test_a_full_disk_is_one_line(writer, room, data, tmp_path):
         assert done.returncode == 2, (done.returncode, done.stderr)
         line = done.stderr.splitlines()[-1]
         assert line.startswith("jca-fast data: error: ")
-        assert "No space left on device" in line or "GB free" in line
+        assert "No space left on device" in line or "MB free" in line
         assert str(disk) in line
         assert [name for name in names(disk) if name not in ("fill", "set")] == []
     finally:

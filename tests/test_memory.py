@@ -58,7 +58,7 @@ def test_a_command_without_memory_does_not_start(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", COMMAND], capture_output=True, text=True, cwd=tmp_path
     )
-    told = "out of memory: every command needs 256 MiB more than this process may allocate"
+    told = "out of memory: every command needs 704 MiB more than this process may allocate"
     assert run.stderr == f"jca-fast data: error: {told}\n"
     assert run.returncode == 2
 

@@ -17,7 +17,10 @@ pytest.importorskip("soxr", reason="soxr is not installed")
 
 from video_tools import make_video
 
+from jca_fast import atomic
 from jca_fast.cli import main
+from jca_fast.video.settings import Settings, load_extractor
+from jca_fast.video.store import store_features
 
 
 def cut(share: float) -> Callable[[bytes], bytes]:
@@ -167,9 +170,28 @@ def test_a_disk_that_is_full(tmp_path, capfd):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     said = capfd.readouterr()
     assert status == 1
-    assert said.err == f"{tmp_path / 'a.mkv'}: [Errno 27] File too large\n"
+    reason = f"{out / '.videos'}: cannot be written: File too large"
+    assert said.err == f"{tmp_path / 'a.mkv'}: {reason}\n"
     assert "0 of 1 videos" in said.out
     assert [path.name for path in out.rglob("*")] == [".videos"]
+
+
+def test_a_folder_for_scratch_on_a_full_disk_is_named(tmp_path):
+    video = make_video(tmp_path / "a.mkv", 1.0, audio="pcm_s16le")
+    extractor = load_extractor(Settings(num_segments=1, frames_per_segment=1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write():
+        with atomic.scratch(tmp_path) as folder:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+            store_features(video, extractor, folder / "features")
+
+    try:
+        with pytest.raises(OSError, match=f"^{tmp_path}: cannot be written: File too large$"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]
 
 
 DECODER = """

@@ -244,8 +244,10 @@ def read_order(root: str | Path, split: str, num_clips: int | None = None) -> np
 def require_space(folder: str | Path, num_bytes: int, purpose: str) -> None:
     """Raise OSError unless the disk of `folder` has room for `num_bytes` and 1 % more."""
     free = shutil.disk_usage(folder).free
-    if free < num_bytes * 1.01:
+    needed = num_bytes * 1.01
+    if free < needed:
+        unit, name = (1e9, "GB") if needed > 1e8 else (1e6, "MB")
         raise OSError(
-            f"{folder}: {free / 1e9:.2f} GB free; "
-            f"needed: {num_bytes * 1.01 / 1e9:.2f} GB for {purpose}"
+            f"{folder}: {free / unit:.2f} {name} free; needed: {needed / unit:.2f} {name} "
+            f"for {purpose}"
         )

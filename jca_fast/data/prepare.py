@@ -61,8 +61,8 @@ def prepare(
     staging = out.with_name(out.name + ".partial")
     with _locked(staging):
         manifest = _resume(staging, plan, overwrite)
-        _require_space(staging, manifest)
         try:
+            _require_space(staging, manifest)
             _fill(root, staging, tables, manifest, progress)
         except (ValueError, OSError):  # a bad source or disk; only a killed run can be resumed
             shutil.rmtree(staging, ignore_errors=True)

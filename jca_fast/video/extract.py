@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jca_fast.atomic import naming_full
 from jca_fast.cli import told
 
 from . import featureset
@@ -130,7 +131,8 @@ def extract_one(path: Path, extractor: Extractor, store: Path, threads: int = 0)
     try:
         target = store / (key(path, extractor) if path.is_file() else "none")
         if not target.is_dir():
-            store_features(path, extractor, target, threads)
+            with naming_full(store):
+                store_features(path, extractor, target, threads)
         stored = StoredVideo(target)
     except VideoError as error:
         return Outcome(path, None, str(error).removeprefix(f"{shown(path)}: "))
