@@ -51,14 +51,19 @@ def differentiable(
             return _OVERLOADS[op, backend](*args)
 
     def registered(backend: str, *args: Any) -> Any:
+        if _in_forward_mode():
+            return plain(*args)
         return record_or_run(backend, *with_lists(op, args))
 
-    def batched(*args: Any) -> Any:
+    def plain(*args: Any) -> Any:
         return formula(*with_lists(op, args))
 
     def call(backend: str, *args: Any) -> Any:
         if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
-            return formula(*args)
+            return plain(*args)
+        # A graph enters the level of forward mode unseen by Python, so it holds the formula.
+        if torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+            return plain(*args)
         # Compilers and transforms see one operator; each level of a transform calls the recorder.
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return _OVERLOADS[op, backend](*args)
@@ -71,8 +76,14 @@ def differentiable(
         _OVERLOADS[op, backend] = overload(op, backend)
         LIBRARY.impl(f"{op}.{backend}", partial(registered, backend), "Autograd")
         if "Tensor[]" in SCHEMAS[op]:  # PyTorch's loop over batched gradients rejects lists
-            LIBRARY.impl(f"{op}.{backend}", batched, "Batched")
+            LIBRARY.impl(f"{op}.{backend}", plain, "Batched")
     return call
+
+
+def _in_forward_mode() -> bool:
+    """Whether the current level of a functorch transform is that of a jvp."""
+    level = torch._C._functorch.peek_interpreter_stack()
+    return level is not None and level.key() == torch._C._functorch.TransformType.Jvp
 
 
 def _any_wrapped(args: Sequence[Any]) -> bool:

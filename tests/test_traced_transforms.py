@@ -1,0 +1,110 @@
+"""Forward mode, vmap and transforms of transforms in compiled and exported programs.
+
+Reverse mode inside an exported program is left out: PyTorch cannot export it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_derivatives import assert_close, case, leaves, modules
+from test_portable_programs import targets
+from torch.autograd import forward_ad
+from torch.func import grad, jvp, vmap
+
+
+def by_jvp(function, inputs, tangents):
+    return leaves(jvp(function, tuple(inputs), tuple(tangents))[1])
+
+
+def by_dual_level(function, inputs, tangents):
+    with forward_ad.dual_level():
+        out = function(*map(forward_ad.make_dual, inputs, tangents))
+        return [forward_ad.unpack_dual(t).tangent for t in leaves(out)]
+
+
+def of_pairs(function, derivative):
+    """``derivative`` of ``function`` as one function of all inputs and all tangents."""
+
+    def run(*args):
+        half = len(args) // 2
+        return derivative(function, args[:half], args[half:])
+
+    return run
+
+
+class Derivative(torch.nn.Module):
+    """A module whose forward is a derivative of another's."""
+
+    def __init__(self, module, derivative):
+        super().__init__()
+        self.module = module
+        self.run = of_pairs(lambda *inputs: self.module(*inputs), derivative)
+
+    def forward(self, *args):
+        return self.run(*args)
+
+
+@pytest.mark.parametrize(
+    ("name", "derivative"),
+    [("tanh_attention_dropout", by_jvp), ("joint_coattention_cross", by_dual_level)],
+)
+def test_compiled_forward_mode(name, derivative):
+    torch._dynamo.reset()
+    function, inputs, tangents = case(name, "auto")
+    run = of_pairs(function, derivative)
+    compiled = torch.compile(run, backend="eager", fullgraph=True)
+    assert_close(compiled(*inputs, *tangents), run(*inputs, *tangents))
+
+
+def test_compiled_transforms_of_transforms():
+    torch._dynamo.reset()
+    function, inputs, tangents = case("tanh_attention", "auto")
+    square = lambda q: function(q, *inputs[1:]).square().sum()  # noqa: E731
+
+    def run(q, t):
+        return (
+            jvp(grad(square), (q,), (t,))[1],
+            grad(lambda x: jvp(square, (x,), (t,))[1])(q),
+            vmap(lambda u: jvp(square, (q,), (u,))[1])(torch.stack([t, q])),
+        )
+
+    expected = run(inputs[0], tangents[0])
+    assert_close(torch.compile(run, backend="eager")(inputs[0], tangents[0]), expected)
+
+
+@pytest.mark.parametrize(("form", "derivative"), [("paper", by_jvp), ("released", by_dual_level)])
+def test_exported_forward_mode(form, derivative):
+    module, inputs = modules()[form]
+    module = module.eval()
+    tangents = tuple(torch.randn_like(x) for x in inputs)
+    program = torch.export.export(Derivative(module, derivative), (*inputs, *tangents))
+    assert not targets(program)
+    got = program.module()(*inputs, *tangents)
+    assert_close(got, derivative(module, inputs, tangents))
+
+
+def test_exported_vmap():
+    module, inputs = modules()["released"]
+    module = module.eval()
+
+    class Mapped(torch.nn.Module):
+        def forward(self, *stacked):
+            return vmap(module)(*stacked)
+
+    stacked = tuple(torch.stack([x, -x]) for x in inputs)
+    program = torch.export.export(Mapped(), stacked)
+    assert_close(program.module()(*stacked), vmap(module)(*stacked))
+
+
+def test_transforms_of_an_exported_program():
+    torch._dynamo.reset()
+    module, inputs = modules()["paper"]
+    module = module.eval()
+    program = torch.export.export(module, inputs).module()
+    tangents = tuple(torch.randn_like(x) for x in inputs)
+    expected = by_jvp(module, inputs, tangents)
+    assert_close(by_jvp(program, inputs, tangents), expected)
+    assert_close(by_dual_level(program, inputs, tangents), expected)
+    compiled = torch.compile(of_pairs(program, by_jvp), backend="eager")
+    assert_close(compiled(*inputs, *tangents), expected)
