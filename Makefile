@@ -1,5 +1,5 @@
 # The checks of this repository. `make help` lists them; .ci/run calls them in a fresh environment.
-.PHONY: help lint test demo benchmarks interpreted executed nightly audit cpp docs sweep
+.PHONY: $(shell sed -n 's/^\([a-z]*\):.*##.*/\1/p' $(MAKEFILE_LIST))
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
