@@ -51,6 +51,10 @@ WHOLE = {
         1_790_056,
     ),
 }
+"""How to build a published model, and the number of its keys and of its parameters.
+
+The reference data beside the checkout has the keys of some of them, under the same names.
+"""
 
 
 def shapes(model: nn.Module) -> dict[str, list[int]]:
@@ -66,16 +70,15 @@ def test_whole_models_have_the_published_number_of_keys_and_parameters(name):
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_whole_models_have_the_published_names_shapes_and_order(shared, name):
+def test_whole_models_have_the_published_names_shapes_and_order(shared):
     """The order matters because the state of an optimizer depends on it."""
-    with torch.device("meta"):
-        model = WHOLE[name][0]()
-    published = json.loads((shared / "golden" / "keys" / "state_dicts_published.json").read_text())[
-        name
-    ]
-    assert list(shapes(model).items()) == list(published.items())
-    assert {key for key, _ in model.named_parameters()} == set(published)
+    published = json.loads((shared / "golden" / "keys" / "state_dicts_published.json").read_text())
+    assert set(published) <= set(WHOLE)
+    for name, keys in published.items():
+        with torch.device("meta"):
+            model = WHOLE[name][0]()
+        assert list(shapes(model).items()) == list(keys.items()), name
+        assert {key for key, _ in model.named_parameters()} == set(keys), name
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3])
