@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_contract import cases
 
-from jca_fast.functional import joint_affinity, joint_coattention, tanh_attention, visual_reduction
+from jca_fast.functional import joint_coattention, tanh_attention
 from jca_fast.ops import reference
-from jca_fast.ops.released_attention import released_attention
+from jca_fast.ops.library import OPS, SCHEMAS
 
 X = torch.ones(1, 2, 2)
-CALLS = {
-    "tanh_attention": lambda **k: tanh_attention(X, X, X, **{"scale": 0.5, **k}),
-    "released_attention": lambda **k: released_attention(X, X, X, **{"scale": 0.5, **k}),
-    "joint_affinity": lambda **k: joint_affinity(X, X, **k),
-    "visual_reduction": lambda **k: visual_reduction(X[:, 0], X, **k),
-}
+SCALED = [op for op in OPS if "float scale" in SCHEMAS[op]]
+DROPPED = [op for op in OPS if "float dropout_p" in SCHEMAS[op]]
 
 
-@pytest.mark.parametrize("op", CALLS)
+def call(op, **options):
+    function, inputs = cases()[op]
+    return function(*inputs, **options)
+
+
+@pytest.mark.parametrize("op", SCALED)
 @pytest.mark.parametrize("scale", [torch.tensor(0.5), torch.nn.Parameter(torch.ones(()))])
 def test_a_tensor_is_no_scale(op, scale):
     """A learnable scale would silently get no gradient."""
     with pytest.raises(TypeError, match="scale must be a number"):
-        CALLS[op](scale=scale)
+        call(op, scale=scale)
 
 
 def test_a_tensor_is_no_scale_of_a_layer():
@@ -32,17 +34,17 @@ def test_a_tensor_is_no_scale_of_a_layer():
         joint_coattention([X, X], *weights, scales=[0.5, torch.tensor(0.5)])
 
 
-@pytest.mark.parametrize("op", ["tanh_attention", "released_attention"])
+@pytest.mark.parametrize("op", DROPPED)
 @pytest.mark.parametrize("seed", [True, 1.0])
 def test_a_seed_is_an_integer(op, seed):
     with pytest.raises(TypeError, match="seed must be an int"):
-        CALLS[op](dropout_p=0.5, seed=seed)
+        call(op, dropout_p=0.5, seed=seed)
 
 
-@pytest.mark.parametrize("op", ["tanh_attention", "released_attention"])
+@pytest.mark.parametrize("op", DROPPED)
 def test_a_dropout_probability_is_a_number(op):
     with pytest.raises(TypeError, match="dropout_p must be a number"):
-        CALLS[op](dropout_p=torch.tensor(0.5))
+        call(op, dropout_p=torch.tensor(0.5))
 
 
 def test_the_meta_device_gives_shapes_and_a_mismatch_names_the_argument():

@@ -22,7 +22,6 @@ def counted(function, *args):
 def test_every_op_counts_as_its_formula(backend, op):
     for args in registered()[op]:
         plain = counted(getattr(reference, op), *args)
-        assert plain > 0
         assert counted(overload(op, backend), *args) == plain
         assert counted(overload(op, "auto"), *args) == plain
 
