@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from triton_device import DEVICE, Memory, kernels, launch, on_device, sums, table  # noqa: F401
 
 from jca_fast.ops import reference
-from jca_fast.ops.backends.parity import Case, run_checks
+from jca_fast.ops.backends.parity import QUICK, Case, run_checks, with_kernels
+from jca_fast.ops.library import SCHEMAS
 from jca_fast.ops.tiers import precision
 
 ATTENTION = [
@@ -40,7 +43,7 @@ VISUAL = [
     Case("visual_reduction", (1, 3, 1500)),
 ]
 CASES = ATTENTION + RELEASED + LAYER + VISUAL
-
+"""Those of joint_affinity are in tests/test_triton_joint_affinity.py."""
 
 pytestmark = pytest.mark.usefixtures("on_device")
 
@@ -156,9 +159,18 @@ ANY = {
     "joint_coattention": st.tuples(
         st.integers(1, 3), SIZE, st.integers(1, 40), LARGE, SIZE, st.integers(0, 2)
     ),
+    "joint_affinity": st.tuples(st.integers(1, 3), LARGE, LARGE, st.integers(1, 36)),
     "visual_reduction": st.tuples(st.integers(1, 4), LARGE, LARGE),
 }
 """Sizes of each op, see :data:`jca_fast.ops.backends.parity.QUICK`."""
+
+
+def test_every_op_with_kernels_has_cases():
+    served = {case.op for case in with_kernels(QUICK, kernels)}
+    apart = {op for op in served if Path(__file__).with_name(f"test_triton_{op}.py").exists()}
+    without = served - apart - {case.op for case in CASES}
+    assert not without, f"CASES of tests/test_triton_kernels.py has no case of {without}"
+    assert served <= set(ANY), f"ANY of tests/test_triton_kernels.py lacks {served - set(ANY)}"
 
 
 @pytest.mark.parametrize("op", ANY)
@@ -171,7 +183,7 @@ ANY = {
 )
 @given(data=st.data())
 def test_any_size_is_no_worse_than_plain_torch(op, data):
-    dropout = 0.0 if op == "visual_reduction" else data.draw(DROPOUT)
+    dropout = data.draw(DROPOUT) if "dropout_p" in SCHEMAS[op] else 0.0
     case, tier = (
         Case(op, data.draw(ANY[op]), dropout),
         data.draw(st.sampled_from(("exact", "float16", "bfloat16"))),
