@@ -81,26 +81,49 @@ def _devices() -> dict[str, Any]:
 
     asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
     waiting = "waiting threads sleep" if asleep else "waiting threads spin"
-    devices: dict[str, Any] = {
-        "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, "
+    cpu = (
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, "
         f"{waiting} (OMP_WAIT_POLICY)"
+    )
+    return {"cpu": cpu} | {f"{kind}:{i}": _model(kind, i) for kind, i in _accelerators()}
+
+
+def _accelerators() -> list[tuple[str, int]]:
+    """(type, index) of every device of a type that a backend of the table names, or PyTorch's
+    own accelerator.
+    """
+    import torch
+
+    from .ops.backends import BACKENDS
+
+    own = torch.accelerator.current_accelerator(check_available=True)
+    kinds = dict.fromkeys([row.device for row in BACKENDS] + ([own.type] if own else []))
+    counts = {
+        kind: torch.get_device_module(kind).device_count()
+        for kind in kinds
+        if kind not in ("", "cpu")
     }
-    for i in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(i)
-        devices[f"cuda:{i}"] = (
-            f"{torch.cuda.get_device_name(i)}, compute capability {major}.{minor}"
-        )
-    return devices
+    return [(kind, i) for kind, count in counts.items() for i in range(count)]
+
+
+def _model(kind: str, index: int) -> str:
+    """The name of a device, and the compute capability of a CUDA device."""
+    import torch
+
+    module = torch.get_device_module(kind)
+    name = module.get_device_name(index) if hasattr(module, "get_device_name") else kind
+    if kind != "cuda":
+        return name
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"{name}, compute capability {major}.{minor}"
 
 
 def _backends() -> dict[str, Any]:
     """For each backend and device, the ops that it cannot run on float32 tensors, and why."""
-    import torch
-
     from .ops.backends import BACKENDS
     from .ops.backends.launchers import description
 
-    devices = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    devices = ["cpu"] + [f"{kind}:{i}" for kind, i in _accelerators()]
     report: dict[str, Any] = {}
     for backend in BACKENDS:
         report[backend.name] = {"is": backend.summary}
@@ -126,17 +149,15 @@ def _served(backend: Backend, device: str) -> str:
 
 
 def _gpu_kernels() -> dict[str, Any]:
-    """For each backend and CUDA device, whether "auto" uses its kernels in each tier; starts no
+    """For each backend and its devices, whether "auto" uses its kernels in each tier; starts no
     check.
     """
-    import torch
-
     from .ops.backends import on_device
 
     return {
-        f"{backend.name} on cuda:{i}": backend.verdicts(i)
-        for backend in on_device("cuda")
-        for i in range(torch.cuda.device_count())
+        f"{backend.name} on {kind}:{i}": backend.verdicts(i)
+        for kind, i in _accelerators()
+        for backend in on_device(kind)
     }
 
 

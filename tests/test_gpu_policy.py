@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,6 +97,25 @@ def test_doctor_says_what_was_decided_and_starts_no_check(device, monkeypatch):
     assert doctor.collect()["gpu kernels"] == {
         "triton on cuda:0": {"all tiers": "not used: it is not offered on ROCm"}
     }
+
+
+def test_doctor_lists_the_devices_that_the_backends_of_the_table_run_on(monkeypatch):
+    """A type of device that only its row names: here "meta", of which two are simulated."""
+    module = SimpleNamespace(device_count=lambda: 2, get_device_name=lambda i: f"toy model {i}")
+    found = torch.get_device_module
+    monkeypatch.setattr(
+        torch, "get_device_module", lambda kind: module if kind == "meta" else found(kind)
+    )
+    row = backends.Backend(
+        "toy", "a toy", None, lambda op, t: [], device="meta", verdicts=lambda i: {"exact": f"{i}"}
+    )
+    monkeypatch.setattr(backends, "BACKENDS", (row, *backends.BACKENDS))
+    monkeypatch.setattr(backends, "on_device", lambda kind: (row,) if kind == "meta" else ())
+    report = doctor.collect()
+    assert report["devices"]["meta:1"] == "toy model 1"
+    assert report["backends"]["toy"]["meta:0"] == "runs every op"
+    assert report["backends"]["cpu"]["meta:0"].startswith("runs none: it runs on CPU tensors")
+    assert report["gpu kernels"]["toy on meta:1"] == {"exact": "1"}
 
 
 def test_verdicts_belong_to_a_backend_a_class_of_chips_and_a_tier(device, monkeypatch):

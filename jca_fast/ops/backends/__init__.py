@@ -42,8 +42,8 @@ class Backend:
         reasons: lists why the backend cannot run an op on some tensors; empty where it can.
         cautions: reasons for "auto" to avoid a backend that an explicit request may use.
         device: the type of its devices; "" for any.
-        verdicts: for each tier, whether "auto" uses its kernels on a CUDA device; empty for a
-            backend that needs no verdict.
+        verdicts: for each tier, whether "auto" uses its kernels on the device with that index;
+            empty for a backend that needs no verdict.
     """
 
     name: str
