@@ -1,5 +1,6 @@
-"""Every Python block of the README and the documentation runs; blocks of a page share
-their names.
+"""Every Python block of the README and the documentation runs, and their lists are complete.
+
+The blocks of a page share their names.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ import re
 from pathlib import Path
 
 import pytest
+
+from jca_fast.ops.library import OPS
 
 ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = ("migrating.md", "videos.md")  # run by tests that prepare what they need
@@ -32,3 +35,16 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 
 def test_there_are_pages_with_code():
     assert len(PAGES) > 4
+
+
+@pytest.mark.parametrize(("page", "backend"), [("cpu-kernels.md", "cpu"), ("kernels.md", "triton")])
+def test_the_table_of_files_is_complete(page, backend):
+    """Files named after an op may be left out: their names say what they contain."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    table = text.partition("\n## Files\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name.rstrip("/") for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    files = {path.name for path in (ROOT / "kernels" / backend).iterdir()} - {"__pycache__"}
+    missing = {name for name in files - named if not name.startswith(OPS)}
+    assert not missing, f"docs/{page}, table of files: it lacks {missing}"
+    assert named <= files, f"docs/{page}, table of files: there is no {named - files}"
