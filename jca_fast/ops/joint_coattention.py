@@ -83,28 +83,31 @@ def joint_coattention(
     check_alike(
         [f"{name}[{i}]" for name, group in groups.items() for i in range(len(group))], tensors
     )
-    sizes = [len(group) for group in groups.values()]
-    n = sizes[0]
-    if scales is None:
-        scales = [inverse_root(w.shape[1]) for w in w_c]
-    elif len(scales) != n:
-        raise ValueError(
-            f"scales must hold one factor for each of the {n} modalities, got {len(scales)}"
-        )
+    factors = _factors(scales, w_c)
     seed = dropout_seed(dropout_p, seed, generator, tensors[0].device)
     backend = choose("joint_coattention", backend, tensors)
-    for i, scale in enumerate(scales):
-        check_number(f"scales[{i}]", scale)
-    scales = [float(s) for s in scales]
-    grouped: list[Any] = _split(tensors, sizes)
+    grouped: list[Any] = _split(tensors, [len(group) for group in groups.values()])
     if not joints and torch.compiler.is_exporting():
         grouped[1] = None  # PyTorch's ahead-of-time compiler does not support an empty list
-    options = (scales, float(dropout_p), seed, False)
+    options = (factors, float(dropout_p), seed, False)
     if all(x.dtype == cast.dtype for x, cast in zip(inputs, tensors, strict=False)):
         return tuple(_call(backend, *grouped, *options))
     # Under autocast the residual is added in the dtype of the inputs, so that X is not rounded.
     updates = _call(backend, *grouped, *options, False)
     return tuple(x + update for x, update in zip(inputs, updates, strict=True))
+
+
+def _factors(scales: Sequence[float] | None, w_c: Sequence[Tensor]) -> list[float]:
+    """One factor of the scores for each modality; 1/sqrt(d) if ``scales`` is None."""
+    if scales is None:
+        return [inverse_root(w.shape[1]) for w in w_c]
+    if len(scales) != len(w_c):
+        raise ValueError(
+            f"scales must hold one factor for each of the {len(w_c)} modalities, got {len(scales)}"
+        )
+    for i, scale in enumerate(scales):
+        check_number(f"scales[{i}]", scale)
+    return [float(scale) for scale in scales]
 
 
 def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
