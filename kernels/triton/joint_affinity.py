@@ -87,7 +87,7 @@ def joint_affinity_backward_kernel(
     dk = sample_matrix(dk, i_tile * batch + i_b)
     scale = tl.cast(scale, tl.float32)
     b_q = load_transposed(sample_matrix(q, i_b), o_m, o_n)  # (BO, BM)
-    b_dq = tl.zeros((TILE.BO, TILE.BM), tl.float32)
+    b_dq = tl.full((TILE.BO, TILE.BM), 0.0, tl.float32)
     for i_l in range(0, c.columns, TILE.BN):
         o_l = i_l + o_columns
         b_c = load_tile(corner_from(c, first, i_l), o_rows, o_columns).to(tl.float32)  # (BM, BN)

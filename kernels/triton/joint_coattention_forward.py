@@ -133,7 +133,7 @@ def layer_rows(
     b_key = o_m
     if TILE.DROPOUT:
         b_key = row_keys(sample_key(dropout.p_seed, i_modality, i_b), o_m)
-    b_acc = tl.zeros((TILE.BM, TILE.BD), tl.float32)
+    b_acc = tl.full((TILE.BM, TILE.BD), 0.0, tl.float32)
     first = 0
     for i in tl.static_range(len(m.parts)):
         part = sample_matrix(m.parts[i], i_b)
@@ -152,7 +152,7 @@ def layer_rows(
     if KEEP_MAPS:
         store_tile(sample_matrix(m.h, i_b), o_m, o_k, b_h)
     b_wh = load_tile(sample_matrix(m.w_h, 0), o_k, o_n)  # (BD, BO)
-    b_out = tl.zeros((TILE.BM, TILE.BO), tl.float32)
+    b_out = tl.full((TILE.BM, TILE.BO), 0.0, tl.float32)
     if RESIDUAL:
         b_out = b_x.to(tl.float32)
     b_out = add_product(b_out, b_h.to(dtype), b_wh, TILE.EXACT)  # (BM, BO)

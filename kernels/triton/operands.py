@@ -3,7 +3,8 @@
 Names in all kernels: ``b_`` a tile (block), ``p_`` a pointer, ``o_`` offsets, ``i_`` an index.
 
 A kernel names an entry of a tuple argument before it enters an ``if``: inside one, Triton 3.6
-loses track of the entries that are constants.
+loses track of the entries that are constants. It cannot pass the entries of ``TILE`` to its own
+``tl.zeros`` either, so a tile of zeros with such a shape is a ``tl.full``.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def column_tile(x, samples, dropout, PASS: tl.constexpr, TILE: tl.constexpr):
     grad_scale = scale  # the factor of dS, with that of the kept elements
     if TILE.DROPOUT:
         grad_scale *= dropout.keep_scale
-    b_dv = tl.zeros((TILE.BN, TILE.BD), tl.float32)
+    b_dv = tl.full((TILE.BN, TILE.BD), 0.0, tl.float32)
     last = tl.minimum((i_group + 1) * samples.per_group, samples.batch)
     for i_b in range(i_group * samples.per_group, last):
         q, k = sample_matrix(x.q, i_b), sample_matrix(x.k, i_b)
@@ -165,7 +165,7 @@ def column_tile(x, samples, dropout, PASS: tl.constexpr, TILE: tl.constexpr):
             key = sample_key(dropout.p_seed, x.modality2 // 2, i_b)
         columns = Columns(o_l, o_out, o_d, left, b_k, b_v)
         sample = Sample(q, v, g, dq, key, first, dropout.threshold)
-        b_dk = tl.zeros((TILE.BN, TILE.BO), tl.float32)
+        b_dk = tl.full((TILE.BN, TILE.BO), 0.0, tl.float32)
         inner = 0  # row tiles whose rows and columns all exist
         if (i_tile + 1) * TILE.BN <= k.rows:
             inner = q.rows // TILE.BM
@@ -205,7 +205,7 @@ def row_tile(
     b_q = load_tile(q, o_r, columns.o_out, EDGE)  # (BM, BO)
     b_g = load_tile(g, o_r, columns.o_d, EDGE)  # (BM, BD)
     if ONE_LOAD:
-        b_zero = tl.zeros((TILE.BN, TILE.BM), tl.float32)
+        b_zero = tl.full((TILE.BN, TILE.BM), 0.0, tl.float32)
         b_c = tanh(dot(columns.left.b_x, tl.trans(b_q), b_zero), TILE.EXACT)  # (BN, BM)
         b_ds = dot(columns.b_v, tl.trans(b_g), b_zero)
     else:
@@ -237,7 +237,7 @@ def value_products(columns, sample, o_m, EDGE: tl.constexpr, TILE: tl.constexpr)
         b_g = load_transposed(sample.g, o_m, columns.o_d, EDGE)  # (BD, BM)
         return product(columns.b_v, b_g, TILE.EXACT, False)
     else:
-        b_dp = tl.zeros((TILE.BN, TILE.BM), tl.float32)
+        b_dp = tl.full((TILE.BN, TILE.BM), 0.0, tl.float32)
         for i_d in range(TILE.VALUE_CHUNKS):
             o_d = i_d * TILE.BD + tl.arange(0, TILE.BD)
             b_v = load_tile(sample.v, columns.o_l, o_d)  # (BN, BD)

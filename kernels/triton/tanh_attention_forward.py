@@ -86,7 +86,7 @@ def tanh_attention_forward_kernel(
     b_key = o_m
     if TILE.DROPOUT:
         b_key = row_keys(sample_key(dropout.p_seed, 0, i_b), o_m)
-    b_acc = tl.zeros((TILE.BM, TILE.BD), tl.float32)
+    b_acc = tl.full((TILE.BM, TILE.BD), 0.0, tl.float32)
     b_acc = attend(b_acc, left, k, v, o_d, RowMask(b_key, 0, dropout.threshold), TILE)
     if TILE.DROPOUT:
         b_acc *= dropout.keep_scale
