@@ -119,6 +119,27 @@ def test_a_mask_is_the_same_and_weights_learn(name):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("name", ["three modalities", "CAM", "DCNWithRCNN"])
+def test_exported_with_lengths(name):
+    model, inputs = made(name)
+    inputs = tuple(x.detach().nan_to_num() for x in inputs)
+    program = torch.export.export(model, inputs, {"lengths": torch.tensor(LENGTHS)}).module()
+    lengths = torch.tensor([2, 7, 0])
+    got = as_tuple(program(*inputs, lengths=lengths))
+    torch.testing.assert_close(got, as_tuple(model(*inputs, lengths=lengths)))
+
+
+@pytest.mark.parametrize("name", ["CAM", "DCNWithRCNN"])
+@pytest.mark.filterwarnings("ignore")
+def test_traced_with_lengths(name):
+    model, inputs = made(name)
+    inputs = tuple(x.detach().nan_to_num() for x in inputs)
+    traced = torch.jit.trace(model, (*inputs, torch.tensor(LENGTHS)))
+    lengths = torch.tensor([2, 7, 0])
+    expected = as_tuple(model(*inputs, lengths=lengths))
+    torch.testing.assert_close(as_tuple(traced(*inputs, lengths)), expected)
+
+
 def test_attended_features_and_maps():
     model, inputs = made("CAM")
     attended = model.attend(*inputs, lengths=LENGTHS)

@@ -101,6 +101,28 @@ def test_traced_with_gradients(form, build, tmp_path):
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_localizer_traced_with_lengths(tmp_path):
+    """By name or by position, for other lengths and, without Python, from a file."""
+    module, (audio, visual) = localizer("paper")
+    lengths = torch.tensor([3, 5])
+    named = {"audio": audio, "visual": visual, "lengths": lengths}
+    torch.jit.trace(module, example_kwarg_inputs=named).save(str(tmp_path / "traced.pt"))
+    traced = torch.jit.load(str(tmp_path / "traced.pt"))
+    others = torch.tensor([4, 0])
+    expected = module(audio, visual, lengths=others)
+    torch.testing.assert_close(traced(audio, visual, others), expected)
+    torch.testing.assert_close(traced(audio=audio, visual=visual, lengths=others), expected)
+
+
+def test_a_replaced_recurrent_network_is_not_exported_with_lengths():
+    module, inputs = localizer("paper")
+    module.audio_network.rnn.register_forward_hook(lambda *_: None)
+    lengths = {"lengths": torch.tensor([3, 5])}
+    with pytest.raises(RuntimeError, match=r"rnn must be an nn\.LSTM without hooks"):
+        torch.export.export(module, inputs, lengths)
+
+
 @FORMS
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard_draws_the_graph(form, tmp_path):

@@ -89,7 +89,6 @@ class GRJCA_cam(nn.Module):  # noqa: N801 (the published name)
         self,
         f1_norm: Tensor,
         f2_norm: Tensor,
-        *,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:

@@ -114,7 +114,6 @@ class CAM(nn.Module):
         self,
         audio: Tensor,
         visual: Tensor,
-        *,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:

@@ -87,7 +87,6 @@ class CAM(nn.Module):
         self,
         f1_norm: Tensor,
         f2_norm: Tensor,
-        *,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,6 @@ class CAM(orig_cam.CAM):
         self,
         f1_norm: Tensor,
         f2_norm: Tensor,
-        *,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:

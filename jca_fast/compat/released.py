@@ -246,7 +246,6 @@ class PredictLayer(nn.Module):
         self,
         data1: Tensor,
         data2: Tensor,
-        *,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
@@ -307,7 +306,6 @@ class DCNWithRCNN(nn.Module):
         self,
         audio: Tensor,
         video: Tensor,
-        *,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:

@@ -68,7 +68,6 @@ class CAM(nn.Module):
         self,
         f1_norm: Tensor,
         f2_norm: Tensor,
-        *,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor:
@@ -97,7 +96,7 @@ class FusionModel(nn.Module):
         self.asp = AttentiveStatisticsPooling(width, hidden_dim)
         self.linear = nn.Linear(2 * width, embedding_dim)
 
-    def forward(self, a_feat: Tensor, v_feat: Tensor, *, lengths: Lengths | None = None) -> Tensor:
+    def forward(self, a_feat: Tensor, v_feat: Tensor, lengths: Lengths | None = None) -> Tensor:
         if lengths is None:
             return call_linear(self.linear, self.asp(self.JCA_model(a_feat, v_feat)))
         fused = self.JCA_model(a_feat, v_feat, lengths=lengths)

@@ -148,7 +148,6 @@ class AVELocalizer(Pretrained):
         audio: Tensor,
         visual: Tensor,
         return_maps: bool = False,
-        *,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Maps]:
