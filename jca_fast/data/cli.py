@@ -104,26 +104,19 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
-    clips = parser.add_mutually_exclusive_group()
-    clips.add_argument("--num-clips", type=int, metavar="N", help="make N clips (600)")
-    clips.add_argument(
-        "--videos", type=int, metavar="N", help="render N video files instead of features"
-    )
-    clips.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="make the clips of this Annotations.txt"
-    )
-    parser.add_argument(
-        "--orders", type=Path, metavar="DIR", help="take the splits from the order files in DIR"
-    )
-    parser.add_argument(
-        "--num-noisy", type=int, default=0, metavar="N", help="also N background clips (0)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
+    add = parser.add_argument
+    add("folder", type=Path)
+    clip = parser.add_mutually_exclusive_group().add_argument
+    clip("--num-clips", type=int, metavar="N", help="make N clips (600)")
+    clip("--videos", type=int, metavar="N", help="render N video files instead of features")
+    clip("--annotations", type=Path, metavar="FILE", help="make the clips of this Annotations.txt")
+    add("--orders", type=Path, metavar="DIR", help="take the splits from the order files in DIR")
+    add("--num-noisy", type=int, default=0, metavar="N", help="also N background clips (0)")
+    add("--seed", type=int, default=0)
+    add(
         "--dtype", choices=["float64", "float32"], default="float64", help="dtype on disk (float64)"
     )
-    parser.add_argument(
+    add(
         "--segments",
         dest="num_segments",
         type=int,
@@ -131,7 +124,7 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="segments of a clip (10)",
     )
-    parser.add_argument(
+    add(
         "--grid",
         type=int,
         nargs=2,
@@ -139,37 +132,25 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         metavar=("ROWS", "COLUMNS"),
         help="grid of regions (7 7)",
     )
-    parser.add_argument(
-        "--audio-dim", type=int, default=128, metavar="D", help="audio channels (128)"
-    )
-    parser.add_argument(
-        "--visual-dim", type=int, default=512, metavar="D", help="visual channels (512)"
-    )
-    parser.add_argument(
+    add("--audio-dim", type=int, default=128, metavar="D", help="audio channels (128)")
+    add("--visual-dim", type=int, default=512, metavar="D", help="visual channels (512)")
+    add(
         "--difficulty",
         choices=["standard", "hard"],
         default="standard",
         help="preset of the next three options; hard suits ablations (standard)",
     )
-    parser.add_argument(
-        "--noise", type=float, help="scale of the noise; more is harder (1; hard: 1.15)"
-    )
-    parser.add_argument(
-        "--distractors", type=int, metavar="N", help="silent objects, 0 to 3 (2; hard: 3)"
-    )
-    parser.add_argument(
-        "--offscreen", type=float, help="share of clips with a second sound (0.5; hard: 1)"
-    )
-    parser.add_argument(
+    add("--noise", type=float, help="scale of the noise; more is harder (1; hard: 1.15)")
+    add("--distractors", type=int, metavar="N", help="silent objects, 0 to 3 (2; hard: 3)")
+    add("--offscreen", type=float, help="share of clips with a second sound (0.5; hard: 1)")
+    add(
         "--full-length",
         type=float,
         default=0.4,
         help="share of generated events of full length (0.4)",
     )
-    parser.add_argument(
-        "--classes", type=int, default=8, metavar="N", help="classes of the videos, 4 to 28 (8)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the set in FOLDER")
+    add("--classes", type=int, default=8, metavar="N", help="classes of the videos, 4 to 28 (8)")
+    add("--overwrite", action="store_true", help="replace the set in FOLDER")
 
 
 def _labels(args: argparse.Namespace) -> int:
