@@ -14,6 +14,7 @@ from torch import Tensor
 from jca_fast.functional import joint_affinity, joint_coattention, tanh_attention, visual_reduction
 from jca_fast.ops import reference
 from jca_fast.ops.released_attention import released_attention
+from jca_fast.ops.tanh_dropout import tanh_dropout
 
 LEVELS = native.library().jca_isa_available().decode().split(",")
 DTYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -132,6 +133,11 @@ def released_case(draw: Draw) -> Case:
     return dropout_case(released_attention, names, [query, key, value], scale, draw)
 
 
+def tanh_dropout_case(draw: Draw) -> Case:
+    scores = draw.tensor(draw.size((1, 2, 3)), draw.size(), draw.size())
+    return dropout_case(tanh_dropout, ("dscores",), [scores], draw.scale(scores.double()), draw)
+
+
 def affinity_case(draw: Draw) -> Case:
     b = draw.size((1, 2, 3))
     n = draw.size(SEGMENTS)
@@ -223,6 +229,7 @@ def reduction_case(draw: Draw) -> Case:
 CASES: dict[str, Callable[[Draw], Case]] = {
     "tanh_attention": attention_case,
     "released_attention": released_case,
+    "tanh_dropout": tanh_dropout_case,
     "joint_affinity": affinity_case,
     "joint_coattention": layer_case,
     "visual_reduction": reduction_case,

@@ -121,11 +121,10 @@ def test_vmap_of_values_and_gradients(backend, name):
     rest = [t.detach() for t in inputs[1:]]
     mapped = torch.func.vmap(lambda x: total(function(x, *rest)))(batch)
     torch.testing.assert_close(mapped, torch.stack([total(function(x, *rest)) for x in batch]))
-    gradient = torch.func.grad(lambda x, w: total(function(x, w, *rest[1:])), argnums=(0, 1))
-    mapped = torch.func.vmap(gradient, in_dims=(0, None))(batch, rest[0])
-    for got, expected in zip(
-        mapped, zip(*(gradient(x, rest[0]) for x in batch), strict=True), strict=True
-    ):
+    gradient = torch.func.grad(lambda *t: total(function(*t)), argnums=tuple(range(len(inputs))))
+    mapped = torch.func.vmap(gradient, in_dims=(0, *(None for _ in rest)))(batch, *rest)
+    single = zip(*(gradient(x, *rest) for x in batch), strict=True)
+    for got, expected in zip(mapped, single, strict=True):
         torch.testing.assert_close(got, torch.stack(expected))
 
 

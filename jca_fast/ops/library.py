@@ -35,6 +35,8 @@ SCHEMAS = {
     "released_attention_backward": (
         f"(Tensor grad_out, Tensor out, {_QKV}, {_SCALE_AND_DROPOUT}) -> {_THREE}"
     ),
+    "tanh_dropout": f"(Tensor scores, {_SCALE_AND_DROPOUT}) -> Tensor",
+    "tanh_dropout_backward": f"(Tensor grad_out, Tensor out, {_SCALE_AND_DROPOUT}) -> Tensor",
     "joint_affinity": "(Tensor q, Tensor k, float scale) -> Tensor",
     "joint_affinity_backward": (
         f"(Tensor grad_c, Tensor q, Tensor k, Tensor c, float scale) -> {_TWO}"
@@ -72,6 +74,14 @@ def _fake_released_attention(query, key, value, scale, dropout_p, seed):
 
 def _fake_released_attention_backward(grad_out, out, query, key, value, scale, dropout_p, seed):
     return _empty(query, *query.shape), _empty(key, *key.shape), _empty(value, *value.shape)
+
+
+def _fake_tanh_dropout(scores, scale, dropout_p, seed):
+    return _empty(scores, *scores.shape)
+
+
+def _fake_tanh_dropout_backward(grad_out, out, scale, dropout_p, seed):
+    return _empty(out, *out.shape)
 
 
 def _fake_joint_affinity(q, k, scale):

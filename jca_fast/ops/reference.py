@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .dropout import fold_seed, keep_mask, keep_scale
+from .dropout import fold_seed, keep_mask, keep_scale, threshold
 
 Tensors = Sequence[Tensor]
 
@@ -77,6 +77,17 @@ def released_attention_backward(
     grad_o = grad_out.masked_fill(out <= 0, 0) * (1 - out * out)  # (B, N, d)
     grads = attention_backward(grad_o.mT, query.mT, key.mT, value.mT, scale, dropout_p, seed)
     return grads[0].mT, grads[1].mT, grads[2].mT
+
+
+def tanh_dropout(scores: Tensor, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
+    return _apply_dropout(torch.tanh(scores * scale), dropout_p, seed)  # (B, M, L)
+
+
+def tanh_dropout_backward(
+    grad_out: Tensor, out: Tensor, scale: float, dropout_p: float, seed: Tensor | None
+) -> Tensor:
+    c = out if seed is None else out * (1 - threshold(dropout_p) / 65536)  # tanh, where kept
+    return _apply_dropout(grad_out, dropout_p, seed) * (1 - c * c) * scale  # (B, M, L)
 
 
 def joint_affinity(q: Tensor, k: Tensor, scale: float) -> Tensor:

@@ -5,13 +5,14 @@
 
 #include <stdint.h>
 
-#define JCA_ABI_VERSION 3
+#define JCA_ABI_VERSION 4
 
 // The list of ops. The op NAME has an argument block jca_NAME and the entry points
 // jca_NAME_forward and jca_NAME_backward; every table of ops is an expansion of this list.
 #define JCA_OPS(X)        \
     X(tanh_attention)     \
     X(released_attention) \
+    X(tanh_dropout)       \
     X(joint_affinity)     \
     X(joint_coattention)  \
     X(visual_reduction)
@@ -71,6 +72,20 @@ typedef struct {
     jca_matrix out;                // (B, N, d): written by forward, read by backward
     jca_matrix dout, dquery, dkey, dvalue;
 } jca_released_attention;
+
+// out = keep (mask o tanh(scale scores)), element by element; backward:
+// dscores = keep (mask o dout) (1 - tanh^2) scale
+typedef struct {
+    int64_t struct_size;
+    int64_t dtype;
+    int64_t batch, m, l;
+    int64_t threshold;
+    int64_t seed;
+    double scale;
+    jca_matrix scores;  // (B, M, L), read by forward
+    jca_matrix out;     // (B, M, L): written by forward, read by backward
+    jca_matrix dout, dscores;
+} jca_tanh_dropout;
 
 // c = tanh(scale q k^T), materialised; backward: ds = dc (1 - c^2) scale, dq = ds k, dk = ds^T q
 typedef struct {

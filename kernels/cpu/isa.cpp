@@ -5,6 +5,7 @@
 #include "joint_coattention_backward.h"
 #include "kernels.h"
 #include "released_attention.h"
+#include "tanh_dropout.h"
 #include "visual_reduction.h"
 
 namespace jca {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """The ``JCA_ABI_VERSION`` of abi.h that the loaded library must have."""
 
 

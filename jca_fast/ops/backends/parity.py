@@ -58,12 +58,13 @@ QUICK = (
     Case("tanh_attention", (2, 70, 65, 10, 9, 0), 0.3),
     Case("joint_coattention", (3, 10, 48, 65, 9, 0), 0.3),
     Case("released_attention", (2, 10, 70, 65), 0.3),
+    Case("tanh_dropout", (2, 70, 65), 0.3),
     Case("joint_affinity", (2, 70, 65, 10)),
     Case("visual_reduction", (5, 49, 64)),
 )
 """The self-check. Sizes: tanh_attention (B, M, L, N, D, v shared), joint_coattention
-(B, N, d_a, d_v, k, joints), released_attention (B, N, d, d_x), joint_affinity (B, M, L, N),
-visual_reduction (S, R, D)."""
+(B, N, d_a, d_v, k, joints), released_attention (B, N, d, d_x), tanh_dropout (B, M, L),
+joint_affinity (B, M, L, N), visual_reduction (S, R, D)."""
 FULL = (
     *QUICK,
     Case("tanh_attention", (1, 1, 1, 1, 1, 0)),
@@ -78,6 +79,9 @@ FULL = (
     Case("joint_coattention", (2, 7, 30, 40, 33, 1), 0.3),
     Case("joint_coattention", (2, 7, 30, 40, 33, 2)),
     Case("joint_coattention", (2, 70, 30, 40, 9, 0), 0.3),
+    Case("released_attention", (2, 200, 100, 70), 0.3),
+    Case("tanh_dropout", (1, 1, 1)),
+    Case("tanh_dropout", (3, 384, 256), 0.6),
     Case("joint_affinity", (1, 1, 1, 1)),
     Case("joint_affinity", (4, 512, 1024, 10)),
     Case("joint_affinity", (3, 65, 130, 16)),
@@ -205,6 +209,19 @@ def _released_attention(
     return inputs, (grad, out, *inputs)
 
 
+def _tanh_dropout_tensors(case: Case) -> list[Tensor]:
+    """The scores and the gradient of the output."""
+    return _random(case.sizes, case.sizes)
+
+
+def _tanh_dropout(
+    case: Case, seed: Tensor | None, scores: Tensor, grad: Tensor
+) -> tuple[Arguments, Arguments]:
+    options = (0.5, case.dropout, seed)
+    out = _exact(reference.tanh_dropout, scores, *options).to(grad.dtype)
+    return (scores, *options), (grad, out, *options)
+
+
 def _joint_affinity_tensors(case: Case) -> list[Tensor]:
     """q and k, channels last in memory as in the op, and the gradient of C."""
     b, m, n_l, n = case.sizes
@@ -258,6 +275,7 @@ def _visual_reduction(
 _OPS: dict[str, tuple[Callable[..., list[Tensor]], Callable[..., Any]]] = {
     "tanh_attention": (_tanh_attention_tensors, _tanh_attention),
     "released_attention": (_released_attention_tensors, _released_attention),
+    "tanh_dropout": (_tanh_dropout_tensors, _tanh_dropout),
     "joint_affinity": (_joint_affinity_tensors, _joint_affinity),
     "joint_coattention": (_joint_coattention_tensors, _joint_coattention),
     "visual_reduction": (_visual_reduction_tensors, _visual_reduction),

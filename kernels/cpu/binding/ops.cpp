@@ -6,6 +6,7 @@
 #include "joint_coattention.h"
 #include "released_attention.h"
 #include "tanh_attention.h"
+#include "tanh_dropout.h"
 #include "visual_reduction.h"
 
 namespace jca {
