@@ -23,7 +23,7 @@ def train(form: str, backend: str, dtype: torch.dtype) -> Tensor:
     """The loss of a small module before every step, and the norms of its weights at the end."""
     torch.manual_seed(0)
     module = JointCoAttention(6, 8, 5, 4, 1, form, backend=backend, dtype=dtype)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, fused=True)
     audio, visual = torch.randn(8, 5, 6, dtype=dtype), torch.randn(8, 5, 8, dtype=dtype)
     target = torch.rand(8, 5, 14, dtype=dtype)
     curve = []
