@@ -134,6 +134,25 @@ def test_a_negative_scale(isa, dtype):
     assert torch.equal(grads[2], reversed_grads[2])
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.0, 1e-39, INF, -INF, NAN])
+@pytest.mark.parametrize("isa", LEVELS)
+def test_scales_without_a_limit(isa, scale):
+    """tanh and its slope at scales at which no finite score is large, or every score is."""
+    q, k, v = torch.randn(2, 70, 7), torch.randn(2, 45, 7), torch.randn(2, 45, 5)
+    grad = 1e30 * torch.randn(2, 70, 5)
+    q[0, 3, 2] = INF
+    with level(isa):
+        ours = [attention(q, k, v, scale), REGISTERED.joint_affinity.cpu(q[1:], k[1:], scale)]
+        ours += REGISTERED.tanh_attention_backward.cpu(
+            grad[1:], q[1:], k[1:], v[1:], scale, 0, None
+        )
+    plain = [reference.tanh_attention(q, k, v, scale, 0.0, None)]
+    plain += [reference.joint_affinity(q[1:], k[1:], scale)]
+    plain += reference.tanh_attention_backward(grad[1:], q[1:], k[1:], v[1:], scale, 0.0, None)
+    assert_same_kinds(ours, plain)
+    torch.testing.assert_close(ours[1:], plain[1:], rtol=1e-4, atol=1e-12, equal_nan=True)
+
+
 RANGES = ((0.0, 0.1), (0.1, 0.3), (0.3, 1.0), (1.0, 3.0), (3.0, 8.0), (8.0, 9.05), (9.05, 40.0))
 
 

@@ -152,13 +152,13 @@ JCA_INLINE vec_t<T> tanh_of(vec_t<T> y, const Fold<T>& fold, vec_t<T>& quarter_s
 template <class T>
 Fold<T>::Fold(double scale) {
     constexpr double most = std::numeric_limits<T>::max();
-    const double exact = (scale < 0 ? -scale : scale) * kTwoLog2E;
+    const double exact = __builtin_fabs(scale) * kTwoLog2E;  // 0, and not -0, for -0
     factor = (T)(exact > most ? most : exact);
     const double bound = 60.0 / (double)factor;
     limit = factor > 0 && bound > most ? (T)most : (T)bound;
     vec_t<T> slope;
     tanh_of<T>(splat(limit), *this, slope);
-    rest = slope[0];
+    rest = bound > most ? T(0) : slope[0];  // a scale of 0, or close to it, reaches no limit
 }
 
 // tanh(y) for a slope that is later taken from it, as 1 - tanh^2: where tanh is over 0.8 it is
