@@ -196,7 +196,7 @@ def test_a_folder_for_scratch_on_a_full_disk_is_named(tmp_path):
 
 DECODER = """
 import os, resource, sys
-from jca_fast.video.decode import VideoReader
+from jca_fast.video.decode import ROOM, VideoReader
 def pictures():
     reader = VideoReader(sys.argv[1], 1.0, 4, 32)
     found = [segment.pictures.sum() for segment in reader.segments()]
@@ -204,7 +204,7 @@ def pictures():
 expected = pictures()
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 ends = []
-for room in range(0, 48 * 2**20, 3 * 2**19):
+for room in range(0, ROOM + 2**26, 2**23):
     pid = os.fork()
     if not pid:
         resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))

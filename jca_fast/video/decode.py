@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,10 @@ KINDS = ("picture", "sound")
 MAX_GAP = 600.0
 """The longest accepted step between the time stamps of a stream, in seconds."""
 
-ROOM = 32 * 2**20
-"""Free bytes with which FFmpeg's lack of memory is the fault of a damaged packet."""
+ROOM = (32 + 24 * min(17, 1 + (os.cpu_count() or 1))) * 2**20
+"""Bytes that must be free before decoding. FFmpeg may abort if it gets no stacks of 8 MiB for the
+threads of its decoders and of its scaler, one for each processor and one more.
+"""
 
 MAX_LOSS = 0.1
 """The largest accepted share of damaged packets."""
@@ -201,6 +204,7 @@ class VideoReader:
         """The frames of the video (0) or audio (1) stream; damaged packets are counted, skipped."""
         import av
 
+        require(ROOM, "decoding a video")
         with self._open() as container:
             stream: Any = self._streams(container)[index]
             stream.thread_type = "AUTO"
