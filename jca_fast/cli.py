@@ -51,6 +51,7 @@ OUT_OF_MEMORY = (
     "could not create a memory",
     "could not execute a primitive",
     "can't start new thread",
+    "error return without exception set",  # of Python, which has lost a MemoryError
     "codec configuration error",  # of Pillow, whose encoder got no memory
 )
 """Parts of the messages of the system and of libraries when memory runs out."""
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         KeyError,
         ImportError,
         MemoryError,
+        SystemError,
     ) as error:
         if os.environ.get("JCA_FAST_DEBUG"):
             raise

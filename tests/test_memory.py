@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from jca_fast import cli
 from jca_fast.memory import require
 
 READER = """
@@ -102,3 +103,14 @@ for room in (2**24, 2**27):
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "3\n0\n"
+
+
+def test_an_error_that_python_lost_is_one_line(monkeypatch, capsys):
+    """At the limit of memory, imports of Python end in SystemError."""
+
+    def fail(count):
+        raise SystemError("error return without exception set")
+
+    monkeypatch.setattr(cli, "set_threads", fail)
+    assert cli.main(["params"]) == 2
+    assert capsys.readouterr().err.startswith("jca-fast params: error: out of memory: ")

@@ -197,6 +197,10 @@ def test_a_model_without_published_form_is_named(run, tmp_path, capsys):
         (MemoryError(), "out of memory"),
         (RuntimeError("std::bad_alloc"), "out of memory: std::bad_alloc"),
         (OSError(12, "Cannot allocate memory"), "out of memory: [Errno 12] Cannot allocate memory"),
+        (
+            SystemError("error return without exception set"),
+            "out of memory: error return without exception set",
+        ),
         (ValueError("a\n  b\x1b[31m\ud800"), "a b?[31m?"),
         (KeyError("config"), "'config'"),
         (RuntimeError("no\nException raised from f at g:1"), "no"),
