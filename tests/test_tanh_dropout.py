@@ -81,9 +81,10 @@ def stored(monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_long_clips_store_the_affinity(backend, stored, dtype):
-    attend(*inputs(LONG - 1, dtype), 0.1, backend=backend)
-    assert not stored
+    attend(*inputs(LONG - 1, dtype, requires_grad=True), 0.1, backend=backend)
     attend(*inputs(LONG, dtype), 0.1, backend=backend)
+    assert not stored
+    attend(*inputs(LONG, dtype, requires_grad=True), 0.1, backend=backend)
     assert len(stored) == (backend == "cpu" and dtype in (torch.float32, torch.float64))
 
 

@@ -11,8 +11,8 @@ before it is written. Where T > 0 the slope of the activation is 1 - T², elsewh
 backward needs T and no more.
 
 The fused op never stores C: its backward computes C once more. In long clips the affinity matrix is
-no larger than the features, and that product costs more than the memory. On a CPU such a call is
-two of PyTorch's products with one pass for tanh and dropout behind each.
+no larger than the features, and that product costs more than the memory. On a CPU such a call, if
+it is recorded, is two of PyTorch's products with one pass for tanh and dropout behind each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from . import reference, tanh_dropout
-from .autograd import differentiable, record, run, vjp_of
+from .autograd import differentiable, needs_grad, record, run, vjp_of
 from .backends import AUTO, choose, find
 from .checks import (
     autocast,
@@ -37,8 +37,8 @@ from .checks import (
 )
 
 LONG = 192
-"""Segments from which C is stored. On AVX2, a training step of batch 12, d = 384 and d_x = 256 took
-0.74 of the fused time with 300 segments, 0.91 with 150 and 1.05 with 100."""
+"""Segments from which C is stored for the backward. On AVX2, a training step of batch 12, d = 384
+and d_x = 256 took 0.74 of the fused time with 300 segments, 0.91 with 150 and 1.05 with 100."""
 
 
 def released_attention(
@@ -86,7 +86,8 @@ def released_attention(
     check_number("scale", scale)
     seed = dropout_seed(dropout_p, seed, generator, query.device)
     backend = choose("released_attention", backend, (query, key, value))
-    function = _with_stored_affinity if _is_long(query, backend) else _call
+    stored = _is_long(query, backend) and needs_grad(query, key, value)
+    function = _with_stored_affinity if stored else _call
     return function(backend, query, key, value, float(scale), float(dropout_p), seed)
 
 
