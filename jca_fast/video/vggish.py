@@ -100,7 +100,7 @@ def _from_tensorflow(path: Path) -> dict[str, Tensor]:
             full = f"vggish/{name}/{theirs}"
             if full not in found:
                 raise ValueError(f"{path}: {full} is missing; needed: {NEEDED}")
-            value = torch.from_numpy(found[full])
+            value = torch.from_numpy(found[full].copy())  # the array may be read-only
             values[f"{key}.{ours}"] = (
                 value.permute(3, 2, 0, 1)
                 if value.ndim == 4
