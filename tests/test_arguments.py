@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_contract import cases
 
+from jca_fast import JointCoAttention
 from jca_fast.functional import joint_coattention, tanh_attention
 from jca_fast.ops import reference
 from jca_fast.ops.library import OPS, SCHEMAS
@@ -45,6 +46,19 @@ def test_a_seed_is_an_integer(op, seed):
 def test_a_dropout_probability_is_a_number(op):
     with pytest.raises(TypeError, match="dropout_p must be a number"):
         call(op, dropout_p=torch.tensor(0.5))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_nested_and_sparse_tensors(form):
+    """A nested tensor is a likely guess for clips of different lengths."""
+    fusion, audio = JointCoAttention(2, 2, 2, form=form), torch.ones(1, 2, 2)
+    nested = torch.nested.nested_tensor([X[0], X[0, :1]])
+    for name, bad in (("nested", nested), ("sparse", X.to_sparse()), ("mkldnn", X.to_mkldnn())):
+        with pytest.raises(TypeError, match=rf"visual must be a dense tensor .*{name}"):
+            fusion(audio, bad)
+        with pytest.raises(TypeError, match=rf"k must be a dense tensor .*{name}"):
+            tanh_attention(audio, bad, audio, 0.5)
 
 
 def test_the_meta_device_gives_shapes_and_a_mismatch_names_the_argument():

@@ -8,7 +8,7 @@ from typing import SupportsIndex
 
 from torch import Tensor
 
-from ..ops.checks import autocasts
+from ..ops.checks import autocasts, check_dense
 
 
 def check_positive(**sizes: SupportsIndex) -> None:
@@ -68,6 +68,7 @@ def check_feature(name: str, x: Tensor, width: int, num_segments: int | None = N
     layout = f"(B, {num_segments or 'N'}, {width})"
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor {layout}, got {type(x).__name__}")
+    check_dense(name, x, layout)
     if not x.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}")
     if x.ndim != 3 or x.shape[2] != width or x.shape[1] < 1:

@@ -18,12 +18,20 @@ def check_tensor(name: str, value: object, ndim: int | None, layout: str) -> Non
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor {layout}, got {type(value).__name__}")
+    check_dense(name, value, layout)
     if ndim is not None and value.ndim != ndim:
         raise ValueError(
             f"{name} must have {ndim} dimensions {layout}, got shape {tuple(value.shape)}"
         )
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} must be float32, float64, bfloat16 or float16, got {value.dtype}")
+
+
+def check_dense(name: str, value: Tensor, layout: str) -> None:
+    """``value`` must be neither nested nor sparse."""
+    if value.is_nested or value.layout is not torch.strided:
+        got = "a nested tensor" if value.is_nested else str(value.layout)
+        raise TypeError(f"{name} must be a dense tensor {layout}, got {got}")
 
 
 def check_size(name: str, value: Tensor, shape: Sequence[int | None], layout: str) -> None:
