@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from jca_fast import doctor
+from jca_fast.ops import backends
 from jca_fast.ops.library import OPS, SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,3 +170,27 @@ def test_the_tests_of_the_ops_skip_the_ops_that_a_backend_lacks(partial):
     assert counts is not None
     assert int(counts[1]) > 5
     assert int(counts[2]) > 5
+
+
+BROKEN = {
+    "raises": "raise RuntimeError('the driver is too old')",
+    "has no report": "def problem():\n    return ''",
+    "has another error": "def problem():\n    raise OSError('no device file')",
+    "does not compile": "def (",
+}
+"""Modules of a toy backend that cannot be used."""
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_backend_leaves_the_others(fault, tmp_path, monkeypatch):
+    module = f"toy_that_{fault.replace(' ', '_')}"
+    (tmp_path / f"{module}.py").write_text(BROKEN[fault])
+    monkeypatch.syspath_prepend(tmp_path)
+    row = backends._on_cpu("toy", module, "a toy on CPU tensors")
+    monkeypatch.setattr(backends, "BACKENDS", (row, *backends.BACKENDS))
+    q = torch.zeros(2, 3, 4)
+    assert backends.choose("tanh_attention", "auto", (q, q, q)) != "toy"
+    assert re.search(r"^  toy +cannot run: \S", backends.explain(q, q, q), re.MULTILINE)
+    report = doctor.collect()["backends"]
+    assert re.match(rf"{module} cannot be used: \w+Error: ", report["toy"]["kernels"])
+    assert report["reference"]["cpu"] == "runs every op"

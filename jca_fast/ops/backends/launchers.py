@@ -43,22 +43,33 @@ def description(module: str) -> str:
     """One line on the kernels of a backend, or why there are none."""
     try:
         return load(module).describe()
-    except ImportError as error:
-        return f"{module} cannot be imported: {error}"
+    except Exception as error:
+        return _failure(module, error)
 
 
 @functools.cache
 def _problem(module: str, op: str) -> str:
     try:
         kernels = load(module)
-    except ImportError as error:
-        if error.name == "jca_fast.kernels":
-            _warn_of_missing_kernels()
-        return f"{module} cannot be imported: {error}"
-    if why := kernels.problem():
+        why = kernels.problem()
+    except Exception as error:  # a broken backend must not stop the others
+        return _failure(module, error)
+    if why:
         return why
     lacks = missing(kernels, op) if op else ""
     return f"it has no kernel for {lacks}" if lacks else ""
+
+
+def _failure(module: str, error: Exception) -> str:
+    """One line on a module that does not import, or whose report raises; MemoryError passes."""
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, ImportError):
+        if error.name == "jca_fast.kernels":
+            _warn_of_missing_kernels()
+        return f"{module} cannot be imported: {error}"
+    reason = str(error).split("\n")[0]
+    return f"{module} cannot be used: {type(error).__name__}: {reason}"
 
 
 @functools.cache

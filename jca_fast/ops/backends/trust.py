@@ -26,7 +26,7 @@ from ..._version import __version__
 from ...atomic import write_json
 from ..tiers import TIERS, device_class
 from . import parity
-from .launchers import load
+from .launchers import description, load
 from .verified import VERIFIED
 
 _DECIDED: dict[tuple[str, int, str], str] = {}
@@ -134,7 +134,7 @@ def _key(module: str, index: int) -> str:
     """The scope of a verdict as text: the kernels, the device, its driver and all versions."""
     driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
     device = (torch.cuda.get_device_name(index), device_class(index), f"driver {driver}")
-    return " | ".join((module, load(module).describe(), *device, torch.__version__, __version__))
+    return " | ".join((module, description(module), *device, torch.__version__, __version__))
 
 
 def _read() -> dict[str, Any]:
