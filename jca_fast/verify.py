@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if not rows:
         raise RuntimeError(f"--device {device}: no backend has kernels for it")
     tiers = [args.tier] if args.tier else [t for t in TIERS if device.type != "cpu" or t != "tf32"]
+    for row in rows:
+        _launchers(row, device)  # raises before anything is printed
     print(_HEADER)
     for row in rows:
         _print_missing(row, device)

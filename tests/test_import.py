@@ -73,9 +73,18 @@ def test_environment_names_the_backend(monkeypatch):
     q = torch.zeros(2, 3, 4)
     monkeypatch.setenv("JCA_FAST_BACKEND", "reference")
     assert "chosen by JCA_FAST_BACKEND" in jca_fast.explain(q, q, q)
-    monkeypatch.setenv("JCA_FAST_BACKEND", "warp")
-    with pytest.raises(ValueError, match="backend must be 'auto' or one of"):
-        jca_fast.tanh_attention(q, q, q, 1.0)
+    monkeypatch.setenv("JCA_FAST_BACKEND", "")
+    assert jca_fast.explain(q, q, q).count(" chosen") == 1
+    jca_fast.tanh_attention(q, q, q, 1.0)
+
+
+@pytest.mark.parametrize("name", ["warp", "CPU", "cpu ", "cpu,reference"])
+def test_an_unknown_backend_in_the_environment_is_an_error(monkeypatch, name):
+    q = torch.zeros(2, 3, 4)
+    monkeypatch.setenv("JCA_FAST_BACKEND", name)
+    for call in (lambda: jca_fast.tanh_attention(q, q, q, 1.0), lambda: jca_fast.explain(q, q, q)):
+        with pytest.raises(ValueError, match=f"JCA_FAST_BACKEND must be .*; got '{name}'"):
+            call()
 
 
 def test_no_backend_left_is_an_error_with_all_reasons(monkeypatch):

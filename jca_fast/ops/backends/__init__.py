@@ -106,6 +106,17 @@ def find(name: str) -> Backend:
     )
 
 
+def _default() -> str:
+    """The backend that JCA_FAST_BACKEND names; "auto" where it is unset or empty."""
+    name = os.environ.get("JCA_FAST_BACKEND") or "auto"
+    if name != "auto" and name not in names():
+        raise ValueError(
+            f"JCA_FAST_BACKEND must be 'auto' or one of {', '.join(map(repr, names()))}; "
+            f"got {name!r}"
+        )
+    return name
+
+
 def on_device(kind: str) -> tuple[Backend, ...]:
     """The rows with kernels for devices of type ``kind``, like "cuda"."""
     return tuple(backend for backend in BACKENDS if backend.module and backend.device == kind)
@@ -119,7 +130,7 @@ def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
     if requested == AUTO:
         if torch.compiler.is_exporting():
             return AUTO
-        requested = os.environ.get("JCA_FAST_BACKEND", "auto")
+        requested = _default()
     if requested != "auto":
         backend = find(requested)
         if reasons := backend.reasons(op, tensors):
@@ -142,7 +153,7 @@ def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
         f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} {t.device}" for t in tensors
     )
     lines = [f"{op} of {described}" if tensors else op]
-    forced = os.environ.get("JCA_FAST_BACKEND", "auto")
+    forced = _default()
     taken = False
     for backend in BACKENDS:
         reasons = backend.reasons(op, tensors)
