@@ -12,7 +12,7 @@ from jca_fast.atomic import write_json
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.synthetic import synthesize
 from jca_fast.models.tables import FULL, TABLES, Row
-from jca_fast.training.ablate import Ablation
+from jca_fast.training.ablation_config import Ablation
 from jca_fast.training.ablation_table import RowResult, draw, write_table
 from jca_fast.training.config import RECIPES, Config
 from jca_fast.training.distributed import Group, process_group

@@ -20,7 +20,7 @@ from jca_fast.models.tables import Row
 from jca_fast.training.logs import csv_text
 
 if TYPE_CHECKING:
-    from jca_fast.training.ablate import Ablation
+    from jca_fast.training.ablation_config import Ablation
 
 HOLDS = "holds"
 CONTRADICTED = "contradicted"
