@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from jca_fast.atomic import naming_full
-from jca_fast.cli import told
-
 from . import featureset
-from .decode import VideoError
-from .settings import Extractor, Settings, add_flags, from_flags, load_extractor
+from .outcome import Outcome
+from .settings import Settings, add_flags, from_flags, load_extractor
 from .sources import find_videos, shown
-from .store import UNFINISHED, StoredVideo
+from .store import UNFINISHED
 
 STORE = ".videos"
 """Folder inside the set with the features of each video, which are not computed again."""
@@ -29,15 +24,6 @@ the start of each row) and, with --annotations, labels and order files. A second
 features in DIR/.videos and computes only new ones; delete that folder when the set is complete.
 The exit status is 1 if a video could not be used; the set then holds the others.
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one video: its features, or the reason why there are none."""
-
-    video: Path
-    stored: StoredVideo | None
-    note: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,41 +108,6 @@ def extract_videos(
         kept = [(number, event) for number, event, _ in matched]
         featureset.write_labels(out, kept, annotations, orders, settings.num_segments)
     return outcomes
-
-
-def extract_one(path: Path, extractor: Extractor, store: Path, threads: int = 0) -> Outcome:
-    """The features of one video, from the store if that has them."""
-    from .store import key, store_features
-
-    try:
-        target = store / (key(path, extractor) if path.is_file() else "none")
-        if not target.is_dir():
-            with naming_full(store):
-                store_features(path, extractor, target, threads)
-        stored = StoredVideo(target)
-    except VideoError as error:
-        return Outcome(path, None, str(error).removeprefix(f"{shown(path)}: "))
-    except OSError as error:
-        return Outcome(path, None, _first_line(error))
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        if os.environ.get("JCA_FAST_DEBUG"):
-            raise
-        return Outcome(path, None, _reason(error))
-    note = f"{stored.damaged} damaged packets skipped" if stored.damaged else ""
-    return Outcome(path, stored, note)
-
-
-def _reason(error: Exception) -> str:
-    """One line on an unexpected error, which says if memory ran out."""
-    text = told(error)
-    if text.startswith("out of memory"):
-        return text
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of a message; those of HDF5 have several."""
-    return str(error).split("\n")[0]
 
 
 def table(outcomes: Sequence[Outcome], out: Path, most: int = 30) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jca_fast.memory import reserve_blas
 
-from .extract import Outcome, extract_one
+from .outcome import Outcome, extract_one
 from .settings import Extractor, Settings, load_extractor
 from .sources import shown
 
