@@ -15,12 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..training.checkpoint import FORMAT
 from . import published_safetensors
 from .bounds import check_config, check_tensors
 from .inert_names import ForeignTensor
 from .recognize import Recognized, load_recognized, recognize, single_form
-from .torch_file import InertObject, read
+from .torch_file import FORMAT, InertObject, read
 
 ENTRIES = ("net", "state_dict", "model", "model_state_dict", "weights")
 _DEEPEST = 4  # levels of a pickled trainer that are searched for a model

@@ -22,6 +22,9 @@ from . import bounds
 from .inert_names import Array, Inert, Storage, TensorRef
 from .unpickle import MAGIC, old_layout, unpickle
 
+FORMAT = "jca_fast checkpoint 1"
+"""The entry ``format`` of the checkpoints of ``jca-fast train``."""
+
 
 @dataclass
 class InertObject:

@@ -17,13 +17,11 @@ import torch
 from jca_fast._version import __version__
 from jca_fast.atomic import replacing
 from jca_fast.compat.bounds import check_config, check_tensors
-from jca_fast.compat.torch_file import read
+from jca_fast.compat.torch_file import FORMAT, read
 from jca_fast.data.record import check_record
 
 if TYPE_CHECKING:
     from jca_fast.models import AVELocalizer
-
-FORMAT = "jca_fast checkpoint 1"
 
 
 def save(path: str | Path, model: torch.nn.Module, **state: Any) -> None:
