@@ -130,7 +130,7 @@ def _sizes(tables: Tables, events: list[Event]) -> Iterator[Finding]:
         ]
         clips = {table.path.name: table.shape[0] for table in group}
         if events and not noisy:
-            clips["Annotations.txt"] = len(events)
+            clips[files.ANNOTATIONS] = len(events)
         segments = {t.path.name: t.shape[1] for t in group if t.path.stem not in _LABELS_BY_CLIP}
         for kind, counts in (("clips", clips), ("segments", segments)):
             if len(set(counts.values())) > 1:
@@ -154,7 +154,7 @@ def _labels(tables: Tables, events: list[Event]) -> Iterator[Finding]:
     late = [i for i, event in enumerate(events) if event.end > segments]
     if late:
         yield Finding(
-            "error", "Annotations.txt", f"events that end after segment {segments} in {_rows(late)}"
+            "error", files.ANNOTATIONS, f"events that end after segment {segments} in {_rows(late)}"
         )
     made = {
         "labels": lambda: segment_labels(events, segments),
@@ -170,11 +170,16 @@ def _labels(tables: Tables, events: list[Event]) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 name,
-                f"found shape {found.shape}; needed: {expected.shape}, by Annotations.txt",
+                f"found shape {found.shape}; needed: {expected.shape}, by {files.ANNOTATIONS}",
             )
         else:
             bad = (expected != found).reshape(len(found), -1).any(axis=1)
-            yield _verdict(name, bad, "agrees with Annotations.txt", "differs from Annotations.txt")
+            yield _verdict(
+                name,
+                bad,
+                f"agrees with {files.ANNOTATIONS}",
+                f"differs from {files.ANNOTATIONS}",
+            )
 
 
 def _splits(root: Path, tables: Tables, events: list[Event]) -> Iterator[Finding]:
@@ -258,11 +263,11 @@ def _planted(root: Path, tables: Tables) -> Iterator[Finding]:
     inside = tables["labels"][:][:, :, -1] == 0  # (n, N)
     if event.shape != inside.shape:
         yield Finding(
-            "error", "planted.h5", f"found {event.shape} (clips, segments); needed: {inside.shape}"
+            "error", files.PLANTED, f"found {event.shape} (clips, segments); needed: {inside.shape}"
         )
         return
     bad = ((event == 1) != inside).any(axis=1) | (seen != (visible > 0)).any(axis=1)
-    yield _verdict("planted.h5", bad, "agrees with the labels", "differs from the labels")
+    yield _verdict(files.PLANTED, bad, "agrees with the labels", "differs from the labels")
 
 
 def _cache(root: Path, full: bool) -> Iterator[Finding]:

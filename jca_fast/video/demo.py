@@ -61,6 +61,8 @@ def demonstrate(args: argparse.Namespace, out: Path) -> None:
 
 def extract_all(out: Path) -> None:
     """Extract the features of all rendered videos into out/data."""
+    from jca_fast.data.files import ANNOTATIONS
+
     from .extract import extract_videos, table
     from .settings import Settings
 
@@ -69,7 +71,7 @@ def extract_all(out: Path) -> None:
         [str(root / "videos")],
         out / "data",
         Settings(frames_per_segment=FRAMES),
-        annotations=root / "Annotations.txt",
+        annotations=root / ANNOTATIONS,
         orders=root,
         workers=min(2, os.cpu_count() or 1),
     )

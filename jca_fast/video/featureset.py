@@ -135,7 +135,7 @@ def write_labels(
     numbers = [number for number, _ in kept]
     labels = segment_labels(events, segments)
     text = "".join(event.line() + "\n" for event in events)
-    atomic.write_text(out / "Annotations.txt", text)
+    atomic.write_text(out / files.ANNOTATIONS, text)
     files.write_h5(out / "labels.h5", avadataset=labels)
     files.write_h5(out / "mil_labels.h5", avadataset=mil_labels(events))
     files.write_h5(out / "labels_closs.h5", avadataset=foreground_labels(events, segments))
@@ -144,15 +144,15 @@ def write_labels(
         if not len(order):
             raise ValueError(f"{out}: no clip of the split {split!r} could be extracted")
         files.write_h5(out / f"{split}_order.h5", order=order)
-    planted = source.parent / "planted.h5"
+    planted = source.parent / files.PLANTED
     if planted.is_file():
-        _copy_planted(planted, out / "planted.h5", numbers)
+        _copy_planted(planted, out / files.PLANTED, numbers)
 
 
 def clear(out: Path) -> None:
     """Remove labels and orders of an earlier set, which do not belong to the new features."""
     stems = [stem for stem in files.LAYOUT if "feature" not in stem]
-    for name in ("Annotations.txt", "planted.h5", *(f"{stem}.h5" for stem in stems)):
+    for name in (files.ANNOTATIONS, files.PLANTED, *(f"{stem}.h5" for stem in stems)):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "prepared", ignore_errors=True)
 

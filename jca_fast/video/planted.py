@@ -30,7 +30,7 @@ CLASSES = 8
 """The default number of classes."""
 
 _EVENTS = 2**64 - 3  # stream of random numbers of the generated events; clips use 0, 1, ...
-_FILES = ("Annotations.txt", "planted.h5", *(f"{split}_order.h5" for split in files.SPLITS))
+_FILES = (files.ANNOTATIONS, files.PLANTED, *(f"{split}_order.h5" for split in files.SPLITS))
 
 
 def synthesize_videos(
@@ -74,12 +74,12 @@ def synthesize_videos(
         for name, values in _truth(plan, boxes).items():
             planted.setdefault(name, []).append(values)
     text = "".join(event.line() + "\n" for event in events)
-    atomic.write_text(root / "Annotations.txt", text)
+    atomic.write_text(root / files.ANNOTATIONS, text)
     for split, order in _splits(rng, num_videos).items():
         files.write_h5(root / f"{split}_order.h5", order=order)
     settings = json.dumps({**world.settings(), "videos": num_videos, "numpy": np.__version__})
     arrays = {name: np.stack(values) for name, values in planted.items()}
-    files.write_h5(root / "planted.h5", {"settings": settings}, **arrays)
+    files.write_h5(root / files.PLANTED, {"settings": settings}, **arrays)
     return root
 
 
