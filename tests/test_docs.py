@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jca_fast.ops import backends
 from jca_fast.ops.library import OPS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,3 +49,8 @@ def test_the_table_of_files_is_complete(page, backend):
     missing = {name for name in files - named if not name.startswith(OPS)}
     assert not missing, f"docs/{page}, table of files: it lacks {missing}"
     assert named <= files, f"docs/{page}, table of files: there is no {named - files}"
+
+
+def test_the_table_of_backends_is_complete():
+    text = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == backends.names()
