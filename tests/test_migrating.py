@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from jca_fast import compat
 from jca_fast.cli import main
 from jca_fast.compat import cam, released
+from jca_fast.compat.recognize import recognize
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "migrating.md"
 OPTIONS = Namespace(
@@ -234,6 +236,10 @@ def test_a_row_of_the_table_takes_the_call_of_its_repository(name):
     with torch.device("meta"):
         model = eval(call, names)
     assert len(model.state_dict()) == (KEYS.get(name) or stated_keys(name.split()[0]))
+    with torch.device("meta"):
+        recognized = recognize(model.state_dict()).build()
+    assert isinstance(model, type(recognized)), "KNOWN of published.py lacks the class"
+    assert {"lengths", "key_padding_mask"} <= set(inspect.signature(model.forward).parameters)
 
 
 def test_the_variant_with_shared_weights_is_rewritten_right():
