@@ -55,8 +55,8 @@ def cases() -> list[Case]:
     """All cases, tier by tier."""
     found = []
     for tier, dtype in KERNEL_DTYPES.items():
-        found += [*_forward(tier, dtype), *_backward(tier, dtype), *_affinity(tier, dtype)]
-    return [*found, *(_visual(dtype) for dtype in (torch.float32, torch.bfloat16))]
+        found += [*_forward(tier, dtype), *_backward(tier, dtype), *_joint_affinity(tier, dtype)]
+    return [*found, *(_visual_reduction(dtype) for dtype in (torch.float32, torch.bfloat16))]
 
 
 def _forward(tier: str, dtype: torch.dtype) -> list[Case]:
@@ -67,14 +67,18 @@ def _forward(tier: str, dtype: torch.dtype) -> list[Case]:
         )
 
     return [
-        case("layer forward, paper", "narrow", layer, (64, 10, 32), 0.0),
-        case("layer forward, dropout", "narrow", layer, (64, 10, 32), 0.3),
-        case("layer forward, odd, B=1", "small", layer, (1, 9, 20), 0.3, ODD),
-        case("layer forward, widest", "wide", layer, (64, *LARGEST[tier]), 0.3),
-        case("attention forward, N=200 D=512", "blocked", attention, (64, 200, 512)),
-        *([case("attention forward, released", "narrow", released)] if tier == "half" else []),
+        case("layer forward, paper", "narrow", joint_coattention, (64, 10, 32), 0.0),
+        case("layer forward, dropout", "narrow", joint_coattention, (64, 10, 32), 0.3),
+        case("layer forward, odd, B=1", "small", joint_coattention, (1, 9, 20), 0.3, ODD),
+        case("layer forward, widest", "wide", joint_coattention, (64, *LARGEST[tier]), 0.3),
+        case("attention forward, N=200 D=512", "blocked", tanh_attention, (64, 200, 512)),
         *(
-            [case("layer forward, apart", "small", layer, (3, 7, 5), 0.0, APART)]
+            [case("attention forward, released", "narrow", released_attention)]
+            if tier == "half"
+            else []
+        ),
+        *(
+            [case("layer forward, apart", "small", joint_coattention, (3, 7, 5), 0.0, APART)]
             if tier == "half"
             else []
         ),
@@ -94,26 +98,32 @@ def _backward(tier: str, dtype: torch.dtype) -> list[Case]:
         )
 
     found = [
-        case("layer backward, paper", "narrow", (), layer, (64, 10, 32), 0.0),
-        case("layer backward, dropout", "narrow", core, layer, (64, 10, 32), 0.3),
-        case("layer backward, odd, B=1", "small", core, layer, (1, 9, 20), 0.3, ODD),
-        case("attention backward, N=200 D=512", "blocked", core, attention, (64, 200, 512)),
+        case("layer backward, paper", "narrow", (), joint_coattention, (64, 10, 32), 0.0),
+        case("layer backward, dropout", "narrow", core, joint_coattention, (64, 10, 32), 0.3),
+        case("layer backward, odd, B=1", "small", core, joint_coattention, (1, 9, 20), 0.3, ODD),
+        case("attention backward, N=200 D=512", "blocked", core, tanh_attention, (64, 200, 512)),
     ]
     if tier == "half":
-        found.append(case("layer backward, apart", "small", rest, layer, (3, 7, 5), 0.0, APART))
+        found.append(
+            case("layer backward, apart", "small", rest, joint_coattention, (3, 7, 5), 0.0, APART)
+        )
     if LARGEST[tier] == WIDE[tier]:
         return [
             *found,
-            case("layer backward, widest", "wide", rest, layer, (64, *LARGEST[tier]), 0.3),
+            case(
+                "layer backward, widest", "wide", rest, joint_coattention, (64, *LARGEST[tier]), 0.3
+            ),
         ]
     return [
         *found,
-        case("attention backward, wide", "wide", core, attention, (64, *WIDE[tier])),
-        case("layer backward, widest", "blocked", rest, layer, (64, *LARGEST[tier]), 0.3),
+        case("attention backward, wide", "wide", core, tanh_attention, (64, *WIDE[tier])),
+        case(
+            "layer backward, widest", "blocked", rest, joint_coattention, (64, *LARGEST[tier]), 0.3
+        ),
     ]
 
 
-def _affinity(tier: str, dtype: torch.dtype) -> list[Case]:
+def _joint_affinity(tier: str, dtype: torch.dtype) -> list[Case]:
     """The paper's matrix, and in the tier with most registers one with more segments than a block
     holds.
     """
@@ -123,21 +133,21 @@ def _affinity(tier: str, dtype: torch.dtype) -> list[Case]:
             tier,
             None,
             (),
-            _elements(affinity, (64, n)),
-            partial(affinity, dtype, (64, n)),
+            _elements(joint_affinity, (64, n)),
+            partial(joint_affinity, dtype, (64, n)),
         )
         for n in ((10, 200) if tier == "exact" else (10,))
     ]
 
 
-def _visual(dtype: torch.dtype) -> Case:
+def _visual_reduction(dtype: torch.dtype) -> Case:
     return Case(
         f"visual {str(dtype).removeprefix('torch.')}, aligned",
         "half",
         None,
         (),
         0,
-        partial(visual, dtype),
+        partial(visual_reduction, dtype),
     )
 
 
@@ -150,7 +160,7 @@ def _elements(
     """Elements of the affinity matrices of ``call``, one of the functions below, with these
     arguments.
     """
-    return sizes[0] * (sum(dims) ** 2 if call is layer else 1024 * 512)
+    return sizes[0] * (sum(dims) ** 2 if call is joint_coattention else 1024 * 512)
 
 
 def tensor(device: str, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -162,10 +172,14 @@ def tensor(device: str, dtype: torch.dtype, *shape: int) -> Tensor:
     )
 
 
-def layer(
-    dtype: torch.dtype, backward: bool, sizes: tuple[int, int, int], dropout: float,
-    dims: tuple[int, int] = (512, 512), device: str = "cpu",
-) -> Any:  # fmt: skip
+def joint_coattention(
+    dtype: torch.dtype,
+    backward: bool,
+    sizes: tuple[int, int, int],
+    dropout: float,
+    dims: tuple[int, int] = (512, 512),
+    device: str = "cpu",
+) -> Any:
     """A layer of two modalities with sizes (B, N, k); the paper's has N = 10, 512 + 512 channels, k
     = 32.
     """
@@ -180,7 +194,7 @@ def layer(
     return kernels.joint_coattention(*args, False)
 
 
-def released(dtype: torch.dtype, backward: bool, device: str = "cpu") -> Any:
+def released_attention(dtype: torch.dtype, backward: bool, device: str = "cpu") -> Any:
     """The released form's attention at the paper's size: 1,024 rows, 512 columns, values of each
     sample, dropout.
     """
@@ -196,7 +210,7 @@ def released(dtype: torch.dtype, backward: bool, device: str = "cpu") -> Any:
     )
 
 
-def attention(
+def tanh_attention(
     dtype: torch.dtype, backward: bool, sizes: tuple[int, int, int], device: str = "cpu"
 ) -> Any:
     """tanh attention with sizes (B, N, D), 1,024 rows, 512 columns and dropout."""
@@ -210,7 +224,7 @@ def attention(
     )
 
 
-def affinity(dtype: torch.dtype, sizes: tuple[int, int], device: str = "cpu") -> Any:
+def joint_affinity(dtype: torch.dtype, sizes: tuple[int, int], device: str = "cpu") -> Any:
     """The affinity matrix of (B, N), 512 rows and 1,024 columns, and its backward."""
     batch, n = sizes
     q, k = tensor(device, dtype, batch, n, 512).mT, tensor(device, dtype, batch, n, 1024).mT
@@ -218,7 +232,7 @@ def affinity(dtype: torch.dtype, sizes: tuple[int, int], device: str = "cpu") ->
     return kernels.joint_affinity_backward(c, q, k, c, 1 / 32)
 
 
-def visual(dtype: torch.dtype, device: str = "cpu") -> Any:
+def visual_reduction(dtype: torch.dtype, device: str = "cpu") -> Any:
     """The paper's reduction: 49 regions of 512 channels; forward, backward of frozen features, and
     with dK.
     """

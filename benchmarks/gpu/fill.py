@@ -45,11 +45,12 @@ def _compile(
             forward = subjects.compiled(mode, subjects.plain, options.dry)
             calls = [subjects.alone(forward, data), subjects.with_backward(forward, data)]
         else:
-            data = subjects.reduction(row.batch, dtype, device(), options.dry)
-            reduce = subjects.compiled(mode, subjects.plain_reduction, options.dry)
+            data = subjects.visual_reduction_arguments(row.batch, dtype, device(), options.dry)
+            reduce = subjects.compiled(mode, subjects.plain_visual_reduction, options.dry)
             calls = [subjects.alone(reduce, data)]
             calls += [
-                subjects.reduction_with_backward(reduce, data, frozen) for frozen in (True, False)
+                subjects.visual_reduction_with_backward(reduce, data, frozen)
+                for frozen in (True, False)
             ]
         for call in calls:
             call()

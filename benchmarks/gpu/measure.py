@@ -196,23 +196,30 @@ def visual(options: plan.Options, result: dict[str, Any]) -> Callable[[plan.Row]
     """The visual reduction, with the L2 cache flushed before each call."""
 
     def measure(row: plan.Row) -> dict[str, Any]:
-        data = subjects.reduction(row.batch, precision_dtype(row.tier), device(), options.dry)
-        forwards = {"fused": subjects.fused_reduction, "eager": subjects.plain_reduction}
+        data = subjects.visual_reduction_arguments(
+            row.batch, precision_dtype(row.tier), device(), options.dry
+        )
+        forwards = {
+            "fused": subjects.fused_visual_reduction,
+            "eager": subjects.plain_visual_reduction,
+        }
         for mode in row.modes:
-            forwards[mode] = subjects.compiled(mode, subjects.plain_reduction, options.dry)
+            forwards[mode] = subjects.compiled(mode, subjects.plain_visual_reduction, options.dry)
         found = {
             "forward": sides(
                 {name: subjects.alone(f, data) for name, f in forwards.items()}, flush=True
             )
         }
-        for words, frozen in (("backward", True), ("backward + dK", False)):
-            alone = {"fused": timing.replayed(subjects.only_reduction_backward(data, frozen))}
-            found[words] = {"graph": timing.on_device(alone, flush=True)}
+        for direction, frozen in (("backward", True), ("backward + dK", False)):
+            alone = {
+                "fused": timing.replayed(subjects.only_visual_reduction_backward(data, frozen))
+            }
+            found[direction] = {"graph": timing.on_device(alone, flush=True)}
             both = {
-                name: subjects.reduction_with_backward(f, data, frozen)
+                name: subjects.visual_reduction_with_backward(f, data, frozen)
                 for name, f in forwards.items()
             }
-            found[f"forward+{words}"] = sides(both, flush=True)
+            found[f"forward+{direction}"] = sides(both, flush=True)
         return found
 
     return measure
@@ -237,10 +244,10 @@ def kernels(options: plan.Options, result: dict[str, Any]) -> Callable[[plan.Row
             way = subjects.with_backward if row.backward else subjects.alone
             calls = {"layer": way(subjects.fused, data)}
         else:
-            data = subjects.reduction(row.batch, dtype, device(), options.dry)
-            calls = {"forward": subjects.alone(subjects.fused_reduction, data)}
-            for words, frozen in (("backward", True), ("backward + dK", False)):
-                calls[words] = subjects.only_reduction_backward(data, frozen)
+            data = subjects.visual_reduction_arguments(row.batch, dtype, device(), options.dry)
+            calls = {"forward": subjects.alone(subjects.fused_visual_reduction, data)}
+            for direction, frozen in (("backward", True), ("backward + dK", False)):
+                calls[direction] = subjects.only_visual_reduction_backward(data, frozen)
         for name, call in calls.items():
             found[name] = floors.fractions(call, sizes, row.tier, result["rates"], architecture)
         return {"launches": found}

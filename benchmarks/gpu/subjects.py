@@ -111,7 +111,9 @@ def pin(tensors: list[torch.Tensor]) -> None:
         torch._dynamo.mark_static_address(tensor, guard=False)
 
 
-def reduction(segments: int, dtype: torch.dtype, device: str, tiny: bool) -> dict[str, Any]:
+def visual_reduction_arguments(
+    segments: int, dtype: torch.dtype, device: str, tiny: bool
+) -> dict[str, Any]:
     """Arguments of the visual reduction: the paper's 49 regions of 512 channels."""
     count, width = (5, 32) if tiny else (49, 512)
     generator = torch.Generator(device).manual_seed(0)
@@ -122,17 +124,17 @@ def reduction(segments: int, dtype: torch.dtype, device: str, tiny: bool) -> dic
     return {"query": query.requires_grad_(), "regions": regions, "grad": grad, "scale": width**-0.5}
 
 
-def fused_reduction(args: dict[str, Any]) -> torch.Tensor:
+def fused_visual_reduction(args: dict[str, Any]) -> torch.Tensor:
     """The reduction by the measured backend."""
     return visual_reduction(args["query"], args["regions"], args["scale"], backend=BACKEND[0])  # type: ignore[return-value]
 
 
-def plain_reduction(args: dict[str, Any]) -> torch.Tensor:
+def plain_visual_reduction(args: dict[str, Any]) -> torch.Tensor:
     """The reduction in plain PyTorch."""
     return reference.visual_reduction(args["query"], args["regions"], args["scale"])[0]
 
 
-def reduction_with_backward(
+def visual_reduction_with_backward(
     forward: Callable[..., torch.Tensor], args: dict[str, Any], frozen: bool
 ) -> Call:
     """Forward and backward; with ``frozen`` regions only the query gets a gradient."""
@@ -141,7 +143,7 @@ def reduction_with_backward(
     return lambda: torch.autograd.grad(forward(args), wanted, args["grad"])
 
 
-def only_reduction_backward(args: dict[str, Any], frozen: bool) -> Call:
+def only_visual_reduction_backward(args: dict[str, Any], frozen: bool) -> Call:
     """The launch of the reduction's backward by the measured backend."""
     query, regions, grad, scale = args.values()
     with torch.no_grad():
