@@ -114,14 +114,14 @@ def verdicts(phases: dict[str, Any], dry: bool = False) -> list[dict[str, Any]]:
     for name, tiers in BARS.items():
         for tier, bar in tiers.items():
             value = values.get((name, tier))
-            words = ABSENT if value is None else DRY if dry else verdict(value, bar)
+            outcome = ABSENT if value is None else DRY if dry else verdict(value, bar)
             found.append(
                 {
                     "figure": name,
                     "tier": tier,
                     "value": value,
                     "bar": bar._asdict(),
-                    "verdict": words,
+                    "verdict": outcome,
                 }
             )
     return found

@@ -37,9 +37,9 @@ class Options:
 
     def arguments(self) -> list[str]:
         """The options as a worker's arguments."""
-        words = ["--tiers", ",".join(self.tiers), "--batches", ",".join(map(str, self.batches))]
-        words += ["--backend", self.backend] if self.backend else []
-        return [*words, "--dry-run"] if self.dry else words
+        arguments = ["--tiers", ",".join(self.tiers), "--batches", ",".join(map(str, self.batches))]
+        arguments += ["--backend", self.backend] if self.backend else []
+        return [*arguments, "--dry-run"] if self.dry else arguments
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

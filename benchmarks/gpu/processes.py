@@ -84,9 +84,9 @@ class Site:
         if timeout <= 0:
             return None, f"{ABSENT}: its phase had no time left"
         code, output = self._finished(command, self.environment(**environment), min(timeout, 1e6))
-        words = {0: "done", None: "ENDED"}.get(code, f"exit status {code}")
-        print(f"{time.monotonic() - begin:6.1f} s  {words}: {name}", flush=True)
-        self.log.append(f"== {name}: {words}\n$ {' '.join(command)}\n{output}")
+        outcome = {0: "done", None: "ENDED"}.get(code, f"exit status {code}")
+        print(f"{time.monotonic() - begin:6.1f} s  {outcome}: {name}", flush=True)
+        self.log.append(f"== {name}: {outcome}\n$ {' '.join(command)}\n{output}")
         return code, output
 
     def _finished(
