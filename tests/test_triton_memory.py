@@ -17,20 +17,20 @@ from jca_fast.ops.tiers import TIERS, precision
 pytestmark = pytest.mark.usefixtures("on_device")
 
 
-def attention(ops, q, k, v, grad, dropout=0.3):
+def tanh_attention(ops, q, k, v, grad, dropout=0.3):
     options = (0.3, dropout, torch.tensor(3) if dropout else None)
     yield [ops.tanh_attention(q, k, v, *options)]
     yield ops.tanh_attention_backward(grad, q, k, v, *options)
 
 
-def released(ops, query, key, value, grad, dropout=0.3):
+def released_attention(ops, query, key, value, grad, dropout=0.3):
     options = (0.3, dropout, torch.tensor(3) if dropout else None)
     out = ops.released_attention(query, key, value, *options)
     yield [out]
     yield ops.released_attention_backward(grad, out, query, key, value, *options)
 
 
-def layer(ops, *tensors, joints=0, dropout=0.3):
+def joint_coattention(ops, *tensors, joints=0, dropout=0.3):
     inputs = tensors[:2]
     given = tensors[2 : 2 + joints]
     weights = tensors[2 + joints : -2]
@@ -42,13 +42,13 @@ def layer(ops, *tensors, joints=0, dropout=0.3):
     yield ops.joint_coattention_backward(grads, out[2:], *groups, *options)
 
 
-def reduction(ops, query, regions, *grads):
+def visual_reduction(ops, query, regions, *grads):
     out = ops.visual_reduction(query, regions, 0.3)
     yield out
     yield ops.visual_reduction_backward(*grads, query, regions, out[1], 0.3, True)
 
 
-def attention_shapes(batch, rows, columns, segments, width, shared=False):
+def tanh_attention_shapes(batch, rows, columns, segments, width, shared=False):
     qkv = (
         (batch, rows, segments),
         (batch, columns, segments),
@@ -57,11 +57,11 @@ def attention_shapes(batch, rows, columns, segments, width, shared=False):
     return *qkv, (batch, rows, width)
 
 
-def released_shapes(batch, segments, width, columns):
+def released_attention_shapes(batch, segments, width, columns):
     return (batch, segments, width), *[(batch, segments, columns)] * 2, (batch, segments, width)
 
 
-def layer_shapes(batch, segments, audio, visual, k, joints=0):
+def joint_coattention_shapes(batch, segments, audio, visual, k, joints=0):
     width = 70 if joints else audio + visual
     inputs = [(batch, segments, audio), (batch, segments, visual)]
     weights = (
@@ -70,21 +70,45 @@ def layer_shapes(batch, segments, audio, visual, k, joints=0):
     return *inputs, *[(batch, segments, width)] * joints, *weights, *inputs
 
 
-def reduction_shapes(segments, count, width):
+def visual_reduction_shapes(segments, count, width):
     return (segments, width), (segments, count, width), (segments, width), (segments, count)
 
 
 CALLS = {
-    "attention": (attention, attention_shapes(2, 65, 66, 4, 3), 65 * 66),
-    "attention, v shared": (attention, attention_shapes(2, 65, 66, 4, 3, True), 65 * 66),
-    "attention, several tiles": (attention, attention_shapes(2, 129, 130, 4, 3, True), 129 * 130),
-    "attention, two passes in each tier": (attention, attention_shapes(1, 65, 66, 33, 40), 65 * 66),
-    "released": (released, released_shapes(2, 4, 65, 66), 65 * 66),
-    "layer": (layer, layer_shapes(2, 4, 65, 66, 3), 65 * 131),
-    "layer, joint given": (partial(layer, joints=1), layer_shapes(2, 4, 65, 66, 3, 1), 65 * 70),
-    "layer, one joint each": (partial(layer, joints=2), layer_shapes(2, 4, 65, 66, 3, 2), 65 * 70),
-    "layer, too many segments for one program": (layer, layer_shapes(1, 33, 80, 70, 3), 70 * 150),
-    "reduction": (reduction, reduction_shapes(3, 19, 40), 3 * 19 * 40 + 1),
+    "tanh_attention": (tanh_attention, tanh_attention_shapes(2, 65, 66, 4, 3), 65 * 66),
+    "tanh_attention, v shared": (
+        tanh_attention,
+        tanh_attention_shapes(2, 65, 66, 4, 3, True),
+        65 * 66,
+    ),
+    "tanh_attention, several tiles": (
+        tanh_attention,
+        tanh_attention_shapes(2, 129, 130, 4, 3, True),
+        129 * 130,
+    ),
+    "tanh_attention, two passes in each tier": (
+        tanh_attention,
+        tanh_attention_shapes(1, 65, 66, 33, 40),
+        65 * 66,
+    ),
+    "released_attention": (released_attention, released_attention_shapes(2, 4, 65, 66), 65 * 66),
+    "joint_coattention": (joint_coattention, joint_coattention_shapes(2, 4, 65, 66, 3), 65 * 131),
+    "joint_coattention, joint given": (
+        partial(joint_coattention, joints=1),
+        joint_coattention_shapes(2, 4, 65, 66, 3, 1),
+        65 * 70,
+    ),
+    "joint_coattention, one joint each": (
+        partial(joint_coattention, joints=2),
+        joint_coattention_shapes(2, 4, 65, 66, 3, 2),
+        65 * 70,
+    ),
+    "joint_coattention, too many segments for one program": (
+        joint_coattention,
+        joint_coattention_shapes(1, 33, 80, 70, 3),
+        70 * 150,
+    ),
+    "visual_reduction": (visual_reduction, visual_reduction_shapes(3, 19, 40), 3 * 19 * 40 + 1),
 }
 """A call that yields outputs and gradients, its shapes, and a size that no allocation reaches."""
 
@@ -125,16 +149,32 @@ PLAIN = SimpleNamespace(
 )
 BAD = (float("nan"), float("inf"), -float("inf"))
 ODD = {
-    "attention": (partial(attention, dropout=0.0), attention_shapes(3, 35, 40, 3, 5), (0, 1, 2)),
-    "released": (partial(released, dropout=0.0), released_shapes(3, 3, 35, 40), (0, 1, 2)),
-    "layer": (partial(layer, dropout=0.0), layer_shapes(3, 3, 35, 18, 4), (0, 1)),
-    "layer, joint given": (
-        partial(layer, joints=1, dropout=0.0),
-        layer_shapes(3, 3, 35, 18, 4, 1),
+    "tanh_attention": (
+        partial(tanh_attention, dropout=0.0),
+        tanh_attention_shapes(3, 35, 40, 3, 5),
         (0, 1, 2),
     ),
-    "layer of one segment": (partial(layer, dropout=0.0), layer_shapes(3, 1, 35, 18, 4), (0, 1)),
-    "reduction": (reduction, reduction_shapes(3, 19, 12), (0, 1)),
+    "released_attention": (
+        partial(released_attention, dropout=0.0),
+        released_attention_shapes(3, 3, 35, 40),
+        (0, 1, 2),
+    ),
+    "joint_coattention": (
+        partial(joint_coattention, dropout=0.0),
+        joint_coattention_shapes(3, 3, 35, 18, 4),
+        (0, 1),
+    ),
+    "joint_coattention, joint given": (
+        partial(joint_coattention, joints=1, dropout=0.0),
+        joint_coattention_shapes(3, 3, 35, 18, 4, 1),
+        (0, 1, 2),
+    ),
+    "joint_coattention of one segment": (
+        partial(joint_coattention, dropout=0.0),
+        joint_coattention_shapes(3, 1, 35, 18, 4),
+        (0, 1),
+    ),
+    "visual_reduction": (visual_reduction, visual_reduction_shapes(3, 19, 12), (0, 1)),
 }
 """Outputs, shapes, and which of the tensors have a sample for each bad number."""
 
@@ -158,7 +198,7 @@ def test_nan_and_inf_of_each_sample_go_through_as_in_torch(name, tier):
 @pytest.mark.parametrize("weight", ["w_j", "w_x", "w_c", "w_h"])
 @pytest.mark.parametrize("tier", ["exact", "float16"])
 def test_nan_and_inf_of_a_weight_go_through_as_in_torch(tier, weight, bad):
-    call, shapes, _ = ODD["layer"]
+    call, shapes, _ = ODD["joint_coattention"]
     with precision(tier) as dtype:
         tensors = tensors_of(shapes, dtype)
         tensors[2 + 2 * ("w_j", "w_x", "w_c", "w_h").index(weight)][1, 2] = bad
@@ -183,7 +223,7 @@ def test_regions_of_score_minus_infinity_get_no_weight(count):
 
 def test_a_nan_in_the_map_keeps_its_gradient():
     """H = NaN passes the ReLU, and PyTorch lets its gradient through."""
-    tensors = [0.5 * torch.randn(shape) for shape in layer_shapes(1, 3, 20, 18, 4)]
+    tensors = [0.5 * torch.randn(shape) for shape in joint_coattention_shapes(1, 3, 20, 18, 4)]
     inputs = tensors[:2]
     weights = tensors[2:-2]
     grads = tensors[-2:]
@@ -202,7 +242,7 @@ def test_a_nan_in_the_map_keeps_its_gradient():
 @pytest.mark.parametrize("tier", ["exact", "tf32"])
 def test_finite_inputs_give_finite_gradients(tier):
     """Neither 1/(1-p) nor the scale may overflow k where plain PyTorch multiplies a small dS."""
-    q, k, v, grad = (torch.randn(s) for s in attention_shapes(1, 20, 33, 3, 4))
+    q, k, v, grad = (torch.randn(s) for s in tanh_attention_shapes(1, 20, 33, 3, 4))
     k[0, 5] = 2e38
     q[0, :, :] = 0.0
     grad.mul_(1e-20)
@@ -216,7 +256,7 @@ def test_finite_inputs_give_finite_gradients(tier):
 
 
 def test_an_infinite_gradient_stops_at_a_closed_relu():
-    query, key, value, grad = (torch.randn(s) for s in released_shapes(1, 3, 20, 18))
+    query, key, value, grad = (torch.randn(s) for s in released_attention_shapes(1, 3, 20, 18))
     out = reference.released_attention(query, key, value, 0.3, 0.0, None)
     closed = (out <= 0).nonzero()[0]
     grad[tuple(closed)] = float("inf")
