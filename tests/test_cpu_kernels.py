@@ -10,7 +10,9 @@ import ctypes
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -289,6 +291,17 @@ def test_any_number_of_threads_gives_the_same_bits(name, dropout_p, batch):
             results.append(value_and_grads(lambda *t: function(*t, backend="cpu"), inputs, grad))
     for result in results[1:]:
         assert_bitwise(results[0], result)
+
+
+def test_calls_from_several_python_threads_give_the_same_bits():
+    calls = [
+        as_function(case.op, arguments(case, tensors_of(case, torch.float32))[0]) for case in QUICK
+    ]
+    jobs = [partial(function, *inputs, backend="cpu") for function, inputs in calls]
+    expected = [job() for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert_bitwise(list(pool.map(lambda job: job(), jobs)), expected)
 
 
 def test_the_forward_does_not_depend_on_how_a_batch_is_split():

@@ -1,6 +1,6 @@
 // The part of PyTorch's stable C shim that the binding uses, declared by hand so that no torch
 // header is needed to build. Every function is looked up at run time; where one is missing, the
-// backend says so and PyTorch's formulas serve.
+// backend says so and PyTorch's formulas are used.
 // Version gates (torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h): all but
 // the `torch_` ones are older than 2.9; those came with 2.10.
 #pragma once
