@@ -122,8 +122,8 @@ JCA_INLINE vec_t<T> lane_sums(const vec_t<T>* x) {
     return t[0];
 }
 
-// The dropout mask: one 32-bit hash per (row, word) gives the bits of two columns 16 apart, by its low and
-// its high half.
+// The dropout mask: one 32-bit hash for each (row, word). Its low and its high half decide on two
+// columns 16 apart.
 JCA_INLINE uint32_t mix(uint32_t h) {
     h ^= h >> 16;
     h *= 0x7feb352du;
