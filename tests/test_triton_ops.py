@@ -13,16 +13,18 @@ import test_contract as contract
 import torch
 from numerics import assert_bitwise, error
 from torch.utils.checkpoint import checkpoint
-from triton_device import DEVICE, on_device  # noqa: F401
+from triton_device import DEVICE, kernels, on_device  # noqa: F401
 
 from jca_fast import AVELocalizer, JointCoAttention, explain
 from jca_fast.functional import tanh_attention, visual_reduction
 from jca_fast.ops import backends
+from jca_fast.ops.backends.parity import QUICK, with_kernels
 
 pytestmark = pytest.mark.usefixtures("on_device")
 
-NAMES = contract.NAMES
-OPS = tuple(contract.registered())
+SERVED = tuple(case.op for case in with_kernels(QUICK, kernels))
+NAMES = tuple(name for name in contract.NAMES if name.startswith(SERVED))
+OPS = tuple(op for op in contract.registered() if op.removesuffix("_backward") in SERVED)
 ONE_OF_EACH = (
     "tanh_attention_dropout",
     "released_attention",
