@@ -56,7 +56,7 @@ SHARED = Case("tanh_attention", (*SMALL["tanh_attention"].sizes[:-1], 1))
 
 def public(case, dtype):
     """The function that users call, as a function of the tensors of its op, and these tensors."""
-    args, _ = arguments(case, tensors_of(case, dtype))
+    args, _ = arguments(case, tensors_of(case, dtype, torch.get_default_device()))
     names = [a.name for a in overload(case.op, "reference")._schema.arguments]
     seed = lambda x: isinstance(x, torch.Tensor) and not floating(x)  # noqa: E731
     given = zip(names, args, strict=False)  # the last ones have defaults
@@ -175,7 +175,7 @@ def registered():
     plain = SMALL["released_attention"]._replace(dropout=0.0)
     found = {name: [] for name in SCHEMAS}
     for case in (*SMALL.values(), SHARED, plain):
-        calls = arguments(case, tensors_of(case, torch.float32))
+        calls = arguments(case, tensors_of(case, torch.float32, torch.get_default_device()))
         for name, args in zip((case.op, f"{case.op}_backward"), calls, strict=True):
             if name != case.op:
                 args = (tree_map(lambda t: t.new_ones(1).expand_as(t), args[0]), *args[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -411,3 +412,12 @@ def test_the_dispatcher_runs_the_launchers_that_a_check_judges(backend):
     q, k, v, _ = parity.tensors_of(case, torch.float32)
     direct = launchers.load(row.module).tanh_attention(q, k, v, 0.2, 0.0, None)
     assert torch.equal(library.overload("tanh_attention", backend)(q, k, v, 0.2, 0.0, None), direct)
+
+
+def test_the_scope_of_a_verdict_names_device_and_driver(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(trust, "device_class", lambda index: "sm90")
+    trust._key.cache_clear()
+    key = trust._key("jca_fast.kernels.cpu", 3)
+    assert re.search(r" \| GPU 3 \| sm90 \| driver \d+ \| ", key)
+    trust._key.cache_clear()

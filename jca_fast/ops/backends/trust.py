@@ -10,6 +10,7 @@ nothing can be written, or a check cannot finish, the verdict lasts as long as t
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
@@ -132,9 +133,19 @@ def _path() -> Path:
 @functools.cache
 def _key(module: str, index: int) -> str:
     """The scope of a verdict as text: the kernels, the device, its driver and all versions."""
-    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
-    device = (torch.cuda.get_device_name(index), device_class(index), f"driver {driver}")
+    driver = f"driver {_driver_version()}"
+    device = (torch.cuda.get_device_name(index), device_class(index), driver)
     return " | ".join((module, description(module), *device, torch.__version__, __version__))
+
+
+def _driver_version() -> int:
+    """The version of the installed CUDA driver, such as 13000; 0 without one. PyTorch has no
+    function for it.
+    """
+    version = ctypes.c_int(0)
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value
 
 
 def _read() -> dict[str, Any]:
