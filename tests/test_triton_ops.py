@@ -56,6 +56,13 @@ def assert_close(ours, theirs, tolerance=1e-5):
         assert found <= tolerance, f"tensor {i}: error {found:.1e}"
 
 
+@pytest.mark.parametrize("version", ["12.8", "12.9", "13.0"])
+def test_an_assembler_that_compiles_the_kernels_wrongly_is_refused(version, monkeypatch):
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    monkeypatch.setattr(kernels, "_ptxas", lambda: version)
+    assert ("TRITON_PTXAS_PATH" in kernels.problem()) == (version == "12.8")
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op):
     for args in contract.registered()[op]:
