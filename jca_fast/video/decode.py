@@ -19,7 +19,7 @@ import numpy as np
 from jca_fast.memory import require
 
 from .logmel import RATE
-from .sound import Mixer
+from .sound import TOLERANCE, Mixer
 from .sources import shown
 
 KINDS = ("picture", "sound")
@@ -33,7 +33,7 @@ threads of its decoders and of its scaler, one for each processor and one more.
 """
 
 MAX_LOSS = 0.1
-"""The largest accepted share of damaged packets."""
+"""The largest accepted share of packets that are damaged or have a wrong time."""
 
 
 class VideoError(ValueError):
@@ -61,7 +61,8 @@ class VideoReader:
         threads: number of threads of the decoder; 0 lets it choose.
 
     `info` describes the file. After the last segment, `packets` counts all packets and `damaged`
-    those that could not be decoded. Every method raises VideoError.
+    those that could not be decoded or do not come after the packet before them. Every method
+    raises VideoError.
     """
 
     path: Path
@@ -105,18 +106,19 @@ class VideoReader:
         After the end of one stream, its last picture is repeated or its sound is silence.
         """
         self.damaged = self.packets = 0
-        self._ends = [0.0, 0.0]
-        last: np.ndarray | None = None
+        self._ends = [np.inf, np.inf]
+        pictures = np.empty(0)
         silence = np.zeros(round(self.segment_seconds * RATE), np.float32)
-        for pictures, sound in itertools.zip_longest(self.pictures(), self.sounds()):
-            if pictures is None:
-                assert last is not None  # `pictures` ends with an error if there is none at all
-                pictures = np.repeat(last[None], self.frames_per_segment, axis=0)
-            last = pictures[-1]
+        pairs = itertools.zip_longest(self._pictures(), self._sounds())
+        for number, (new, sound) in enumerate(pairs):
+            if number and max(self._ends) < (number + 0.5) * self.segment_seconds:
+                break
+            pictures = np.repeat(pictures[-1:], len(pictures), axis=0) if new is None else new
             yield Segment(pictures, silence if sound is None else sound)
         self._require_whole()
         if self.damaged > MAX_LOSS * self.packets:
-            raise self._error(f"{self.damaged} of {self.packets} packets are damaged")
+            share = f"{self.damaged} of {self.packets} packets"
+            raise self._error(f"{share} are damaged or have a wrong time")
 
     @property
     def display_size(self) -> tuple[int, int]:
@@ -127,8 +129,11 @@ class VideoReader:
             return (height, width) if round(frame.rotation / 90) % 2 else (width, height)
         raise self._error("no picture could be decoded")
 
-    def pictures(self) -> Iterator[np.ndarray]:
-        """The pictures of each segment, (T, height, width, 3) uint8 RGB."""
+    def _pictures(self) -> Iterator[np.ndarray]:
+        """The pictures of each segment, (T, height, width, 3) uint8 RGB.
+
+        After the end of the stream its last picture fills one more segment.
+        """
         count, segment = self.frames_per_segment, self.segment_seconds
         chosen: list[np.ndarray] = []
         number = 0
@@ -147,18 +152,19 @@ class VideoReader:
         if shown is None:
             raise self._error("no picture could be decoded")
         self._ends[0] = end
-        while (number + 0.5) / count * segment < end or not number:
+        while (number + 0.5) / count * segment < end or chosen:
             chosen.append(shown.pixels)
             number += 1
             if len(chosen) == count:
                 yield np.stack(chosen)
                 chosen = []
-        whole = number // count
-        if chosen and (end >= (whole + 0.5) * segment or not whole):
-            yield np.stack(chosen + [shown.pixels] * (count - len(chosen)))
+        yield np.repeat(shown.pixels[None], count, axis=0)
 
-    def sounds(self) -> Iterator[np.ndarray]:
-        """The sound of each segment, (round(16,000 segment_seconds),) float32 at 16 kHz."""
+    def _sounds(self) -> Iterator[np.ndarray]:
+        """The sound of each segment, (round(16,000 segment_seconds),) float32 at 16 kHz.
+
+        The last one is padded with zeros.
+        """
         length = round(self.segment_seconds * RATE)
         mixer = Mixer()
         waiting: list[np.ndarray] = []
@@ -178,15 +184,15 @@ class VideoReader:
         if not size and not given:
             raise self._error("no sound could be decoded")
         self._ends[1] = (given * length + size) / RATE
-        if size >= length / 2 or not given:
-            yield np.pad(np.concatenate(waiting), (0, length - size))
+        yield np.pad(np.concatenate(waiting), (0, length - size))
 
     def _frames(self) -> Iterator[tuple[float, float, Any]]:
-        """(time, duration, frame) of every video frame that is later than the frame before it."""
+        """(time, duration, frame) of every video frame; one out of order counts as damaged."""
         last, usual = -1.0, 1 / (self.info["frame_rate"] or 25)
         for frame in self._decode(0):
             time = last + usual if frame.time is None else frame.time - self._zero
             if time <= last:
+                self.damaged += 1
                 continue
             self._require_step(max(last, 0.0), time)
             duration = float(frame.duration * frame.time_base) if frame.duration else usual
@@ -194,14 +200,22 @@ class VideoReader:
             last = time
 
     def _blocks(self, mixer: Mixer) -> Iterator[np.ndarray]:
-        """Pieces of mono sound at 16 kHz; gaps between time stamps are silence."""
+        """Pieces of mono sound at 16 kHz; gaps between time stamps are silence.
+
+        A frame that ends before the sound so far counts as damaged.
+        """
         for frame in self._decode(1):
             time = mixer.seconds if frame.time is None else frame.time - self._zero
             self._require_step(mixer.seconds, time)
+            end = time + frame.samples / frame.sample_rate
+            self.damaged += end < mixer.seconds - TOLERANCE
             yield mixer.feed(frame, time)
 
     def _decode(self, index: int) -> Iterator[Any]:
-        """The frames of the video (0) or audio (1) stream; damaged packets are counted, skipped."""
+        """The frames of the video (0) or audio (1) stream; damaged packets are counted, skipped.
+
+        An empty packet repeats the frame before it.
+        """
         import av
 
         require(ROOM, "decoding a video")
@@ -216,7 +230,10 @@ class VideoReader:
                     if packet is None:
                         return
                     self.packets += 1
-                    frames = packet.decode()
+                    is_last = packet.dts is None
+                    frames = packet.decode() if packet.size or is_last else ()
+                except IndexError:  # of PyAV, at the end of a file in which another stream began
+                    return
                 except (av.error.FFmpegError, EOFError) as error:
                     _require_memory(error)
                     self.damaged += 1

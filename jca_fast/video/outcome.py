@@ -42,7 +42,7 @@ def extract_one(path: Path, extractor: Extractor, store: Path, threads: int = 0)
         if os.environ.get("JCA_FAST_DEBUG"):
             raise
         return Outcome(path, None, _reason(error))
-    note = f"{stored.damaged} damaged packets skipped" if stored.damaged else ""
+    note = f"skipped packets: {stored.damaged}" if stored.damaged else ""
     return Outcome(path, stored, note)
 
 
