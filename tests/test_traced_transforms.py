@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_contract import registered
 from test_derivatives import assert_close, case, leaves, modules
 from test_portable_programs import targets
 from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from jca_fast.ops import reference
+from jca_fast.ops.library import overload
 
 
 def by_jvp(function, inputs, tangents):
@@ -33,16 +38,31 @@ def of_pairs(function, derivative):
     return run
 
 
-class Derivative(torch.nn.Module):
-    """A module whose forward is a derivative of another's."""
+class Forward(torch.nn.Module):
+    """A module whose forward is a function."""
 
-    def __init__(self, module, derivative):
+    def __init__(self, function):
         super().__init__()
-        self.module = module
-        self.run = of_pairs(lambda *inputs: self.module(*inputs), derivative)
+        self.run = function
 
     def forward(self, *args):
         return self.run(*args)
+
+
+class Derivative(Forward):
+    """A module whose forward is a derivative of another's."""
+
+    def __init__(self, module, derivative):
+        super().__init__(of_pairs(lambda *inputs: self.module(*inputs), derivative))
+        self.module = module
+
+
+def floating(x):
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
+
+
+def as_double(x):
+    return x.detach().double() if floating(x) else x
 
 
 @pytest.mark.parametrize(
@@ -71,6 +91,44 @@ def test_compiled_transforms_of_transforms():
 
     expected = run(inputs[0], tangents[0])
     assert_close(torch.compile(run, backend="eager")(inputs[0], tangents[0]), expected)
+
+
+@pytest.mark.parametrize(
+    ("op", "compiler", "requires_grad"),
+    [
+        ("joint_coattention", "eager", False),
+        ("tanh_attention_backward", "eager", True),
+        ("tanh_attention", "aot_eager", True),
+        ("joint_coattention", None, False),
+    ],
+)
+def test_a_registered_op_in_a_graph_with_a_level_of_forward_mode(op, compiler, requires_grad):
+    """The graph enters the level, so Python sees tangents without one. None stands for export."""
+    torch._dynamo.reset()
+    args = [tree_map(as_double, a) for a in registered()[op][-1]]
+    flat, spec = tree_flatten(args)
+    places = [i for i, a in enumerate(flat) if floating(a)]
+    inputs = tuple(flat[i].requires_grad_(requires_grad) for i in places)
+    tangents = tuple(torch.randn_like(x) for x in inputs)
+
+    def of(function):
+        def run(*xs):
+            given = list(flat)
+            for i, x in zip(places, xs, strict=True):
+                given[i] = x
+            return leaves(function(*tree_unflatten(given, spec)))[0]
+
+        return of_pairs(run, by_dual_level)
+
+    expected = of(getattr(reference, op))(*inputs, *tangents)
+    bare = of(overload(op, "auto"))
+    if compiler is None:
+        program = torch.export.export(Forward(bare), (*inputs, *tangents))
+        assert targets(program)
+        run = program.module()
+    else:
+        run = torch.compile(bare, backend=compiler, fullgraph=True)
+    assert_close(run(*inputs, *tangents), expected)
 
 
 @pytest.mark.parametrize(("form", "derivative"), [("paper", by_jvp), ("released", by_dual_level)])
