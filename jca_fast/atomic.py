@@ -80,18 +80,18 @@ def scratch(folder: Path) -> Iterator[Path]:
     too. An error of a full disk names `folder`.
     """
     for leftover in folder.glob(f"{SCRATCH}*"):
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(leftover):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), locked(leftover):
             shutil.rmtree(leftover)
     with (
         naming_full(folder),
         tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as name,
-        _locked(Path(name)),
+        locked(Path(name)),
     ):
         yield Path(name)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Lock a folder; BlockingIOError if another process has locked it."""
     with _opened(folder, _FOLDER) as held:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,12 +16,16 @@ pytest.importorskip("soxr", reason="soxr is not installed")
 
 from video_tools import make_video
 
+from jca_fast import atomic
 from jca_fast.cli import main
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.record import read_record, require_same_features
 from jca_fast.models import AVELocalizer
 from jca_fast.training import checkpoint
-from jca_fast.video import store
+from jca_fast.training.config import Config
+from jca_fast.training.start import start_model
+from jca_fast.video import extractors, store
+from jca_fast.video.settings import Extractor, Settings
 from jca_fast.video.sources import find_videos
 from jca_fast.video.windows import Window, average, cut
 
@@ -234,6 +238,52 @@ def test_bad_arguments(videos, tmp_path, capsys, flags, text):
     assert not list(tmp_path.rglob("*.h5"))
 
 
+def test_a_folder_in_use_is_refused(videos, tmp_path, capsys):
+    out = tmp_path / "set"
+    writing = out / ".videos" / f"{store.UNFINISHED}x"
+    writing.mkdir(parents=True)
+    with atomic.locked(out / ".videos"):
+        assert main(["extract", str(videos / "c.mp4"), "-o", str(out), *FAST]) == 2
+    assert f"{out}: another jca-fast extract writes into it" in capsys.readouterr().err
+    assert writing.is_dir()
+
+
+def test_too_few_annotated_videos_are_refused(videos, tmp_path, capsys):
+    """Before any work, or if videos fail, before a file of the set is written."""
+    annotations, out = tmp_path / "Annotations.txt", tmp_path / "set"
+    command = ["extract", str(videos), "-o", str(out), "--annotations", str(annotations), *FAST]
+    annotations.write_text("Bark&a&good&0&2\nCat&b&good&0&2\n")
+    assert main(command) == 2
+    assert "2 annotated videos; needed: 3 or more" in capsys.readouterr().err
+    assert not out.exists()
+    annotations.write_text("Bark&a&good&0&2\nCat&c&good&0&2\nCat&mute&good&0&1\n")
+    assert main(command) == 2
+    assert "2 annotated videos; needed: 3 or more" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [".videos"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("\n \n", r"list\.txt: an empty list"), ("list.txt", r"list\.txt: this list .* names itself")],
+)
+def test_lists_without_videos(tmp_path, text, said):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        find_videos([str(tmp_path / "list.txt")])
+    with pytest.raises(ValueError, match="VIDEO is empty"):
+        find_videos([""])
+
+
+def test_values_beyond_float16(videos, tmp_path):
+    settings = Settings(frames_per_segment=1, num_segments=1, dtype="float16")
+    large = extractors.Network("net", "", lambda frames: np.full((7, 7, 2), 1e5))
+    extractor = Extractor(settings, large, extractors.audio_network())
+    with pytest.raises(
+        ValueError, match=r"returned 1e\+05, too much for float16; .*--dtype float32"
+    ):
+        store.store_features(videos / "c.mp4", extractor, tmp_path / "features")
+
+
 # ---- compatible features
 
 
@@ -261,6 +311,8 @@ def test_features_made_otherwise_are_refused(unlabelled, videos, tmp_path, capsy
     assert main(["visualize", model, "--data", str(other), "-o", str(tmp_path / "p")]) == 2
     assert text in capsys.readouterr().err
     assert not (tmp_path / "x.csv").exists()
+    with pytest.raises(ValueError, match=r"model\.pt does not fit .* was 2, now 3"):
+        start_model(Config(data=str(other), out=str(tmp_path), init=model), None)
     localize = ["localize", str(videos / "a.mp4"), "--checkpoint", model, "-o", str(tmp_path / "r")]
     assert main([*localize, "--segment-seconds", "0.5"]) == 2
     assert "segment seconds was 1, now 0.5" in capsys.readouterr().err

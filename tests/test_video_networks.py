@@ -372,3 +372,35 @@ def test_nothing_is_downloaded_unasked(monkeypatch, tmp_path):
     assert len(calls) == 1
     extractors.download("vggish")
     assert calls[1] == (vggish.URL, "10086976")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (np.full((7, 7, 2), 1j), "returned complex128"),
+        (np.full((7, 7, 2), "a"), "returned <U1"),
+        (None, "returned object"),
+        (torch.full((7, 7, 2), 1j), "returned complex64"),
+        (np.full((7, 7, 2), 1e300), "returned NaN or infinite"),
+    ],
+)
+def test_results_that_are_no_numbers(values, text):
+    with pytest.raises(ValueError, match=rf"^net {text}"):
+        see(extractors.Network("net", "", lambda frames: values), np.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_a_tensor_is_a_result(dtype):
+    values = torch.ones(7, 7, 2, dtype=dtype, requires_grad=dtype.is_floating_point)
+    found = see(extractors.Network("net", "", lambda frames: values), np.zeros(1))
+    assert found.dtype == np.float32
+    assert (found == 1).all()
+
+
+def test_flags_of_functions_are_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sized.py").write_text("def f(x): pass\nf.size = 0\n")
+    with pytest.raises(ValueError, match="--visual sized:f: its size is 0; needed: pixels, 1 to"):
+        visual_network("sized:f")
+    with pytest.raises(ImportError, match=r"--audio :f: .*Empty module name"):
+        audio_network(":f")

@@ -21,6 +21,9 @@ from .inert_names import ForeignTensor
 from .recognize import Recognized, load_recognized, recognize, single_form
 from .torch_file import FORMAT, InertObject, read
 
+TRAINED = "checkpoint of jca-fast train"
+"""The container of a file that `jca-fast train` wrote."""
+
 ENTRIES = ("net", "state_dict", "model", "model_state_dict", "weights")
 _DEEPEST = 4  # levels of a pickled trainer that are searched for a model
 
@@ -162,7 +165,9 @@ def _from_training(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     check_config(config, weights)
     sizes = ", ".join(f"{key}={value!r}" for key, value in config.items() if value is not None)
     found = single_form(AVELocalizer.__name__, sizes, lambda: AVELocalizer(**config), weights)
-    return Checkpoint(path, "checkpoint of jca-fast train", dict(weights), found)
+    record = content.get("features")
+    extra = {} if record is None else {"features": record}
+    return Checkpoint(path, TRAINED, dict(weights), found, extra=extra)
 
 
 def _from_safetensors(path: Path) -> Checkpoint:

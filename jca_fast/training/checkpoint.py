@@ -18,7 +18,7 @@ from jca_fast._version import __version__
 from jca_fast.atomic import replacing
 from jca_fast.compat.bounds import check_config, check_tensors
 from jca_fast.compat.torch_file import FORMAT, read
-from jca_fast.data.record import check_record
+from jca_fast.data.record import Record, check_record
 
 if TYPE_CHECKING:
     from jca_fast.models import AVELocalizer
@@ -164,14 +164,17 @@ def load_model(
     return model.to(device).eval(), content
 
 
-def load_initial(path: str | Path) -> AVELocalizer:
-    """The AVELocalizer of a checkpoint to start from, which is native, converted or published."""
+def load_initial(path: str | Path) -> tuple[AVELocalizer, Record | None]:
+    """The AVELocalizer of a checkpoint to start from, which is native, converted or published.
+
+    Also returns the record of the features that it was trained on, if the file has one.
+    """
     path = Path(path).expanduser()
     path = path / "best.pt" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
 
-    from jca_fast.compat.checkpoint import read_checkpoint
+    from jca_fast.compat.checkpoint import TRAINED, read_checkpoint
     from jca_fast.compat.native import to_native
     from jca_fast.models import AVELocalizer
 
@@ -186,7 +189,8 @@ def load_initial(path: str | Path) -> AVELocalizer:
     for key, value in model.state_dict().items():
         if not value.isfinite().all():
             raise ValueError(f"{path}: {key} holds numbers that are not finite")
-    return model
+    record = checkpoint.extra.get("features") if checkpoint.container == TRAINED else None
+    return model, None if record is None else check_record(record, path)
 
 
 def copy_weights(model: torch.nn.Module, source: torch.nn.Module, path: str | Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.cache import find_cache
 from jca_fast.data.files import exists
+from jca_fast.data.record import read_record, require_same_features
 from jca_fast.models import AVELocalizer
 from jca_fast.training import checkpoint
 from jca_fast.training.config import Config
@@ -21,10 +22,14 @@ def training_set(config: Config) -> AVEDataset:
 
 
 def start_model(config: Config, dataset: AVEDataset) -> AVELocalizer:
-    """A new model for the data, with the weights of config.init if given."""
+    """A new model for the data, with the weights of config.init if given.
+
+    Raises ValueError if those weights were trained on features of another extraction.
+    """
     if not config.init:
         return build_model(config.model, dataset)
-    source = checkpoint.load_initial(config.init)
+    source, record = checkpoint.load_initial(config.init)
+    require_same_features(config.init, record, config.data, read_record(config.data))
     model = build_model({**inherited(source.config), **config.model}, dataset)
     checkpoint.copy_weights(model, source, config.init)
     return model

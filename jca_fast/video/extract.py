@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from jca_fast import atomic
 
 from . import featureset
 from .outcome import Outcome
@@ -85,29 +88,44 @@ def extract_videos(
     paths = find_videos(videos)
     if annotations is not None:
         matched, missing = featureset.match_annotations(annotations, paths, settings.num_segments)
+        featureset.make_splits([item[:2] for item in matched], orders)  # fails before any work
         paths = list(dict.fromkeys(path for _, _, path in matched))
         if missing:
             print(f"{annotations}: {len(missing)} rows have no video and are omitted", flush=True)
     extractor = load_extractor(settings)
     store = out / STORE
     store.mkdir(parents=True, exist_ok=True)
-    for leftover in store.glob(f"{UNFINISHED}*"):  # left by a run that was killed
-        shutil.rmtree(leftover)
-    outcomes = extract_all(paths, extractor, store, workers, progress)
-    good = {o.video: o.stored for o in outcomes if o.stored}
-    if not good:
-        return outcomes
-    featureset.clear(out)
-    if annotations is None:
-        rows = featureset.all_windows(list(good.values()), settings)
-    else:
-        matched = [item for item in matched if item[2] in good]
-        rows = [featureset.all_windows([good[path]], settings)[0] for _, _, path in matched]
-    featureset.write_features(out, rows, settings, extractor.record())
-    if annotations is not None:
-        kept = [(number, event) for number, event, _ in matched]
-        featureset.write_labels(out, kept, annotations, orders, settings.num_segments)
+    with _alone(store):
+        for leftover in store.glob(f"{UNFINISHED}*"):  # left by a run that was killed
+            shutil.rmtree(leftover)
+        outcomes = extract_all(paths, extractor, store, workers, progress)
+        good = {o.video: o.stored for o in outcomes if o.stored}
+        if good and annotations is None:
+            rows = featureset.all_windows(list(good.values()), settings)
+            featureset.clear(out)
+            featureset.write_features(out, rows, settings, extractor.record())
+        elif good and annotations is not None:
+            matched = [item for item in matched if item[2] in good]
+            rows = [featureset.all_windows([good[path]], settings)[0] for _, _, path in matched]
+            kept = [item[:2] for item in matched]
+            splits = featureset.make_splits(kept, orders)
+            featureset.clear(out)
+            featureset.write_features(out, rows, settings, extractor.record())
+            featureset.write_labels(out, kept, splits, annotations, settings.num_segments)
     return outcomes
+
+
+@contextlib.contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """Lock the store against a second run, which would delete what this one is writing."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(atomic.locked(store))
+        except BlockingIOError:
+            raise ValueError(
+                f"{store.parent}: another jca-fast extract writes into it; needed: wait for it"
+            ) from None
+        yield
 
 
 def table(outcomes: Sequence[Outcome], out: Path, most: int = 30) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .logmel import RATE
 
@@ -74,8 +75,6 @@ def download(kind: str) -> str:
 
     Returns their path.
     """
-    import torch
-
     from . import vgg19, vggish
 
     url = {"vgg19": vgg19.URL, "vggish": vggish.URL}[kind]
@@ -88,8 +87,18 @@ def download(kind: str) -> str:
 
 
 def check_features(network: Network, values: Any, axes: int) -> np.ndarray:
-    """The result of a network as float32; ValueError for other numbers of axes, NaN or Inf."""
-    values = np.asarray(values, np.float32)
+    """The result of a network, an array or a tensor, as float32.
+
+    Raises ValueError for values that are not real numbers, NaN, Inf, and other numbers of axes.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{network.name} returned {values.dtype}; needed: an array of numbers")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     if values.ndim != axes or 0 in values.shape:
         needed = "(7, 7, C)" if axes == 3 else "(C,)"
         raise ValueError(f"{network.name} returned shape {values.shape}; needed: {needed}")
@@ -121,11 +130,14 @@ def _function(spec: str, flag: str) -> Network:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # ValueError for an empty name
         raise ImportError(f"--{flag} {spec}: {module_name} cannot be imported ({error})") from error
     call = getattr(module, name, None)
     if not callable(call):
         raise ValueError(f"--{flag} {spec}: {module_name} has no function {name!r}")
+    size = getattr(call, "size", 224)
+    if not isinstance(size, int) or not 1 <= size <= 4096:
+        raise ValueError(f"--{flag} {spec}: its size is {size!r}; needed: pixels, 1 to 4096")
     return Network(spec, _source_hash(module), call)
 
 

@@ -122,14 +122,31 @@ def match_annotations(
     return found, [event for _, event in events if event.video_id not in by_id]
 
 
+def make_splits(kept: Sequence[tuple[int, Event]], orders: Path | None) -> dict[str, np.ndarray]:
+    """The rows of each split among the (row of the annotations, event) in the set.
+
+    The splits are those of the order files in the folder `orders`, if given, else 70/15/15 at
+    random, with all clips of a video in one split. Raises ValueError for a split without clips.
+    """
+    if orders is None:
+        return _random_splits([event for _, event in kept])
+    splits = _given_splits(orders, [number for number, _ in kept])
+    for split, order in splits.items():
+        if not len(order):
+            raise ValueError(f"{orders}: no clip of the split {split!r} could be extracted")
+    return splits
+
+
 def write_labels(
-    out: Path, kept: Sequence[tuple[int, Event]], source: Path, orders: Path | None, segments: int
+    out: Path,
+    kept: Sequence[tuple[int, Event]],
+    splits: dict[str, np.ndarray],
+    source: Path,
+    segments: int,
 ) -> None:
     """Write Annotations.txt, labels and order files of the annotated clips that are in the set.
 
-    The splits are those of the order files in the folder `orders`, if given, else 70/15/15 at
-    random, with all clips of a video in one split. A file planted.h5 beside the annotations is
-    copied too.
+    A file planted.h5 beside the annotations is copied too.
     """
     events = [event for _, event in kept]
     numbers = [number for number, _ in kept]
@@ -139,10 +156,7 @@ def write_labels(
     files.write_h5(out / "labels.h5", avadataset=labels)
     files.write_h5(out / "mil_labels.h5", avadataset=mil_labels(events))
     files.write_h5(out / "labels_closs.h5", avadataset=foreground_labels(events, segments))
-    splits = _given_splits(orders, numbers) if orders else _random_splits(events)
     for split, order in splits.items():
-        if not len(order):
-            raise ValueError(f"{out}: no clip of the split {split!r} could be extracted")
         files.write_h5(out / f"{split}_order.h5", order=order)
     planted = source.parent / files.PLANTED
     if planted.is_file():

@@ -86,9 +86,20 @@ def _write_rows(path: Path, reader: VideoReader, extractor: Extractor) -> dict[s
                         f"the {name} network returned shape {values.shape} after {shapes[name]}; "
                         "needed: one shape for all segments"
                     )
-                file.write(values.astype(dtype).tobytes())
+                file.write(_narrowed(values, dtype, name).tobytes())
             file.write(peaks(segment.sound).astype(np.float32).tobytes())
     return shapes
+
+
+def _narrowed(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """The values in the dtype of the set; ValueError for values beyond its range."""
+    largest = float(np.abs(values).max())
+    if largest > float(np.finfo(dtype).max):
+        raise ValueError(
+            f"the {name} network returned {largest:.3g}, too much for {dtype}; "
+            "needed: --dtype float32"
+        )
+    return values.astype(dtype)
 
 
 def peaks(sound: np.ndarray) -> np.ndarray:
