@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from test_contract import cases
@@ -22,8 +23,10 @@ def call(op, **options):
 
 
 @pytest.mark.parametrize("op", SCALED)
-@pytest.mark.parametrize("scale", [torch.tensor(0.5), torch.nn.Parameter(torch.ones(()))])
-def test_a_tensor_is_no_scale(op, scale):
+@pytest.mark.parametrize(
+    "scale", [torch.tensor(0.5), torch.nn.Parameter(torch.ones(())), "0.5", 1j, np.ones(1)]
+)
+def test_a_scale_is_a_number(op, scale):
     """A learnable scale would silently get no gradient."""
     with pytest.raises(TypeError, match="scale must be a number"):
         call(op, scale=scale)
@@ -36,16 +39,26 @@ def test_a_tensor_is_no_scale_of_a_layer():
 
 
 @pytest.mark.parametrize("op", DROPPED)
-@pytest.mark.parametrize("seed", [True, 1.0])
+@pytest.mark.parametrize("seed", [True, 1.0, np.bool_(True), np.float32(1), "1"])
 def test_a_seed_is_an_integer(op, seed):
     with pytest.raises(TypeError, match="seed must be an int"):
         call(op, dropout_p=0.5, seed=seed)
+    with pytest.raises(ValueError, match="seed must fit into int64, got 9223372036854775808"):
+        call(op, dropout_p=0.5, seed=2**63)
 
 
 @pytest.mark.parametrize("op", DROPPED)
-def test_a_dropout_probability_is_a_number(op):
+@pytest.mark.parametrize("p", [torch.tensor(0.5), "0.5", None])
+def test_a_dropout_probability_is_a_number(op, p):
     with pytest.raises(TypeError, match="dropout_p must be a number"):
-        call(op, dropout_p=torch.tensor(0.5))
+        call(op, dropout_p=p)
+
+
+@pytest.mark.parametrize("op", DROPPED)
+def test_numbers_of_numpy(op):
+    given = call(op, dropout_p=np.float32(0.5), seed=np.int64(3))
+    expected = call(op, dropout_p=0.5, seed=3)
+    torch.testing.assert_close(given, expected, rtol=0, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested")

@@ -7,6 +7,7 @@ import io
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -227,6 +228,15 @@ def test_gru_works():
     scores = model(torch.rand(2, 10, 128), torch.rand(2, 10, 49, 512))
     scores[..., 0].sum().backward()
     assert model.audio_extract.init_hidden.grad.abs().sum() > 0
+
+
+def test_sizes_may_be_integers_of_numpy():
+    n, width, dim, k = np.array([5, 6, 4, 3])
+    x = torch.randn(2, 5, 6)
+    assert cam.CAM(n, width, dim, k)(x, x).shape == (2, 5, 1)
+    assert cam.Jcam_512(n, width, k)(x, x).shape == (2, 5, 1)
+    for block in (released.LSTM, released.GRU):
+        assert block(width, dim, np.int32(1), 0.0)(x).shape == (2, 5, 4)
 
 
 def test_whole_models_start_as_published():

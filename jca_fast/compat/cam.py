@@ -12,6 +12,7 @@ Audio comes first: J = [audio; visual]. The layer is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +238,7 @@ class Jcam_512(CAM):  # noqa: N801 (the published file's name)
 
 def _pair(width: Widths) -> tuple[int, int]:
     """(audio, visual) widths from one for both or a pair."""
-    if isinstance(width, int):
-        return width, width
+    if isinstance(width, (int, Integral)):
+        return int(width), int(width)
     audio, visual = width
     return audio, visual

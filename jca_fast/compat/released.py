@@ -119,6 +119,7 @@ class _RecurrentBlock(ResidualRNN):
         nn.Module.__init__(self)
         check_positive(embed_size=embed_size, dim=dim, num_layers=num_layers)
         check_probability(dropout=dropout)
+        embed_size, dim, num_layers = int(embed_size), int(dim), int(num_layers)
         if dim % 2:
             raise ValueError(f"dim must be even, half for each direction; got {dim}")
         self.input_dim = embed_size

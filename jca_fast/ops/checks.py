@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -45,16 +46,20 @@ def check_size(name: str, value: Tensor, shape: Sequence[int | None], layout: st
 
 
 def check_number(name: str, value: object) -> None:
-    """``value`` must be a number, because an op has no derivative with respect to it.
+    """``value`` must be a real number, because an op has no derivative with respect to it.
 
-    While ``torch.jit.trace`` runs, a number that comes from a size is a tensor.
+    While ``torch.jit.trace`` runs, a number that comes from a size is a tensor; while a compiler
+    traces, it is a symbol.
     """
-    if isinstance(value, Tensor) and torch._C._get_tracing_state() is None:
-        raise TypeError(
-            f"{name} must be a number, got a tensor {tuple(value.shape)}; multiply an input by it"
-            if name == "scale"
-            else f"{name} must be a number, got a tensor {tuple(value.shape)}"
-        )
+    if isinstance(value, (int, float)):
+        return
+    if isinstance(value, Tensor):
+        if torch._C._get_tracing_state() is None:
+            advice = "; multiply an input by it" if name == "scale" else ""
+            got = f"a tensor {tuple(value.shape)}"
+            raise TypeError(f"{name} must be a number, got {got}{advice}")
+    elif not isinstance(value, (Real, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
 
 
 def check_alike(names: Sequence[str], tensors: Sequence[Tensor]) -> None:
@@ -119,13 +124,15 @@ def dropout_seed(
         return None
     if seed is None:
         return draw_seed(device, generator)
-    if isinstance(seed, (bool, float)):
-        raise TypeError(f"seed must be an int or an int64 tensor (), got {type(seed).__name__}")
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.ndim != 0:
             raise ValueError(
                 f"seed must be an int or an int64 tensor (), got {seed.dtype} {tuple(seed.shape)}"
             )
         return seed.to(device)
+    if isinstance(seed, bool) or not isinstance(seed, (Integral, torch.SymInt)):
+        raise TypeError(f"seed must be an int or an int64 tensor (), got {type(seed).__name__}")
+    if isinstance(seed, Integral) and not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must fit into int64, got {seed}")
     # The capture of a CUDA graph forbids the copy from the host that torch.tensor makes.
     return torch.full((), seed, dtype=torch.int64, device=device)

@@ -67,7 +67,8 @@ def joint_affinity(
         x, joint = autocast((x, joint))
         check_alike(("x", "joint"), (x, joint))
     q, k = x.mT, joint.mT  # (B, d_x, N), (B, d, N)
-    check_number("scale", scale)
+    if scale is not None:
+        check_number("scale", scale)
     scale = inverse_root(k.shape[1]) if scale is None else float(scale)
     backend = choose("joint_affinity", backend, (q, k))
     return _call(backend, q, k, scale)

@@ -67,7 +67,8 @@ def visual_reduction(
         )
     query, regions = autocast((query, regions))
     check_alike(("query", "regions"), (query, regions))
-    check_number("scale", scale)
+    if scale is not None:
+        check_number("scale", scale)
     scale = inverse_root(query.shape[-1]) if scale is None else float(scale)
     lead, (count, width) = query.shape[:-1], regions.shape[-2:]
     q, r = query.reshape(-1, width), regions.reshape(-1, count, width)  # (S, D), (S, R, D)
