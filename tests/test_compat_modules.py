@@ -321,3 +321,27 @@ def test_errors_name_what_is_wrong():
         cam.CAM()(torch.zeros(2, 8, 512), torch.zeros(2, 9, 512))
     with pytest.raises(ValueError, match="head_input must be"):
         cam.CAM(head_input="audio")
+
+
+def mismatched():
+    """Published modules with two features of one clip, and the name of the second feature."""
+    features = torch.zeros(2, 4, 6), torch.zeros(2, 4, 8)
+    yield "modality 2", released.DCNLayer(6, 8, 1, 0.3, 4), features
+    yield "visual", cam.CAM(4, (6, 8), 4), features
+    regions = torch.zeros(2, 4, 49, 512)
+    yield "audio", released.PositionAttn(6, 4), (regions, features[0])
+    yield "f2_norm", orig_cam.CAM(4, 6, 8, unimodal_rnn=False), (features[0], regions)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x.to("meta"), ValueError, "must be on cpu like .*, got meta"),
+        (lambda x: x.double(), TypeError, "must be torch.float32 like .*, got torch.float64"),
+        (lambda x: x.numpy(), TypeError, "must be a tensor, got ndarray"),
+    ],
+)
+def test_a_feature_unlike_the_first_is_named(change, error, message):
+    for name, module, (first, second) in mismatched():
+        with pytest.raises(error, match=f"{name} {message}"):
+            module(first, change(second))

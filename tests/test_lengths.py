@@ -253,6 +253,10 @@ def test_dropout_and_compile(form):
         ({"lengths": [1, 2, 3, 8]}, ValueError, "lengths must lie between 0 and 7, got"),
         ({"lengths": [1, 2, 3, -1]}, ValueError, "lengths must lie between 0 and 7, got"),
         ({"lengths": [1.0, 2, 3, 4]}, TypeError, "lengths must be integers"),
+        ({"lengths": 3}, TypeError, "lengths must be integers .*, got int"),
+        ({"lengths": {1, 2, 3, 4}}, TypeError, "lengths must be integers .*, got set"),
+        ({"lengths": [None, 2, 3, 4]}, TypeError, "lengths must be integers .*, got list"),
+        ({"lengths": torch.ones(4).to(torch.complex128)}, TypeError, "lengths must be integers"),
         ({"key_padding_mask": torch.zeros(4, N)}, TypeError, "must be a bool tensor"),
         (
             {"key_padding_mask": torch.zeros(4, 3).bool()},

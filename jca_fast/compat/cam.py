@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import joint_affinity, joint_coattention
-from ..modules.checks import check_positive, check_probability
+from ..modules.checks import check_positive, check_probability, check_together
 from ..modules.lengths import Lengths, without_padding, zero_padding
 from ..modules.linear import Sequential, call_linear, over_segments
 from ..modules.paper_layer import Maps
@@ -209,6 +209,7 @@ class CAM(nn.Module):
         key_padding_mask: Tensor | None,
     ) -> tuple[Tensor | None, list[Tensor]]:
         """The mask of the segments in use, and both inputs with zeros elsewhere."""
+        check_together(audio=audio, visual=visual)
         for name, x, width in zip(("audio", "visual"), (audio, visual), self.in_dims, strict=True):
             if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
                 raise ValueError(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import joint_affinity
-from ..modules.checks import check_positive, check_probability
+from ..modules.checks import check_positive, check_probability, check_together
 from ..modules.lengths import Lengths, padding_mask, used_segments, zero_padding
 from ..modules.linear import Sequential, call_linear, over_segments
 from ..modules.paper_layer import Maps
@@ -113,6 +113,7 @@ class PublishedCoAttention(nn.Module):
             raise ValueError(
                 f"need one feature for each of the {len(self.dims)} modalities, got {len(values)}"
             )
+        check_together(**{f"modality {i}": x for i, x in enumerate(values, 1)})
         for i, (x, width) in enumerate(zip(values, self.dims, strict=True), 1):
             if x.ndim != 3 or tuple(x.shape[1:]) != (self.num_segments, width):
                 needed = f"(B, {self.num_segments}, {width})"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modules import ResidualRNN
-from ..modules.checks import check_positive, check_probability
+from ..modules.checks import check_positive, check_probability, check_together
 from ..modules.lengths import Lengths, padding_mask, without_padding, zero_padding
 from ..modules.linear import Sequential
 from ..modules.recurrent import call_recurrent
@@ -183,6 +183,7 @@ class PositionAttn(nn.Module):
 
     def attend(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """The result (B, N, dim) and the attention (B, N, 49), which sums to 1 over positions."""
+        check_together(video=video, audio=audio)
         regions = self._regions(video)  # (B, N, 49, 512)
         segments, width = regions.shape[:2], self.audio_width
         if audio.shape[-1:] != (width,) or audio.shape[:-1].numel() != segments.numel():

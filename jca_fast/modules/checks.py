@@ -86,3 +86,13 @@ def check_like(name: str, x: Tensor, other: Tensor, other_name: str) -> None:
         raise ValueError(f"{name} must be on {other.device} like {other_name}, got {x.device}")
     if x.dtype != other.dtype and not autocasts(x.device.type):
         raise TypeError(f"{name} must be {other.dtype} like {other_name}, got {x.dtype}")
+
+
+def check_together(**features: Tensor) -> None:
+    """All features must be tensors with the device and the dtype of the first one."""
+    (first, like), *others = features.items()
+    for name, x in features.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    for name, x in others:
+        check_like(name, x, like, first)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .checks import check_together
+
 Lengths = Tensor | Sequence[int]
 
 
@@ -58,8 +60,10 @@ def without_padding(
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The mask of :func:`used_segments`, and the features (B, N, ...) with zeros elsewhere.
 
-    Raises ValueError where a feature has another B or N than the first one.
+    Raises TypeError or ValueError where a feature has another device or dtype than the first one,
+    or with a mask another B or N.
     """
+    check_together(**features)
     (first, like), *_ = features.items()
     used = used_segments(lengths, key_padding_mask, like)
     if used is None:
@@ -88,12 +92,20 @@ def _checked_mask(mask: Tensor, like: Tensor) -> Tensor:
     return mask.to(like.device)
 
 
+def _as_counts(lengths: Sequence[int]) -> Tensor:
+    try:
+        return torch.as_tensor(lengths, dtype=None if len(lengths) else torch.int64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = type(lengths).__name__
+        raise TypeError(f"lengths must be integers (B,), got {got}: {error}") from None
+
+
 def _checked_lengths(lengths: Lengths, like: Tensor) -> Tensor:
     if isinstance(lengths, Tensor):
         counts = lengths  # its len() would fix the batch size of an exported program
     else:
-        counts = torch.as_tensor(lengths, dtype=None if len(lengths) else torch.int64)
-    if counts.dtype.is_floating_point or counts.dtype in (torch.bool, torch.complex64):
+        counts = _as_counts(lengths)
+    if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
         raise TypeError(f"lengths must be integers (B,), got {counts.dtype}")
     if counts.shape != like.shape[:1]:
         raise ValueError(f"lengths must have shape ({like.shape[0]},), got {tuple(counts.shape)}")
