@@ -9,6 +9,7 @@ import pickle
 import sys
 import time
 import types
+import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from types import SimpleNamespace
 
@@ -104,7 +105,9 @@ def test_wrappers_are_taken_off_wherever_they_stand():
     parts = {key.replace("coattn.", "coattn._orig_mod.module."): v for key, v in expected.items()}
     averaged = AveragedModel(model).state_dict()
     assert "n_averaged" in averaged
-    for weights in (compiled, parts, averaged, {f"module.{k}": v for k, v in compiled.items()}):
+    inside = {f"net.{key}": value for key, value in averaged.items()}
+    twice = {f"module.{key}": value for key, value in compiled.items()}
+    for weights in (compiled, parts, averaged, inside, twice):
         assert equal(from_state_dict(weights).state_dict(), expected)
     with pytest.raises(ValueError, match="the same weight in two wrappers"):
         from_state_dict({**expected, **compiled})
@@ -211,6 +214,7 @@ def test_other_objects_beside_the_weights_stay_inert(tmp_path, capsys, old):
         "state": torch.optim.SGD(model.parameters(), 0.1).state_dict(),
         "rng": torch.get_rng_state(),
         "size": torch.Size([2, 3]),
+        "generator": np.random.default_rng(0),
     }
     path = tmp_path / "in.model"
     torch.save(content, path, _use_new_zipfile_serialization=not old)
@@ -404,8 +408,6 @@ def test_sizes_that_no_weight_has_take_no_memory(tmp_path, capsys):
 
 
 def test_a_zip_bomb_is_refused_by_every_command(tmp_path, capsys):
-    import zipfile
-
     torch.save({"format": "jca_fast checkpoint 1", "model": {}, "model_config": {}}, tmp_path / "a")
     with (
         zipfile.ZipFile(tmp_path / "a") as good,
@@ -428,6 +430,43 @@ def test_a_zip_bomb_is_refused_by_every_command(tmp_path, capsys):
     ):
         assert main(command) == 2
         assert "would unpack to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", [8, 12, 14], ids=["deflate", "bzip2", "lzma"])
+def test_a_zip_that_states_false_sizes_is_refused_before_it_is_unpacked(tmp_path, method):
+    """bzip2 and lzma unpack a part in one step, whatever size the zip file states."""
+    path = tmp_path / "x.pt"
+    torch.save({"net": emotion().state_dict(), "zeros": torch.zeros(2000)}, tmp_path / "good")
+    with zipfile.ZipFile(tmp_path / "good") as good, zipfile.ZipFile(path, "w") as false:
+        for name in good.namelist():
+            part = zipfile.ZipInfo(name)
+            part.compress_type = method if good.getinfo(name).file_size == 8000 else 0
+            false.writestr(part, good.read(name))
+    data = path.read_bytes().replace((8000).to_bytes(4, "little"), (80).to_bytes(4, "little"))
+    path.write_bytes(data)
+    assert seconds_to_refuse(path, "its parts are compressed") < 5
+
+
+def test_more_tensors_than_a_model_has_are_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "MOST_TENSORS", 20)
+    weights = {f"k{i}": torch.zeros(1) for i in range(21)}
+    torch.save(weights, tmp_path / "x.pt")
+    save_file(weights, tmp_path / "x.safetensors")
+    for name in ("x.pt", "x.safetensors"):
+        assert seconds_to_refuse(tmp_path / name, "21 tensors; expected at most 20") < 5
+
+
+@pytest.mark.parametrize("name", ["a." * 200_000 + "w", "a" * 400_000])
+def test_endless_names_take_no_time(tmp_path, name):
+    save_file({name: torch.zeros(1)}, tmp_path / "x.safetensors")
+    assert seconds_to_refuse(tmp_path / "x.safetensors", "the name of a tensor has 40000") < 5
+
+
+@pytest.mark.skipif(not os.access("/proc/self/mem", os.F_OK), reason="needs a file that fails")
+def test_a_disk_that_cannot_be_read_is_named(tmp_path, capsys):
+    (tmp_path / "x.pt").symlink_to("/proc/self/mem")  # reading its first bytes is an I/O error
+    assert main(["convert", str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]) == 2
+    assert "x.pt: cannot be read: Input/output error" in capsys.readouterr().err
 
 
 def test_a_state_cannot_be_given_to_what_is_not_inert(tmp_path):

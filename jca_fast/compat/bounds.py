@@ -59,12 +59,15 @@ DEEPEST = 64  # containers inside each other
 LARGEST_TUPLE = 100_000  # values in a tuple, including the tuples inside it
 LARGEST_MEMO = 10_000_000  # entries of the index of a pickle
 MOST_SHARED = 4  # bytes of all tensors, as a multiple of the bytes in the file
+MOST_TENSORS = 50_000
+LONGEST_NAME = 1000  # characters of the name of a tensor
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip file that is damaged, or that is smaller than its contents unpacked.
+    """Refuse a zip file that is damaged, compressed, or smaller than its contents unpacked.
 
     ``torch.load`` checks neither sizes nor checksums. Other files pass, because they have neither.
+    A compressed part may state a false size, and bzip2 unpacks any size in one step.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -72,13 +75,16 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
             size = path.stat().st_size
-            damaged = None if unpacked > size else archive.testzip()
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+            damaged = archive.testzip() if stored and unpacked <= size else None
     except Exception as error:  # zipfile raises a dozen types on damaged input
         raise ValueError(f"damaged: not a whole zip file ({error})") from error
     if unpacked > size:  # torch.save never compresses
         raise ValueError(
             f"its {size} bytes would unpack to {unpacked}; expected a file that is not compressed"
         )
+    if not stored:
+        raise ValueError("its parts are compressed; expected a file that is not compressed")
     if damaged:
         raise ValueError(f"damaged: the checksum of {damaged} does not match")
 
@@ -141,6 +147,12 @@ def check_config(config: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
     layers = config.get("num_layers")
     if isinstance(layers, int) and layers > len(weights):
         raise ValueError(f"num_layers={layers}, but the file has {len(weights)} tensors")
+
+
+def check_count(number: int) -> None:
+    """Refuse more tensors than any model has, before they are read."""
+    if number > MOST_TENSORS:
+        raise ValueError(f"it holds {number} tensors; expected at most {MOST_TENSORS}")
 
 
 def check_tensors(weights: Mapping[str, Any]) -> None:

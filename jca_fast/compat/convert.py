@@ -11,6 +11,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..reading import user_path
+
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
 
@@ -21,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="IN",
-        type=Path,
+        type=user_path,
         help="a published checkpoint, or one written by this command",
     )
     parser.add_argument(
         "target",
         metavar="OUT",
-        type=Path,
+        type=user_path,
         help=f"*.safetensors, or {', '.join(PUBLISHED)} for the published container",
     )
     parser.add_argument(

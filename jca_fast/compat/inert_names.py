@@ -210,6 +210,7 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "numpy.random._pickle.__generator_ctor": _object("numpy.random.Generator"),
     "numpy.random._pickle.__bit_generator_ctor": _object("numpy.random.BitGenerator"),
     "numpy.random._pickle.__randomstate_ctor": _object("numpy.random.RandomState"),
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence": _object("numpy.random.SeedSequence"),
     **{f"pathlib.{name}": _path for name in _PATHS},
     **{f"pathlib._local.{name}": _path for name in _PATHS},
     **{f"datetime.{name}": _described(name) for name in _TIMES},

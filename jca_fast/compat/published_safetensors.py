@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reading import naming_unreadable
+from .bounds import check_count
+
 FORMAT = "jca_fast published 1"
 
 
 def is_safetensors(path: Path) -> bool:
     """Whether a file ends in .safetensors, or starts with the eight-byte length of a header."""
-    with path.open("rb") as file:
+    with naming_unreadable(path), path.open("rb") as file:
         start = file.read(9)
     return path.suffix == ".safetensors" or (start[5:8] == b"\0\0\0" and start[8:] == b"{")
 
@@ -46,6 +49,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             names = list(file.keys())
+            check_count(len(names))
             tensors = {key: file.get_tensor(key) for key in names}
     except SafetensorError as error:
         raise ValueError(f"not a whole safetensors file: {error}") from error

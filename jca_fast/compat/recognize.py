@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .bounds import LONGEST_NAME
 from .published import KNOWN, Known, Shapes, within
 
 WRAPPERS = ("_orig_mod", "module")  # of torch.compile and of DataParallel, DDP and AveragedModel
@@ -105,7 +106,6 @@ def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
     """The module of a state_dict, without building it; errors as in :func:`from_state_dict`."""
     shapes = shapes_of(state_dict)
     clean = _without_wrappers(shapes)
-    clean.pop("n_averaged", None)  # the count of an AveragedModel
     names = {short: shapes[key] for short, key in clean.items()}
     for prefix, known in _candidates(names):
         inner = within(names, prefix)
@@ -139,6 +139,8 @@ def shapes_of(state_dict: Mapping[str, Tensor]) -> Shapes:
             raise ValueError(
                 f"a state_dict maps names to tensors; found {key!r}: {type(value).__name__}"
             )
+        if len(key) > LONGEST_NAME:
+            raise ValueError(f"the name of a tensor has {len(key)} characters: {key[:40]}...")
     return {key: tuple(value.shape) for key, value in state_dict.items()}
 
 
@@ -146,7 +148,10 @@ def _without_wrappers(shapes: Shapes) -> dict[str, str]:
     """The key of every tensor by its key without wrappers, at any position in the key."""
     clean: dict[str, str] = {}
     for key in shapes:
-        short = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+        parts = key.split(".")
+        if parts[-1] == "n_averaged":  # the count of an AveragedModel
+            continue
+        short = ".".join(part for part in parts if part not in WRAPPERS)
         if short in clean:
             raise ValueError(f"{key} and {clean[short]} are the same weight in two wrappers")
         clean[short] = key

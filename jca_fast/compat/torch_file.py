@@ -124,6 +124,7 @@ class _Tensors:
         self._read = read_storage
         self._done: dict[int, Any] = {}
         self._raw: dict[int | str, bytearray] = {}
+        self._tensors = 0
 
     def value(self, content: Any, depth: int = 0) -> Any:
         if depth > bounds.DEEPEST:
@@ -159,6 +160,8 @@ class _Tensors:
         storage = ref.storage
         if ref.dtype not in bounds.DTYPES.values():
             raise ValueError(f"it holds numbers of type {ref.dtype}")
+        self._tensors += 1
+        bounds.check_count(self._tensors)
         key = storage.key if storage.raw is None else id(storage.raw)
         if key not in self._raw:
             raw = self._read(storage) if storage.raw is None else storage.raw
