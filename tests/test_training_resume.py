@@ -16,17 +16,17 @@ import sys
 import time
 
 import pytest
-from training_tools import assert_same_run, csv_rows, environment, make_data, settings, train_here
+from training_tools import (
+    PRELOAD,
+    assert_same_run,
+    csv_rows,
+    environment,
+    make_data,
+    settings,
+    train_here,
+)
 
 from jca_fast import atomic
-
-PRELOAD = [
-    "torch._inductor",
-    "jca_fast.training.trainer",
-    "jca_fast.data.synthetic",
-    "h5py",
-    "training_tools",
-]
 
 
 def child(arguments, target=None, at=0, when="before"):

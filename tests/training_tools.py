@@ -12,6 +12,17 @@ import torch
 from jca_fast.data import synthesize
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PRELOAD = [
+    "torch._inductor",
+    "jca_fast.training.trainer",
+    "jca_fast.training.predict",
+    "jca_fast.compat.native",
+    "jca_fast.data.synthetic",
+    "h5py",
+    "training_tools",
+]
+"""The modules of the process from which tests fork the runs that they kill."""
+
 MODEL = {"form": "released", "audio_dim": 4, "visual_dim": 4, "num_layers": 1}
 
 
