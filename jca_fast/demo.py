@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jca_fast.atomic import write_json
+from jca_fast.reading import user_path
 
 SUMMARY = "demo.json"
 CLIPS = 1200
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--out",
+        type=user_path,
         default="runs/demo",
         metavar="DIR",
         help="folder to write (default: runs/demo)",

@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -21,11 +22,14 @@ from training_tools import make_data
 
 from jca_fast.cli import main
 from jca_fast.data import AVEDataset, cast, check, files, prepare
-from jca_fast.data.cache import CheckedTable, read_manifest
+from jca_fast.data.cache import CheckedTable, read_manifest, write_manifest
+from jca_fast.data.clips import open_clips
 from jca_fast.data.hdf5 import RowWriter, write_h5
+from jca_fast.data.record import read_record
 from jca_fast.data.splits import write_splits
 
 ROUNDS = int(os.environ.get("JCA_FAST_CAMPAIGN", "6"))
+UNREADABLE = Path("/proc/self/mem")  # reading its first bytes is an I/O error
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +162,80 @@ def test_a_locked_file_is_called_locked(data, monkeypatch):
         AVEDataset(data)
 
 
+def with_clips(data, **columns):
+    """Write clips.h5 with the given columns beside plain ones."""
+    plain = {"video": [b"a.mp4"] * 48, "start": np.zeros(48), "length": np.full(48, 4)}
+    with h5py.File(data / "clips.h5", "w") as file:
+        for name, values in (plain | columns).items():
+            file[name] = values
+    return data
+
+
+WRONG_CLIPS = {
+    "negative": {"length": np.full(48, -1)},
+    "huge": {"length": np.full(48, 10**9)},
+    "fractions": {"length": np.full(48, 3.5)},
+    "text": {"length": [b"x"] * 48},
+    "two axes": {"length": np.full((48, 2), 3)},
+    "few": {"length": np.full(5, 3)},
+    "a number": {"length": 3},
+    "a loop": {"length": h5py.SoftLink("/length")},
+    "names are numbers": {"video": np.arange(48)},
+    "starts are text": {"start": [b"x"] * 48},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_CLIPS)
+def test_a_wrong_table_of_clips_is_named(data, wrong):
+    with_clips(data, **WRONG_CLIPS[wrong])
+    if "length" in WRONG_CLIPS[wrong]:
+        with pytest.raises(ValueError, match=r"clips\.h5: "):
+            AVEDataset(data)
+    (data / "labels.h5").unlink()
+    with pytest.raises(ValueError, match=r"clips\.h5: "):
+        open_clips(data, "test")
+
+
+@pytest.mark.parametrize("rows", [slice(5), np.s_[:, :2], np.s_[:, :, :3]])
+def test_a_planted_table_of_other_features_is_named(data, rows):
+    with h5py.File(data / "planted.h5", "r+") as file:
+        for name in list(file):
+            values = file[name][:]
+            del file[name]
+            file[name] = values[rows[: values.ndim] if isinstance(rows, tuple) else rows]
+    with pytest.raises(ValueError, match=r"planted\.h5: found position of shape"):
+        AVEDataset(data).read_planted()
+
+
+@pytest.mark.parametrize("name", ["planted.h5", "clips.h5", "audio_feature.h5"])
+def test_every_locked_file_is_called_locked(data, monkeypatch, name):
+    with_clips(data)
+    whole = h5py.File
+
+    def locked(path, *args, **kwargs):
+        if str(path).endswith(name):
+            raise BlockingIOError(11, "Unable to open file (unable to lock file)")
+        return whole(path, *args, **kwargs)
+
+    monkeypatch.setattr(h5py, "File", locked)
+    read = (
+        read_record if name == "audio_feature.h5" else lambda root: AVEDataset(root).read_planted()
+    )
+    with pytest.raises(ValueError, match=rf"{name}: locked .* HDF5_USE_FILE_LOCKING"):
+        read(data)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that fails")  # noqa: PTH110
+@pytest.mark.parametrize("name", ["Annotations.txt", "prepared.json", "labels.h5"])
+def test_a_disk_that_cannot_be_read_is_named(data, name):
+    prepare(data)
+    path = (data if name == "Annotations.txt" else data / "prepared") / name
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    with pytest.raises((OSError, ValueError), match=name):
+        _ = AVEDataset(data).class_names
+
+
 @pytest.mark.parametrize(
     "row", ["Bark&id&good&0&" + "9" * 5000, "Bark&id&good&-1&3", "Bark&id&" * 99]
 )
@@ -282,6 +360,47 @@ def test_blocks_are_verified_once_for_all_workers(cached, monkeypatch):
     monkeypatch.setattr(CheckedTable, "_verify", lambda self, block: pytest.fail("verified twice"))
     list(dataset)
     assert torch.equal(table._verified, seen)
+
+
+def test_a_flipped_bit_anywhere_in_a_cache_is_found(cached):
+    """In the features, the labels, the manifest, or a checksum itself."""
+    dice = random.Random(2)
+    folder = cached / "prepared"
+    paths = sorted(folder.iterdir())
+    for round_ in range(4 * ROUNDS):
+        path = paths[round_ % len(paths)]
+        good = path.read_bytes()
+        bad = bytearray(good)
+        header = 128 if path.suffix == ".npy" else 0
+        bad[dice.randrange(header, len(bad))] ^= 1 << dice.randrange(8)
+        path.write_bytes(bad)
+        error = error_of_reading(cached)
+        assert path.name in error, path
+        path.write_bytes(good)
+    assert error_of_reading(cached) == ""
+
+
+def test_a_file_that_the_manifest_lacks_is_damage(cached):
+    path = cached / "prepared" / "prepared.json"
+    manifest = read_manifest(path)
+    del manifest["files"]["visual_feature.h5"]
+    write_manifest(path, manifest)
+    with pytest.raises(ValueError, match=r"visual_feature\.npy: not a file in prepared\.json"):
+        AVEDataset(cached)
+
+
+def test_a_manifest_of_an_earlier_version_is_read(cached):
+    path = cached / "prepared" / "prepared.json"
+    manifest = read_manifest(path)
+    path.write_text(json.dumps(manifest))
+    assert read_manifest(path) == manifest
+    assert len(list(AVEDataset(cached))) > 0
+
+
+def test_a_cache_without_a_file_is_a_finding(cached):
+    (cached / "prepared" / "visual_feature.npy").unlink()
+    found = [str(finding) for finding in check(cached, full=True) if finding.level == "error"]
+    assert any("visual_feature.h5" in text for text in found)
 
 
 # ---- class names

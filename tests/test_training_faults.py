@@ -20,7 +20,9 @@ from jca_fast.cli import main, told
 from jca_fast.data import AVEDataset
 from jca_fast.training import evaluate_checkpoint
 from jca_fast.training.checkpoint import load_initial
+from jca_fast.training.config import Config
 from jca_fast.training.distributed import pick_device
+from jca_fast.training.lr_finder import find_lr
 
 ROUNDS = int(os.environ.get("JCA_FAST_CAMPAIGN", "6"))
 
@@ -79,6 +81,24 @@ DAMAGE = {
     ),
     "no moments": lambda state: state["optimizer"]["state"][0].clear(),
     "no schedule": without("schedule"),
+    "schedule is empty": with_value({}, "schedule"),
+    "schedule of another factor": with_value(0.9, "schedule", "factor"),
+    "schedule waits for a text": with_value("x", "schedule", "patience"),
+    "schedule has no last loss": with_value(math.nan, "schedule", "best"),
+    "lr is a text": with_value("x", "optimizer", "param_groups", 0, "lr"),
+    "lr is not a number": with_value(math.nan, "optimizer", "param_groups", 0, "lr"),
+    "betas of another run": with_value((0.1, 0.2), "optimizer", "param_groups", 0, "betas"),
+    "moments of whole numbers": lambda state: state["optimizer"]["state"][0].update(
+        exp_avg=state["optimizer"]["state"][0]["exp_avg"].long()
+    ),
+    "moments of one weight lost": without("optimizer", "state", 0),
+    "seconds are endless": with_value(math.inf, "run", "seconds"),
+    "epoch is huge": with_value(10**30, "run", "epoch"),
+    "best is a text": with_value({"epoch": 1, "val_accuracy": "x"}, "run", "best"),
+    "a loss is a text": with_value("x", "run", "history", 0, "train_loss"),
+    "a loss is not a number": with_value(math.nan, "run", "history", 0, "val_loss"),
+    "sums of whole numbers": with_value(torch.zeros(2, dtype=torch.int64), "ranks", 0, "sums"),
+    "classes are numbers": with_value([1] * 29, "classes"),
     "no ranks": without("ranks"),
     "ranks are empty": with_value([{}], "ranks"),
     "no random state": without("ranks", 0, "random"),
@@ -133,6 +153,29 @@ def test_a_wrong_record_of_the_features_names_the_file(made, run, tmp_path, reco
     state = torch.load(run / "best.pt", weights_only=True)
     torch.save({**state, "features": record}, tmp_path / "damaged.pt")
     with pytest.raises(ValueError, match=r"damaged\.pt: its record of the extraction is damaged"):
+        evaluate_checkpoint(tmp_path / "damaged.pt", made, device="cpu")
+
+
+WRONG_CLASSES = [3, "x" * 29, [1] * 29, ["a"], [["a"]] * 29, {"a": 1}, [""] * 29]
+
+
+@pytest.mark.parametrize("classes", WRONG_CLASSES, ids=str)
+@pytest.mark.parametrize("command", ["evaluate", "predict", "visualize"])
+def test_wrong_names_of_classes_name_the_file(made, run, tmp_path, capsys, command, classes):
+    state = torch.load(run / "best.pt", weights_only=True)
+    torch.save({**state, "classes": classes}, tmp_path / "damaged.pt")
+    target = {"evaluate": "m.json", "predict": "p.csv", "visualize": "pictures"}[command]
+    flags = ["--data", str(made), "-o", str(tmp_path / target)]
+    assert main([command, str(tmp_path / "damaged.pt"), *flags]) == 2
+    assert "damaged.pt: the entry 'classes' is damaged" in capsys.readouterr().err
+    assert not (tmp_path / target).exists()
+
+
+@pytest.mark.parametrize("loss", [3, "x", None])
+def test_a_wrong_loss_names_the_file(made, run, tmp_path, loss):
+    state = torch.load(run / "best.pt", weights_only=True)
+    torch.save({**state, "config": {"loss": loss}}, tmp_path / "damaged.pt")
+    with pytest.raises(ValueError, match=r"damaged\.pt: expected a loss among"):
         evaluate_checkpoint(tmp_path / "damaged.pt", made, device="cpu")
 
 
@@ -259,6 +302,53 @@ def test_a_broken_training_clip_is_named(data, tmp_path):
     row = spoil(data, "train", 5)
     with pytest.raises(RuntimeError, match=f"audio features of train clip {row}:.* not finite"):
         train_here(**settings(data, tmp_path / "run", epochs=1, model=MODEL))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_clip_is_not_drawn(data, run, tmp_path, capsys, value):
+    row = spoil(data, "test", 0, value)
+    flags = ["--data", str(data), "--clips", f"{row}:", "-o", str(tmp_path / "pictures")]
+    assert main(["visualize", str(run), *flags]) == 2
+    assert f"test clip {row}:pl{row:09d}: its scores are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_no_learning_rate_is_suggested_from_broken_clips(data, tmp_path):
+    row = int(AVEDataset(data).indices[0])
+    for position in range(len(AVEDataset(data))):
+        spoil(data, "train", position)
+    with pytest.raises(RuntimeError, match=f"audio features of train clip {row}:.* not finite"):
+        find_lr(Config(data=str(data), device="cpu", model=dict(MODEL)))
+
+
+# ---- home folders
+
+
+def test_a_tilde_stands_for_the_home_folder_in_every_command(made, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path / "data")
+    shutil.copytree(run, tmp_path / "run")
+    for command in (
+        ["data", "labels", "~/data/Annotations.txt", "-o", "~/labels.h5", "--segments", "4"],
+        ["data", "prepare", "~/data", "--out", "~/cache"],
+        ["evaluate", "~/run", "--data", "~/data", "-o", "~/m.json", "--device", "cpu"],
+        ["predict", "~/run", "--data", "~/cache", "-o", "~/p.csv", "--events", "~/e.csv"],
+        ["visualize", "~/run", "--data", "~/data", "--clips", "1", "-o", "~/pictures"],
+        ["convert", "~/run/best.pt", "~/w.safetensors"],
+    ):
+        assert main(command) == (2 if command[0] == "convert" else 0)  # no published form
+    made_files = ("labels.h5", "cache", "m.json", "p.csv", "e.csv", "pictures")
+    assert all((tmp_path / name).exists() for name in made_files)
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_home_folder_that_does_not_exist_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "~nobody-of-this-name/run", "--data", "x"])
+    assert "~nobody-of-this-name/run" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="~nobody-of-this-name/x: "):
+        Config(data="~nobody-of-this-name/x")
 
 
 # ---- devices and counts

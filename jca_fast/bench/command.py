@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jca_fast.reading import read_text, user_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `jca-fast bench`."""
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         from jca_fast.bench.compare import compare
 
-        lines, slower = compare(*(read(Path(path)) for path in args.compare))
+        lines, slower = compare(*(read(user_path(path)) for path in args.compare))
         print("\n".join(lines))
         return int(slower)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports every start
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from jca_fast.bench.measure import measure
     from jca_fast.bench.report import page
 
-    out = Path(args.out).expanduser()
+    out = user_path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     result = measure(args.quick)
     write_json(out / "bench.json", result)
@@ -58,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
 def read(path: Path) -> dict[str, Any]:
     """The result in a file; errors name the file."""
     try:
-        result = json.loads(path.expanduser().read_text(encoding="utf-8"))
-    except ValueError as error:
+        result = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(result, dict) or not isinstance(result.get("cases"), dict):
         raise ValueError(f"{path}: holds no cases; needed: the bench.json of `jca-fast bench`")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jca_fast.reading import read_text
+
 CATEGORIES: tuple[str, ...] = (
     "Church bell",
     "Male speech, man speaking",
@@ -81,10 +83,7 @@ def read_annotations(path: str | Path, num_segments: int = 10) -> list[Event]:
         raise FileNotFoundError(
             f"{path}: no such file; needed: rows of the form category&video id&quality&start&end"
         )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a UTF-8 text file ({error})") from None
+    lines = read_text(path, "utf-8-sig").rstrip().splitlines()
     first = 1 if lines and lines[0].replace(" ", "").lower().split("&") == _HEADER else 0
     events = [
         _parse(line, f"{path}, line {i + 1}", num_segments)
@@ -137,17 +136,24 @@ def event_classes(events: Sequence[Event]) -> tuple[str, ...]:
     return CATEGORIES[:BACKGROUND] if set(found) <= set(CATEGORIES[:BACKGROUND]) else found
 
 
-def class_names(num_classes: int, events: Sequence[Event] | None = None) -> list[str]:
+def class_names(
+    num_classes: int,
+    events: Sequence[Event] | None = None,
+    trained: Sequence[str] | None = None,
+) -> list[str]:
     """Names of `num_classes` classes in label order, "Background" last.
 
-    They come from the events of the data set if their number fits. Without events, 29 classes have
-    the names of AVE. All other classes are numbered.
+    They come from the events of the data set if their number fits, or else from `trained`, the
+    names in a checkpoint. Without both, 29 classes have the names of AVE. All other classes are
+    numbered.
     """
     if events:
         names = [*event_classes(events), "Background"]
         if len(names) == num_classes:
             return names
-    elif num_classes == len(CATEGORIES):
+    if trained:
+        return list(trained)
+    if not events and num_classes == len(CATEGORIES):
         return list(CATEGORIES)
     return [f"class {i}" for i in range(num_classes)]
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from jca_fast.reading import user_path
+
 from . import files
 from .annotations import Event, class_names, mil_labels, read_annotations
-from .cache import find_cache, open_table
+from .cache import find_cache, open_table, verify_small_files
 
 Item = tuple[torch.Tensor, ...]
 
@@ -66,8 +69,9 @@ class AVEDataset(Dataset[Item]):
         self.split = split
         self.dtype = dtype
         self.weak = weak
-        self.folders = (Path(root).expanduser(), self.root)
+        self.folders = (user_path(root), self.root)
         self.noisy = weak and split == "train" if noisy is None else noisy
+        verify_small_files(self.root)
         self._tables = [open_features(self.root, "")]
         audio, _ = self._tables[0]
         self._num_clips = len(audio)
@@ -117,6 +121,16 @@ class AVEDataset(Dataset[Item]):
         """The file planted.h5 of a planted set; None for other data."""
         return files.find_companion(files.PLANTED, *self.folders)
 
+    def read_planted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """position (n, N, R), audible (n, N) and visible (n, N) of all clips, or None.
+
+        Raises ValueError for a damaged planted.h5 and for one of other features.
+        """
+        if self.planted is None:
+            return None
+        clips, segments, *grid, _ = self._tables[0][1].shape
+        return files.read_planted(self.planted, (clips, segments, math.prod(grid)))
+
     @property
     def storage(self) -> str:
         """The storage of the visual features on disk: path, dtype and layout."""
@@ -131,18 +145,13 @@ class AVEDataset(Dataset[Item]):
         return f"{row}:{self.events[row].video_id}"
 
     def _read_lengths(self) -> torch.Tensor | None:
-        found = files.read_clip_column(self.folders, "length")
-        segments = self._tables[0][0].shape[1]
-        if found is None or (found == segments).all():
+        shape = self._tables[0][0].shape
+        found = files.read_lengths(self.folders, shape)
+        if found is None:
             return None
-        if found.shape != (self._num_clips,) or not ((found >= 1) & (found <= segments)).all():
-            raise ValueError(
-                f"{files.CLIPS} of {self.folders[0]}: found lengths of shape {found.shape} from "
-                f"{found.min()} to {found.max()}; needed: {self._num_clips} from 1 to {segments}"
-            )
         noisy = sum(len(tables[0]) for tables in self._tables[1:])
-        found = np.concatenate([found, np.full(noisy, segments)])
-        return torch.from_numpy(found.astype(np.int64))[self.indices]
+        found = np.concatenate([found, np.full(noisy, shape[1])])
+        return torch.from_numpy(found)[self.indices]
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self.dtype)

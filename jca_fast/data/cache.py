@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jca_fast import atomic
+from jca_fast.reading import naming_unreadable, read_text, user_path
 
 from . import files
 
@@ -35,14 +37,21 @@ def crc(values: np.ndarray) -> int:
 
 def checksum(path: Path) -> int:
     """CRC-32 of a small file."""
-    return zlib.crc32(path.read_bytes())
+    with naming_unreadable(path):
+        return zlib.crc32(path.read_bytes())
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in the file `path`; ValueError if it is damaged or has other content."""
+    """The manifest in the file `path`; ValueError if it is damaged or has other content.
+
+    Manifests of earlier versions have no checksum.
+    """
+    text = read_text(path)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(text)
+        stated = manifest.pop("checksum", None)
         _check_manifest(manifest)
+        _require(stated in (None, _checksum_of(manifest)), "checksum")
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
@@ -51,11 +60,18 @@ def read_manifest(path: Path) -> Manifest:
         ) from None
 
 
+def _checksum_of(manifest: Manifest) -> int:
+    """CRC-32 of a manifest, without the entry of this number."""
+    return zlib.crc32(json.dumps(manifest).encode())
+
+
 def _check_manifest(manifest: Any) -> None:
+    _require(set(manifest) == {"format", "dtype", "source", "files"}, "entries")
     if manifest["format"] != 1:
         raise ValueError(f"format {manifest['format']}")
     _require(manifest["dtype"] in ("float32", "float16"), "dtype")
     _require(isinstance(manifest["source"], str) and "\0" not in manifest["source"], "source")
+    os.fsencode(manifest["source"])  # raises for a text that no path has
     for name, entry in manifest["files"].items():
         _require(Path(name).name == name and "\0" not in name, f"file name {name!r}")
         numbers = [entry["fingerprint"]["size"], entry["fingerprint"]["mtime_ns"]]
@@ -83,7 +99,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     After a crash its checksums identify the blocks that reached the disk.
     """
     with atomic.replacing(path, durable=False) as temporary:
-        temporary.write_text(json.dumps(manifest), encoding="utf-8")
+        text = json.dumps({**manifest, "checksum": _checksum_of(manifest)})
+        temporary.write_text(text, encoding="utf-8")
 
 
 def block_ranges(num_rows: int, rows: int) -> Iterator[slice]:
@@ -137,7 +154,7 @@ def _same_blocks(table: files.Table, entry: dict[str, Any], key: str) -> bool:
 
 def find_cache(root: str | Path) -> Path:
     """`root/prepared` if it holds a cache, else `root`; ValueError if the cache is stale."""
-    root = Path(root).expanduser()
+    root = user_path(root)
     folder = root / FOLDER if (root / FOLDER / MANIFEST).is_file() else root
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder / MANIFEST)
@@ -151,16 +168,24 @@ def find_cache(root: str | Path) -> Path:
 
 
 def open_table(root: Path, stem: str) -> files.Table:
-    """The table `stem` in the folder `root`; it checks its blocks if `root` is a prepared cache."""
+    """The table `stem` in the folder `root`; features of a prepared cache check their blocks."""
     if not (root / MANIFEST).is_file():
         return files.Table(root, stem)
     entries = read_manifest(root / MANIFEST)["files"]
     entry = entries.get(f"{stem}.h5") or entries.get(f"{stem}.npy")
-    if entry and "blocks" in entry:
-        return CheckedTable(root, stem, entry)
-    if entry and checksum(files.find(root, stem)) != entry["checksum"]:
-        raise _damaged(files.find(root, stem), "")
-    return files.Table(root, stem)
+    path = files.find(root, stem)
+    if not entry:
+        raise _damaged(path, f": not a file in {MANIFEST}")
+    return CheckedTable(root, stem, entry) if "blocks" in entry else files.Table(root, stem)
+
+
+def verify_small_files(folder: Path) -> None:
+    """ValueError if `folder` is a cache in which a file other than the features is damaged."""
+    if not (folder / MANIFEST).is_file():
+        return
+    for name, entry in read_manifest(folder / MANIFEST)["files"].items():
+        if "blocks" not in entry and checksum(folder / name) != entry["checksum"]:
+            raise _damaged(folder / name, "")
 
 
 class CheckedTable(files.Table):

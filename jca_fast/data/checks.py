@@ -280,11 +280,7 @@ def _cache(root: Path, full: bool) -> Iterator[Finding]:
     if not (folder / cache.MANIFEST).is_file():
         return
     manifest = cache.read_manifest(folder / cache.MANIFEST)
-    damaged = (
-        [name for name in manifest["files"] if not cache.is_whole(folder, manifest, name)]
-        if full
-        else []
-    )
+    damaged = [name for name in manifest["files"] if full and not _whole(folder, manifest, name)]
     text = f"{folder}, {manifest['dtype']}"
     if damaged:
         yield Finding(
@@ -296,6 +292,13 @@ def _cache(root: Path, full: bool) -> Iterator[Finding]:
             "prepared cache",
             f"{text}, " + ("checksums verified" if full else "up to date with its source"),
         )
+
+
+def _whole(folder: Path, manifest: cache.Manifest, name: str) -> bool:
+    try:
+        return cache.is_whole(folder, manifest, name)
+    except (ValueError, OSError):
+        return False
 
 
 def _verdict(name: str, bad: np.ndarray, good_text: str, bad_text: str) -> Finding:

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from jca_fast.reading import user_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the five commands and their options to `parser`."""
@@ -40,17 +42,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "annotations", type=Path, help="Annotations.txt: category&video id&quality&start&end"
+        "annotations", type=user_path, help="Annotations.txt: category&video id&quality&start&end"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("labels.h5"), help="labels by segment (labels.h5)"
+        "-o",
+        "--output",
+        type=user_path,
+        default=Path("labels.h5"),
+        help="labels by segment",
     )
     parser.add_argument(
-        "--mil", type=Path, metavar="FILE", help="also write the labels by clip (mil_labels.h5)"
+        "--mil",
+        type=user_path,
+        metavar="FILE",
+        help="also write the labels by clip",
     )
     parser.add_argument(
         "--foreground",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="also write whether each segment has an event (labels_closs.h5)",
     )
@@ -58,7 +67,7 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=user_path)
     parser.add_argument(
         "--full",
         action="store_true",
@@ -68,10 +77,10 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="the set in the published layout")
+    parser.add_argument("folder", type=user_path, help="the set in the published layout")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=user_path,
         help="folder of the cache (FOLDER/prepared, which AVEDataset finds)",
     )
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
@@ -82,12 +91,12 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", type=Path, help="folder with Annotations.txt, which gets the order files"
+        "folder", type=user_path, help="folder with Annotations.txt, which gets the order files"
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--lists",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="folder with trainSet.txt, valSet.txt and testSet.txt, as published with AVE",
     )
@@ -105,12 +114,22 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folder", type=Path)
+    add("folder", type=user_path)
     clip = parser.add_mutually_exclusive_group().add_argument
     clip("--num-clips", type=int, metavar="N", help="make N clips (600)")
     clip("--videos", type=int, metavar="N", help="render N video files instead of features")
-    clip("--annotations", type=Path, metavar="FILE", help="make the clips of this Annotations.txt")
-    add("--orders", type=Path, metavar="DIR", help="take the splits from the order files in DIR")
+    clip(
+        "--annotations",
+        type=user_path,
+        metavar="FILE",
+        help="make the clips of Annotations.txt",
+    )
+    add(
+        "--orders",
+        type=user_path,
+        metavar="DIR",
+        help="take the splits from the files in DIR",
+    )
     add("--num-noisy", type=int, default=0, metavar="N", help="also N background clips (0)")
     add("--seed", type=int, default=0)
     add(

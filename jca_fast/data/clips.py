@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from jca_fast.reading import user_path
+
 from . import files
 from .annotations import Event
 from .ave import AVEDataset, open_features
@@ -24,17 +26,22 @@ class UnlabelledClips(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     split = "all"
     labels: None = None
     events: list[Event] | None = None
-    planted: Path | None = None
+    lengths: torch.Tensor | None = None
 
     def __init__(self, root: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        self.root, self.dtype = Path(root).expanduser(), dtype
+        self.root, self.dtype = user_path(root), dtype
         self.folders: tuple[Path, ...] = (self.root,)
         self._tables = open_features(self.root, "")
         self.indices = torch.arange(len(self._tables[0]))
         self._names = _clip_names(self.folders, len(self.indices))
+        found = files.read_lengths(self.folders, self._tables[0].shape)
+        self.lengths = None if found is None else torch.from_numpy(found)
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def read_planted(self) -> None:
+        """Sets without labels have no planted objects."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         audio, visual = (torch.from_numpy(table[index]).to(self.dtype) for table in self._tables)
@@ -66,30 +73,25 @@ def open_clips(root: str | Path, split: str) -> AVEDataset | UnlabelledClips:
     """A split of a labelled set, or all clips of an .npz or an extracted set without labels."""
     if Path(root).suffix == ".npz":
         return NpzClips(root)
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     unlabelled = (folder / files.CLIPS).is_file() and not files.exists(folder, "labels")
     return UnlabelledClips(folder) if unlabelled else AVEDataset(root, split)
-
-
-def clip_lengths(dataset: AVEDataset | UnlabelledClips) -> list[int] | None:
-    """Segments without padding of each item; None if nothing is padded."""
-    rows = files.read_clip_column(dataset.folders, "length")
-    return None if rows is None else [int(rows[row]) for row in dataset.indices.tolist()]
 
 
 def _clip_names(folders: tuple[Path, ...], count: int) -> list[str]:
     videos, starts = (files.read_clip_column(folders, name) for name in ("video", "start"))
     if videos is None or starts is None:
         return []
-    if len(videos) != count:
-        raise ValueError(f"{folders[0] / files.CLIPS}: found {len(videos)} rows; needed: {count}")
+    if not len(videos) == len(starts) == count:
+        path = files.find_companion(files.CLIPS, *folders)
+        raise ValueError(f"{path}: found {len(videos)} rows; needed: {count}")
     pairs = zip(videos, starts, strict=True)
-    return [f"{Path(video.decode()).stem}@{start:g}s" for video, start in pairs]
+    return [f"{Path(video.decode('utf-8', 'replace')).stem}@{start:g}s" for video, start in pairs]
 
 
 def read_npz(path: str) -> tuple[TensorDataset, list[str]]:
     """The clips of an .npz file; FileNotFoundError or ValueError names the file and the fault."""
-    file = Path(path).expanduser()
+    file = user_path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     damage = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jca_fast.data.hdf5 import library
+from jca_fast.data.hdf5 import UNREADABLE, library, open_h5
 from jca_fast.data.hdf5 import write_h5 as write_h5
 
 FEATURES = "avadataset"
@@ -23,6 +23,7 @@ ANNOTATIONS = "Annotations.txt"
 PLANTED = "planted.h5"
 CLIPS = "clips.h5"
 """It has datasets `video` (n,) names, `start` (n,) seconds, `length` (n,) unpadded segments."""
+_CLIP_COLUMNS = {"video": "OS", "start": "fiu", "length": "iu"}  # name: kinds of its dtype
 
 # For each file of the published layout: dataset, number of axes (None: four or more), their
 # meaning.
@@ -46,7 +47,6 @@ REQUIRED = ("audio_feature", "visual_feature", "labels", *(f"{split}_order" for 
 
 _WHERE = "The AVE features are published at https://github.com/YapengTian/AVE-ECCV18"
 _SYNTH = "`jca-fast data synth DIR` makes a planted set in the same layout"
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, RecursionError)
 
 
 def needed(stem: str) -> str:
@@ -91,7 +91,7 @@ class Table:
             values = self._read_h5(rows) if self.path.suffix == ".h5" else self._read_npy(rows)
         except MemoryError:
             raise ValueError(f"{self}: {self.shape} {self.dtype} does not fit in memory") from None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(f"{self}: rows {rows} cannot be read ({error})") from None
         return values.astype(self.dtype, copy=False)
 
@@ -123,20 +123,7 @@ class Table:
 
     def _open_h5(self) -> Any:
         h5py = library()
-        try:
-            file = h5py.File(self.path, "r")
-        except BlockingIOError:
-            raise ValueError(
-                f"{self.path}: locked by another process; needed: wait until that closes the file, "
-                "or set HDF5_USE_FILE_LOCKING=FALSE"
-            ) from None
-        except PermissionError as error:
-            raise ValueError(f"{self.path}: cannot be opened ({error.strerror})") from None
-        except _UNREADABLE as error:
-            size = f"{self.path.stat().st_size:,} bytes"
-            raise ValueError(
-                f"{self.path}: not a whole HDF5 file, {size} ({error}); {needed(self.path.stem)}"
-            ) from None
+        file = open_h5(self.path, needed(self.path.stem))
         try:
             present = self.dataset in file  # raises for a loop of links
             rows = file.get(self.dataset)
@@ -144,14 +131,14 @@ class Table:
                 _ = rows.shape, rows.dtype  # damage in the header raises now
                 return rows
             found = f"found datasets {sorted(file) or 'none'}"
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             found = f"dataset {self.dataset!r} cannot be opened, the file is damaged ({error})"
         raise ValueError(f"{self.path}: {found}; {needed(self.path.stem)}")
 
     def _open_npy(self) -> np.memmap:
         try:
             rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (*_UNREADABLE, SyntaxError, MemoryError) as error:
+        except (*UNREADABLE, SyntaxError, MemoryError) as error:
             raise ValueError(
                 f"{self.path}: not a whole .npy file ({error}); {needed(self.path.stem)}"
             ) from None
@@ -187,32 +174,57 @@ def find_companion(name: str, *folders: Path) -> Path | None:
 
 
 def read_clip_column(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
-    """A column of clips.h5, which `jca-fast extract` writes; None for other data.
+    """A column (n,) of clips.h5, which `jca-fast extract` writes; None for other data.
 
     Raises ValueError for a damaged file.
     """
     path = find_companion(CLIPS, *folders)
     if path is None:
         return None
-    h5py = library()
-    try:
-        with h5py.File(path, "r") as file:
-            return file[name][:]
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); extract the set again") from None
+    with open_h5(path) as file:
+        try:
+            column = file[name][:]
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{path}: {name!r} cannot be read ({error}); extract the set again"
+            ) from None
+    if column.ndim != 1 or column.dtype.kind not in _CLIP_COLUMNS[name]:
+        raise ValueError(
+            f"{path}: found {name!r} of shape {column.shape}, {column.dtype}; extract the set again"
+        )
+    return column
 
 
-def read_planted(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_lengths(folders: tuple[Path, ...], shape: tuple[int, ...]) -> np.ndarray | None:
+    """The unpadded segments of each clip from clips.h5, (n,) int64; None if no clip is padded.
+
+    `shape` begins with the clips and segments of the features. Raises ValueError for other numbers.
+    """
+    found = read_clip_column(folders, "length")
+    if found is None or (found == shape[1]).all():
+        return None
+    if found.shape != shape[:1] or not ((found >= 1) & (found <= shape[1])).all():
+        raise ValueError(
+            f"{find_companion(CLIPS, *folders)}: found lengths of shape {found.shape} from "
+            f"{found.min()} to {found.max()}; needed: {shape[0]} from 1 to {shape[1]}"
+        )
+    return found.astype(np.int64)
+
+
+def read_planted(
+    path: Path, shape: tuple[int, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """position (n, N, R), audible (n, N) and visible (n, N) of planted.h5.
 
-    Raises ValueError for a damaged file.
+    Raises ValueError for a damaged file, or if (n, N, R) is not `shape`.
     """
-    h5py = library()
-    try:
-        with h5py.File(path, "r") as file:
+    with open_h5(path) as file:
+        try:
             position, audible, visible = (file[k][:] for k in ("position", "audible", "visible"))
-    except _UNREADABLE as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+        except UNREADABLE as error:
+            raise ValueError(f"{path}: cannot be read ({error})") from None
+    if shape is not None and position.shape != shape:
+        raise ValueError(f"{path}: found position of shape {position.shape}; needed: {shape}")
     if position.shape[:2] != audible.shape or audible.shape != visible.shape:
         shapes = f"{position.shape}, {audible.shape} and {visible.shape}"
         raise ValueError(

@@ -29,6 +29,29 @@ def library() -> Any:
     return h5py
 
 
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, RecursionError)
+"""The errors that h5py raises for a damaged file."""
+
+
+def open_h5(path: Path, needed: str = "") -> Any:
+    """The file `path`, open for reading; ValueError naming it and the reason if that fails."""
+    h5py = library()
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError:
+        raise ValueError(
+            f"{path}: locked by another process; needed: wait until that closes the file, "
+            "or set HDF5_USE_FILE_LOCKING=FALSE"
+        ) from None
+    except PermissionError as error:
+        raise ValueError(f"{path}: cannot be opened ({error.strerror})") from None
+    except UNREADABLE as error:
+        size = f"{path.stat().st_size:,} bytes"
+        raise ValueError(
+            f"{path}: not a whole HDF5 file, {size} ({error})" + (f"; {needed}" if needed else "")
+        ) from None
+
+
 def write_h5(
     path: str | Path, attributes: dict[str, str] | None = None, /, **datasets: np.ndarray
 ) -> None:

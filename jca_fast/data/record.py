@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .hdf5 import library
+from jca_fast.reading import read_text
+
+from .hdf5 import UNREADABLE, open_h5
 
 Record = dict[str, Any]
 
@@ -31,7 +33,7 @@ def read_record(root: str | Path) -> Record | None:
     root = Path(root)
     features = [root / f"{kind}_feature.h5" for kind in ("audio", "visual")]
     if (root / FILE).is_file() and not any(path.is_file() for path in features):
-        return _parse((root / FILE).read_text(encoding="utf-8"), root / FILE)
+        return _parse(read_text(root / FILE), root / FILE)
     texts = {_attribute(path) for path in features}
     if len(texts) > 1:
         raise ValueError(
@@ -98,12 +100,11 @@ def _network(entry: dict[str, str]) -> str:
 def _attribute(path: Path) -> str | None:
     if not path.is_file():
         return None
-    h5py = library()
-    try:
-        with h5py.File(path, "r") as file:
+    with open_h5(path) as file:
+        try:
             value = file.attrs.get(ATTRIBUTE)
-    except (OSError, RuntimeError, KeyError, ValueError):  # reading its values raises the error
-        return None
+        except UNREADABLE as error:
+            raise ValueError(f"{path}: its attributes cannot be read ({error})") from None
     return value if value is None or isinstance(value, str) else ""
 
 

@@ -12,6 +12,7 @@ from jca_fast.atomic import write_json
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.synthetic import synthesize
 from jca_fast.models.tables import FULL, TABLES, Row
+from jca_fast.reading import read_text, user_path
 from jca_fast.training.ablation_config import Ablation
 from jca_fast.training.ablation_table import RowResult, draw, write_table
 from jca_fast.training.config import RECIPES, Config
@@ -29,7 +30,7 @@ def ablate(ablation: Ablation) -> list[RowResult]:
 
     Returns the rows of the table.
     """
-    out = Path(ablation.out).expanduser()
+    out = user_path(ablation.out)
     claim(out, ablation)
     rows = [row for row in TABLES[ablation.table] if row.arguments is not None]
     pairs = [(row, seed) for seed in range(ablation.seeds) for row in rows]
@@ -64,7 +65,7 @@ def training_of(ablation: Ablation, row: Row, seed: int) -> Config:
     """The settings of one training of a row."""
     recipe = dict(RECIPES[ablation.recipe])
     model = {**recipe.pop("model", {}), **model_of(ablation, row)}
-    out = Path(ablation.out).expanduser() / "runs" / row_name(model) / f"seed{seed}"
+    out = user_path(ablation.out) / "runs" / row_name(model) / f"seed{seed}"
     return Config(
         data=str(ablation.folder()),
         out=str(out),
@@ -109,8 +110,8 @@ def claim(out: Path, ablation: Ablation) -> None:
 def load(path: Path) -> dict[str, Any]:
     """The JSON object in a file; ValueError names a damaged file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a {type(value).__name__}; needed: an object")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jca_fast.reading import user_path
 from jca_fast.training.config import RECIPES
 from jca_fast.training.settings import check_values, option
 
@@ -77,4 +78,4 @@ class Ablation:
 
     def folder(self) -> Path:
         """The folder of the data."""
-        return Path(self.data or Path(self.out) / "data").expanduser()
+        return user_path(self.data or Path(self.out) / "data")

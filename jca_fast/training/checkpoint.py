@@ -16,9 +16,11 @@ import torch
 
 from jca_fast._version import __version__
 from jca_fast.atomic import replacing
-from jca_fast.compat.bounds import check_config, check_tensors
+from jca_fast.compat.bounds import LONGEST_NAME, check_config, check_tensors
 from jca_fast.compat.torch_file import FORMAT, read
 from jca_fast.data.record import Record, check_record
+from jca_fast.reading import user_path
+from jca_fast.training.config import LOSSES
 
 if TYPE_CHECKING:
     from jca_fast.models import AVELocalizer
@@ -85,7 +87,24 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
             raise ValueError(f"{path}: the entry {key!r} is missing")
     if content.get("features") is not None:
         check_record(content["features"], path)
+    _check_description(content, path)
     return content if torch.device(device).type == "cpu" else _moved(content, device)
+
+
+def _check_description(content: dict[str, Any], path: Path) -> None:
+    """Raises ValueError if the names of the classes or the loss cannot be those of the model."""
+    names, config = content.get("classes"), content["model_config"]
+    count = config.get("num_classes") if isinstance(config, dict) else None
+    if names is not None and not (
+        isinstance(names, list) and len(names) == count and all(map(_is_name, names))
+    ):
+        raise ValueError(f"{path}: the entry 'classes' is damaged; needed: {count} names")
+    if (loss := trained_loss(content)) not in LOSSES:
+        raise ValueError(f"{path}: expected a loss among {', '.join(LOSSES)}, found {loss[:80]!r}")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME
 
 
 def _moved(value: Any, device: str | torch.device) -> Any:
@@ -146,7 +165,7 @@ def load_model(
     """
     from jca_fast.models import AVELocalizer
 
-    path = Path(path).expanduser()
+    path = user_path(path)
     path = path / "best.pt" if path.is_dir() else path
     content = load(path, device)
     config, weights = content["model_config"], content["model"]
@@ -169,7 +188,7 @@ def load_initial(path: str | Path) -> tuple[AVELocalizer, Record | None]:
 
     Also returns the record of the features that it was trained on, if the file has one.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     path = path / "best.pt" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
+from jca_fast.reading import user_path
 from jca_fast.training.settings import (
     check_choice,
     check_values,
@@ -26,6 +26,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 default: it learns on any set within a few epochs. published: the released training code.
 """
+
+
+LOSSES = ("auto", "softmargin", "softmargin_logits", "cross_entropy")
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Config:
         "softmargin: MultiLabelSoftMargin on the probabilities, as released; softmargin_logits, "
         "cross_entropy: on the scores before; auto: softmargin for the released form, "
         "softmargin_logits for the paper form",
-        choices=("auto", "softmargin", "softmargin_logits", "cross_entropy"),
+        choices=LOSSES,
     )
     plateau: str = option(
         "train_loss",
@@ -110,7 +113,7 @@ class Config:
         check_values(self)
         for name in ("data", "out", "init"):
             value = getattr(self, name)
-            setattr(self, name, str(Path(value).expanduser()) if value else value)
+            setattr(self, name, str(user_path(value)) if value else value)
         if not self.data:
             raise ValueError(
                 "data: no folder given; needed: --data DIR, or data in the --config file"

@@ -6,16 +6,22 @@ import argparse
 import os
 from typing import Any
 
+from jca_fast.reading import user_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `jca-fast evaluate`."""
     add_model_arguments(parser)
     parser.add_argument(
-        "--data", required=True, help="folder with the data in the published layout or prepared"
+        "--data",
+        type=user_path,
+        required=True,
+        help="folder with the data in the published layout or prepared",
     )
     parser.add_argument(
         "-o",
         "--output",
+        type=user_path,
         metavar="FILE",
         help="write all metrics as JSON, confusion matrix included",
     )
@@ -24,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plots",
+        type=user_path,
         metavar="DIR",
         help="draw the confusion matrix, the accuracy of each class and the reliability",
     )
@@ -32,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that `evaluate` and `predict` share."""
     parser.add_argument(
-        "checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)"
+        "checkpoint", type=user_path, help="a checkpoint file, or the folder of a run (its best.pt)"
     )
     parser.add_argument(
         "--split", default="test", choices=("train", "val", "test"), help="default: test"

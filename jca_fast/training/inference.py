@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
+from jca_fast.data.annotations import class_names
 from jca_fast.data.ave import AVEDataset
-from jca_fast.data.files import read_planted
 from jca_fast.data.record import read_record, require_same_features
 from jca_fast.modules.lengths import used_segments
 from jca_fast.training import metrics
@@ -141,15 +141,18 @@ def predict(
 
 @torch.no_grad()
 def play_pointing_game(
-    model: nn.Module, dataset: AVEDataset, planted: Path, group: Group, *, batch_size: int = 8
+    model: nn.Module, dataset: AVEDataset, group: Group, *, batch_size: int = 8
 ) -> metrics.PointingGame | None:
     """Pointing game over a split of a planted set, on the segments where the object is both heard
     and seen.
 
-    planted: the file planted.h5. Returns None for a model without attention over regions. The
-    batches are small because the maps of all fusion layers are computed with the visual attention.
+    Returns None for other sets, and for a model without attention over regions. The batches are
+    small because the maps of all fusion layers are computed with the visual attention.
     """
-    position, audible, visible = (torch.from_numpy(table) for table in read_planted(planted))
+    planted = dataset.read_planted()
+    if planted is None:
+        return None
+    position, audible, visible = map(torch.from_numpy, planted)
     score = metrics.PointingGame()
     model.eval()
     for rows, (audio, visual, _, *lengths) in split_batches(dataset, batch_size, group):
@@ -215,14 +218,13 @@ def evaluate_checkpoint(
             table.labels.argmax(dim=-1)[_used_segments(table)]
             for table in (dataset, AVEDataset(data, "train"))
         )
-        game = (
-            play_pointing_game(model, dataset, dataset.planted, group) if dataset.planted else None
-        )
+        names = class_names(dataset.labels.shape[-1], dataset.events, content.get("classes"))
+        game = play_pointing_game(model, dataset, group)
     return {
         "checkpoint": str(path),
         "data": str(data),
         "split": split,
-        "classes": dataset.class_names,
+        "classes": names,
         **result,
         "majority_baseline": metrics.majority_baseline(target, reference),
         "pointing_game": game

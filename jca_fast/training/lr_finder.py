@@ -26,7 +26,7 @@ def find_lr(config: Config) -> float:
     the loss exceeds twice its smallest value. The suggestion is a tenth of the rate of the smallest
     loss, a common rule after Smith (WACV 2017). No file is written.
     """
-    from jca_fast.training.start import start_model, training_set
+    from jca_fast.training.start import explain_loss, start_model, training_set
 
     dataset, group = training_set(config), Group(pick_device(config.device))
     seed_everything(config.seed)
@@ -52,6 +52,8 @@ def find_lr(config: Config) -> float:
             print(f"lr {rate:.1e}  loss {losses[-1]:.4f}", flush=True)
         if not math.isfinite(losses[-1]) or losses[-1] > 2 * min(losses):
             break
+    if not math.isfinite(losses[0]):
+        raise RuntimeError(f"the first loss is {losses[0]}; {explain_loss(dataset)}")
     best = min(
         range(len(losses)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf
     )

@@ -15,9 +15,8 @@ from jca_fast.data.ave import AVEDataset
 from jca_fast.heads import video_scores
 from jca_fast.models import AVELocalizer
 from jca_fast.modules.lengths import Lengths, used_segments
+from jca_fast.training.config import LOSSES
 from jca_fast.training.settings import check_keys
-
-LOSSES = ("auto", "softmargin", "softmargin_logits", "cross_entropy")
 
 
 class Objective(nn.Module):

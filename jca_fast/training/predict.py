@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jca_fast.atomic import write_json, write_text
+from jca_fast.reading import user_path
 from jca_fast.training.evaluate import add_model_arguments
 
 COLUMNS = ("clip", "segment", "class", "score")
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
         "--data",
+        type=user_path,
         required=True,
         metavar="DIR|FILE.npz",
         help="folder in the published layout (see --split), or an .npz with audio (n, N, 128), "
@@ -84,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_output(name: str, suffixes: tuple[str, ...]) -> Path:
     """The path of a file to write; raises ValueError or FileNotFoundError before any work."""
-    output = Path(name).expanduser()
+    output = user_path(name)
     if output.suffix not in suffixes:
         raise ValueError(f"--output {output}: the name must end in {' or '.join(suffixes)}")
     if not output.parent.is_dir():
@@ -138,7 +140,7 @@ def read_clips(
     if no clip is padded.
     """
     from jca_fast.data.annotations import class_names
-    from jca_fast.data.clips import clip_lengths, open_clips
+    from jca_fast.data.clips import open_clips
     from jca_fast.data.record import read_record, require_same_features
 
     count, names = content["model_config"]["num_classes"], content.get("classes")
@@ -148,4 +150,5 @@ def read_clips(
     dataset = open_clips(args.data, args.split)
     clips = [dataset.clip_name(index) for index in range(len(dataset))]
     names = names or class_names(count, dataset.events)
-    return dataset, clips, names, clip_lengths(dataset)
+    lengths = None if dataset.lengths is None else dataset.lengths.tolist()
+    return dataset, clips, names, lengths

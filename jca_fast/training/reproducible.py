@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def random_state() -> dict[str, Any]:
@@ -89,29 +91,67 @@ def check_state(
             _require_kind(name, state[name], kind)
         for name, wanted in run.items():
             _require_kind(name, state["run"][name], wanted)
-            if wanted is int and state["run"][name] < 0:
-                raise ValueError(f"{name} is {state['run'][name]}")
+            if wanted in (int, float):
+                _require_number(name, state["run"][name])
+        _require_best(state["run"]["best"])
         for row in state["run"]["history"]:
             _require_kind("history", row, dict)
             if missing := [name for name in columns if name not in row]:
                 raise ValueError(f"history has no {missing[0]}")
+            for name in columns:
+                if row[name] is not None or name in ("epoch", "step", "lr"):
+                    _require_number(f"{name} of the history", row[name])
         if len(state["run"]["history"]) != state["run"]["epoch"]:
             raise ValueError("history does not have one row for each epoch")
-        if not all(tuple(rank["sums"].shape) == (2,) for rank in state["ranks"]):
-            raise ValueError("sums have another shape")
+        sums = [rank["sums"] for rank in state["ranks"]]
+        if not all(tuple(s.shape) == (2,) and s.dtype == torch.float64 for s in sums):
+            raise ValueError("sums have another shape or type")
+        if not sums:
+            raise ValueError("ranks are empty")
 
 
 def _require_kind(name: str, value: Any, kind: type) -> None:
-    if not isinstance(value, (int, float) if kind is float else kind) or value is True:
+    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
         raise ValueError(f"{name} is a {type(value).__name__}")
 
 
-def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError if a state of the optimizer has another shape than its parameter."""
-    for parameter, state in optimizer.state.items():
+def _require_number(name: str, value: Any) -> None:
+    _require_kind(name, value, float)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value}")
+
+
+def _require_best(best: dict[str, Any]) -> None:
+    """Raises ValueError unless best is empty or has the epoch and the accuracy of best.pt."""
+    if best:
+        _require_kind("epoch of the best", best["epoch"], int)
+        _require_number("accuracy of the best", best["val_accuracy"])
+
+
+def check_settings(found: dict[str, Any], new: dict[str, Any], numbers: tuple[str, ...]) -> None:
+    """Raises ValueError unless a saved state has the settings of a new one, and numbers.
+
+    Settings that only one of them has are ignored: versions of PyTorch differ in them.
+    """
+    for name in numbers:
+        _require_kind(name, found[name], float)
+        if math.isnan(found[name]):
+            raise ValueError(f"{name} is {found[name]}")
+    for name, value in new.items():
+        if name in found and name not in numbers and found[name] != value:
+            raise ValueError(f"{name} was {found[name]!r}, now {value!r}")
+
+
+def check_moments(saved: dict[int, Any], parameters: Sequence[Tensor], step: int) -> None:
+    """Raises ValueError unless the saved state of Adam has, after its first step, moments of each
+    parameter in its shape and dtype.
+    """
+    for index, parameter in enumerate(parameters if step else ()):
+        _require_number("step of the optimizer", float(saved[index]["step"]))
         for name in ("exp_avg", "exp_avg_sq"):
-            if state[name].shape != parameter.shape:
-                raise ValueError(f"{name} of the optimizer has shape {tuple(state[name].shape)}")
+            value = saved[index][name]
+            if value.shape != parameter.shape or value.dtype != parameter.dtype:
+                raise ValueError(f"{name} of the optimizer is {tuple(value.shape)}, {value.dtype}")
 
 
 @contextmanager
@@ -119,7 +159,14 @@ def damage_named(path: Path) -> Iterator[None]:
     """Turns any error from damaged content into a ValueError that names path."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+    ) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(
             f"{path}: damaged training state ({type(error).__name__}: {reason}); "

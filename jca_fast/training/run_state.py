@@ -13,6 +13,7 @@ from jca_fast.training.logs import COLUMNS
 from jca_fast.training.reproducible import (
     check_moments,
     check_same_run,
+    check_settings,
     check_state,
     damage_named,
     fingerprint,
@@ -80,12 +81,24 @@ def restore(trainer: Trainer, path: Path) -> None:
     check_same_run(path, state, trainer.config, trainer.model.config, data)
     checkpoint.load_weights(trainer.model, state["model"], path)
     with damage_named(path):
+        _check_optimizer(trainer, state)
         trainer.optimizer.load_state_dict(state["optimizer"])
-        check_moments(trainer.optimizer)
         trainer.schedule.load_state_dict(state["schedule"])
         _restore_ranks(trainer, path, state["ranks"])
     for name in RUN_STATE:
         setattr(trainer, name, state["run"][name])
+
+
+def _check_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Raises ValueError unless optimizer and schedule were saved with the settings of this run."""
+    groups = state["optimizer"]["param_groups"]
+    for found, new in zip(groups, trainer.optimizer.state_dict()["param_groups"], strict=True):
+        check_settings(found, new, ("lr",))
+    varying = ("last_epoch", "best", "cooldown_counter", "num_bad_epochs")
+    parameters = list(trainer.model.parameters())
+    check_moments(state["optimizer"]["state"], parameters, state["run"]["step"])
+    new = trainer.schedule.state_dict() | {"_last_lr": [groups[0]["lr"]]}
+    check_settings(state["schedule"], new, varying)
 
 
 def _restore_ranks(trainer: Trainer, path: Path, ranks: list[dict[str, Any]]) -> None:

@@ -10,8 +10,9 @@ import json
 import tomllib
 import typing
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+from jca_fast.reading import read_text, user_path
 
 
 def option(
@@ -72,12 +73,12 @@ def read_settings(path: str, known: Iterable[str]) -> dict[str, Any]:
 
     All keys of the top level must be known.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     kind = "JSON" if file.suffix.lower() == ".json" else "TOML"
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
+    text = read_text(file)
     try:
-        text = file.read_text(encoding="utf-8")
         table = json.loads(text) if kind == "JSON" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a valid {kind} file: {error}") from error

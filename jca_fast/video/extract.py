@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jca_fast import atomic
+from jca_fast.reading import user_path
 
 from . import featureset
 from .outcome import Outcome
@@ -34,14 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("videos", nargs="+", metavar="VIDEO")
-    parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("-o", "--out", required=True, type=user_path, metavar="DIR")
     add_flags(parser)
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16"))
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="Annotations.txt: also write labels"
+        "--annotations", type=user_path, metavar="FILE", help="Annotations.txt: also write labels"
     )
     parser.add_argument(
-        "--orders", type=Path, metavar="DIR", help="take the splits from the order files in DIR"
+        "--orders",
+        type=user_path,
+        metavar="DIR",
+        help="take the splits from the files in DIR",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (1)")
 

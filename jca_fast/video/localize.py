@@ -13,6 +13,7 @@ import numpy as np
 from jca_fast import atomic
 from jca_fast.data.annotations import class_names
 from jca_fast.data.record import Record, require_same_features
+from jca_fast.reading import user_path
 
 from . import events as event_files
 from .events import Event
@@ -52,11 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `jca-fast localize`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("video", type=Path, metavar="VIDEO")
+    parser.add_argument("video", type=user_path, metavar="VIDEO")
     parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="a checkpoint, or the folder of a run"
+        "--checkpoint",
+        type=user_path,
+        required=True,
+        metavar="FILE",
+        help="a checkpoint, or the folder of a run",
     )
-    parser.add_argument("-o", "--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument("-o", "--out", required=True, type=user_path, metavar="DIR")
     add_flags(parser, hop=0)
     parser.add_argument(
         "--device", default="auto", help="device of the model: auto, cpu, cuda (auto)"
@@ -145,6 +150,8 @@ def read_events(
     objective = Objective(model, trained_loss(content))
     parts = list(_predict(stored, objective, windows, settings))
     scores = np.concatenate([score for score, _ in parts])  # (windows, N, C)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{stored.video}: the scores of the checkpoint are not finite")
     attention = None
     if parts[0][1] is not None:
         weights = np.concatenate([weight for _, weight in parts])  # (windows, N, R)

@@ -17,6 +17,8 @@ import argparse
 import importlib
 from typing import Any
 
+from jca_fast.reading import user_path
+
 EPILOG = """\
 Frames: one folder for each clip, named by its video id (by its row without
 Annotations.txt), holding one image for each segment, counted from 0:
@@ -35,10 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument(
-        "checkpoint", help="a checkpoint file, or the folder of a run (its best.pt)"
+        "checkpoint", type=user_path, help="a checkpoint file, or the folder of a run (its best.pt)"
     )
     parser.add_argument(
         "--data",
+        type=user_path,
         required=True,
         metavar="DIR|FILE.npz",
         help="folder with the data, published or prepared, or an .npz as for predict",
@@ -50,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clips", default="3", metavar="NUMBER|IDS", help="which clips, see below (default: 3)"
     )
     parser.add_argument(
-        "--frames", metavar="DIR", help="folder with the frames of the clips, see below"
+        "--frames",
+        type=user_path,
+        metavar="DIR",
+        help="folder with the frames of the clips, see below",
     )
     parser.add_argument(
         "--dpi", type=int, default=150, help="pixels per inch, 50 to 600 (default: 150)"
@@ -65,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--out",
+        type=user_path,
         required=True,
         metavar="DIR",
         help="folder for the pictures, which is made if missing",

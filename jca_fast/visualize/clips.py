@@ -11,7 +11,6 @@ import torch
 
 from jca_fast.data.annotations import class_names
 from jca_fast.data.clips import open_clips
-from jca_fast.data.files import read_planted
 
 MAX_FRAME = 360
 """The longer side, in pixels, of frames after they are read and reduced."""
@@ -65,21 +64,27 @@ class ClipView:
 
 
 class ClipSource:
-    """Reads clips of one split for drawing. `frames` is the folder of frames, or None.
+    """Reads clips of one split for drawing. `frames` is the folder of frames, or None; `trained`
+    are the names of the classes in the checkpoint.
 
     Raises FileNotFoundError or ValueError naming the faulty file.
     """
 
     def __init__(
-        self, model: torch.nn.Module, data: str | Path, split: str, frames: str | Path | None = None
+        self,
+        model: torch.nn.Module,
+        data: str | Path,
+        split: str,
+        frames: str | Path | None = None,
+        trained: Sequence[str] | None = None,
     ) -> None:
         self.model, self.dataset = model, open_clips(data, split)
         self.frames = Path(frames) if frames is not None else None
         if self.frames and not self.frames.is_dir():
             raise FileNotFoundError(f"--frames {self.frames}: no such folder")
         num_classes = int(model.config["num_classes"])  # type: ignore[index]
-        self.classes = class_names(num_classes, self.dataset.events)
-        self.planted = self.dataset.planted
+        self.classes = class_names(num_classes, self.dataset.events, trained)
+        self.planted = self.dataset.read_planted()
 
     def video_id(self, index: int) -> str:
         """Video id of the clip at position `index` of the split; "" if it is unknown."""
@@ -112,6 +117,11 @@ class ClipSource:
         """The clip at position `index` of the split."""
         audio, visual, *labels = self.dataset[index]  # (N, d_a), (N, ..., d_v), [(N, C)]
         scores, maps = self.model(audio[None], visual[None], return_maps=True)
+        if not scores.isfinite().all():
+            raise ValueError(
+                f"{self.dataset.split} clip {self.dataset.clip_name(index)}: its scores are not "
+                "finite, so there is nothing to draw"
+            )
         attention, row = maps["visual_attention"], int(self.dataset.indices[index])
         grid = _grid(tuple(visual.shape))
         position, audible = self._planted(row, (len(audio), *grid))
@@ -153,9 +163,9 @@ class ClipSource:
     def _planted(
         self, row: int, shape: tuple[int, ...]
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        if not self.planted:
+        if self.planted is None:
             return None, None
-        position, audible, _ = read_planted(self.planted)
+        position, audible, _ = self.planted
         return position[row].reshape(shape) > 0, audible[row] > 0
 
     def _read_frames(self, clip: str, count: int) -> list[np.ndarray] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jca_fast.data.record import read_record, require_same_features
 from jca_fast.training.checkpoint import load_model
+from jca_fast.training.inference import check_fit
 
 from .attention import draw_attention
 from .clips import ClipSource, ClipView
@@ -55,7 +56,8 @@ def visualize(
     model, content = load_model(checkpoint)
     if Path(data).suffix != ".npz":
         require_same_features(checkpoint, content.get("features"), data, read_record(data))
-    source = ClipSource(model, data, split, frames)
+    source = ClipSource(model, data, split, frames, content.get("classes"))
+    check_fit(model, source.dataset[0][:2], data, checkpoint)
     views = [source.view(index) for index in source.choose(clips)]
     if missing := _missing(model.config, views[0]):  # type: ignore[arg-type]
         say(missing)

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from jca_fast.reading import user_path
+
 from .style import STYLE, new_figure, save
 
 DPI = 150
@@ -46,7 +48,7 @@ def draw_scores(result: dict[str, Any], folder: str | Path) -> list[Path]:
 
     The folder is made if missing. Returns the paths.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{result['split']} split, {result['num_segments']} segments"
     pictures = {
