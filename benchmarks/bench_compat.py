@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import memory
-from benchmarks.drop_in import CASES, providers
+from benchmarks.drop_in import CASES, MODULES, TRAINED, providers
 from benchmarks.table import Row
+from jca_fast.bench.pairs import check_parity
 
 IN_MEMORY = (
     "cam_n8_attention",
@@ -18,11 +19,12 @@ IN_MEMORY = (
     "dcn_n16_512_512",
     "dcn_n300_256_128_128",
 )
-SMOKE = ("cam_n8_attention", "cam_n16", "dcn_n8_512_192", "speaker_model")
-
+SMOKE = ("cam_n8_attention", "cam_n16", "dcn_n8_512_192")
 
 DEFAULT = (*SMOKE, "released_model", "emotion_model")
-"""The cases of a run without --full."""
+"""The modules of a run without --full."""
+
+SPEAKER = "RJCAforSpeakerVerification"
 
 
 def cases(names, default):
@@ -32,7 +34,7 @@ def cases(names, default):
     ]
 
 
-@pytest.mark.parametrize("name", cases(CASES, DEFAULT))
+@pytest.mark.parametrize("name", cases(MODULES, DEFAULT))
 def test_drop_in(paired, quick, name):
     if quick and name not in SMOKE:
         pytest.skip("one module of each kind is enough for a smoke run")
@@ -40,7 +42,16 @@ def test_drop_in(paired, quick, name):
     paired(name, f"batch {batch}", providers(name, batch), batch=batch)
 
 
-@pytest.mark.parametrize("name", cases(IN_MEMORY, IN_MEMORY[:1]))
+@pytest.mark.parametrize("name", cases(TRAINED, (SPEAKER,)))
+def test_as_trained(paired, quick, name):
+    """A repository's whole model with its dropout, at the batch size of its script."""
+    batch = 4 if quick else CASES[name].batch
+    check_parity(providers(name, 4))
+    timed = providers(name, batch, training=True)
+    paired(f"{name:.24}", f"batch {batch}", timed, parity=False, batch=batch)
+
+
+@pytest.mark.parametrize("name", cases((*IN_MEMORY, *TRAINED), IN_MEMORY[:1]))
 def test_drop_in_memory(replayed, quick, name):
     """Growth of the peak, forward and backward, beyond weights and inputs; each provider in a
     separate process.
@@ -48,4 +59,4 @@ def test_drop_in_memory(replayed, quick, name):
     if quick and name != IN_MEMORY[0]:
         pytest.skip("one module is enough for a smoke run")
     peaks, duration = memory.compare(name, ("published", "jca_fast"))
-    replayed(Row(name, f"batch {CASES[name].batch}", peak_mib=peaks), duration)
+    replayed(Row(f"{name:.24}", f"batch {CASES[name].batch}", peak_mib=peaks), duration)

@@ -7,6 +7,7 @@ form is plain PyTorch on the whole batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -17,7 +18,22 @@ from torch import Tensor, nn
 from benchmarks.looped import looped
 from jca_fast.bench.pairs import Provider, flatten
 from jca_fast.bench.plain import plain_model
-from jca_fast.compat import cam, orig_cam, released, rjcma, speaker
+from jca_fast.compat import (
+    abaw8,
+    cam,
+    dynamic_crossattention,
+    joint_cross_attention_for_audio_visual_fusion,
+    jointcrossattentional_av_fusion,
+    orig_cam,
+    pkdot,
+    recurrentjointattentionwithlstms,
+    recursive_joint_co_attention,
+    released,
+    rjcaforspeakerverification,
+    rjcma,
+    speaker,
+    spiro,
+)
 
 
 class Case(NamedTuple):
@@ -29,7 +45,8 @@ class Case(NamedTuple):
 
 
 REGIONS = (49, 512)
-CASES = {
+FRAMES = (16, 512), (16, 49 * 512)  # as the emotion scripts pass them: audio, and flat regions
+MODULES = {
     "cam_n8_attention": Case(lambda: cam.CAM(8, 128, None, heads=()), ((8, 128),) * 2),
     "cam_n16_attention": Case(lambda: cam.CAM(16, 128, None, heads=()), ((16, 128),) * 2),
     "cam_n8": Case(lambda: cam.CAM(8), ((8, 512),) * 2),
@@ -49,15 +66,48 @@ CASES = {
     ),
     "emotion_model": Case(orig_cam.CAM, ((16, 512), (16, *REGIONS))),
     "speaker_model": Case(speaker.CAM, ((8, 192), (8, 512))),
+    "position_attn": Case(lambda: released.PositionAttn(512, 512), ((16, *REGIONS), (16, 512))),
 }
 
+TRAINED = {
+    "Recursive-joint-co-attention": Case(
+        lambda: recursive_joint_co_attention.DCNWithRCNN(SimpleNamespace()),
+        ((10, 128), (10, *REGIONS)),
+        64,
+    ),
+    "JointCrossAttentional-AV-Fusion": Case(
+        jointcrossattentional_av_fusion.CAM, ((8, 512),) * 2, 96
+    ),
+    "Joint-Cross-Attention-for-Audio-Visual-Fusion": Case(
+        joint_cross_attention_for_audio_visual_fusion.CAM, FRAMES, 64
+    ),
+    "RecurrentJointAttentionwithLSTMs": Case(recurrentjointattentionwithlstms.CAM, FRAMES, 64),
+    "RJCAforSpeakerVerification": Case(rjcaforspeakerverification.CAM, ((8, 192), (8, 512)), 100),
+    "RJCMA": Case(
+        lambda: rjcma.DCNLayer(256, 128, 128, 2, 0.6),
+        ((300, 256), (300, 128), (300, 128)),
+        12,
+    ),
+    "ABAW8": Case(abaw8.GRJCA_cam, ((300, 256), (300, 128)), 12),
+    "Dynamic-CrossAttention": Case(dynamic_crossattention.CAM, FRAMES, 64),
+    "PKDOT": Case(pkdot.CAM, ((1, 512),) * 2, 128),
+    "SPIRo": Case(lambda: spiro.DCNLayer(256, 128, 2, 0.6), ((300, 256), (300, 128)), 12),
+}
+"""What the import line of each repository replaces, at the batch size of its training script."""
 
-def providers(name: str, batch: int | None = None) -> dict[str, Provider]:
-    """Forward and backward to all weights and inputs (not to regions), without dropout."""
+CASES = {**MODULES, **TRAINED}
+
+
+def providers(name: str, batch: int | None = None, training: bool = False) -> dict[str, Provider]:
+    """Forward and backward to all weights and inputs (not to regions); ``training`` turns dropout
+    on, so that the providers differ.
+    """
     case = CASES[name]
-    model = case.build().eval()
+    model = case.build().train(training)
     inputs = [
-        torch.randn(batch or case.batch, *shape, requires_grad=len(shape) == 2)
+        torch.randn(
+            batch or case.batch, *shape, requires_grad=math.prod(shape[1:]) < math.prod(REGIONS)
+        )
         for shape in case.shapes
     ]
     leaves = [x for x in (*inputs, *model.parameters()) if x.requires_grad]

@@ -1,7 +1,8 @@
 """Growth of the peak resident memory of one layer, forward and backward, in a separate process.
 
 python -m benchmarks.memory paper eager        or jca_fast; prints {"mib": ..., "seconds": ...}
-python -m benchmarks.memory cam_n8 published   or jca_fast; a case of benchmarks.drop_in
+python -m benchmarks.memory cam_n8 published   or jca_fast; a case of benchmarks.drop_in, with
+                                               dropout if it is one of a repository
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def compare(subject: str, names: Sequence[str]) -> tuple[dict[str, float], float
 
 def providers(subject: str, batch: int) -> dict[str, Provider]:
     if subject in drop_in.CASES:
-        return drop_in.providers(subject, batch)
+        return drop_in.providers(subject, batch, training=subject in drop_in.TRAINED)
     return layers.providers(subject, (batch, *layers.STANDARD[1:]), 0.0, True, compiled=False)
 
 
