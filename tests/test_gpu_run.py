@@ -11,11 +11,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from benchmarks.gpu import checks, plan, run, store, summary
+from benchmarks.gpu import assembler, checks, measure, plan, run, store, summary
 from benchmarks.gpu.processes import Site
+from jca_fast.ops.tiers import float32_tier, precision
 
 MACHINE = {
     "time": "2030-01-02T03:04:05",
@@ -292,3 +295,39 @@ def test_dry_run_of_one_tier(tmp_path):
     assert row["forward+backward"]["graph"]["eager"]["ratio"]["median"] > 0
     assert "DRY RUN by the interpreter in tiers float16" in done.stdout
     assert done.stdout.rstrip().splitlines()[-2].startswith("PASSED")
+
+
+def test_takes_the_assembler_of_the_toolkit_where_tritons_is_too_old(monkeypatch, tmp_path):
+    own = SimpleNamespace(version="12.8")
+    kernels = SimpleNamespace(problem=lambda: "ptxas 12.8 compiles the kernels wrongly")
+    knobs = SimpleNamespace(nvidia=SimpleNamespace(ptxas=own))
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(knobs=knobs))
+    monkeypatch.setitem(sys.modules, "jca_fast.kernels.triton", kernels)
+    monkeypatch.setattr(
+        assembler.shutil, "which", lambda name, path=None: path and f"{path}/{name}"
+    )
+    for name in ("TRITON_PTXAS_PATH", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    assembler.choose()
+    found = "/usr/local/cuda/bin/ptxas"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    passed_on = Site(tmp_path).environment()
+    assert passed_on["TRITON_PTXAS_PATH"] == found
+    assert "TRITON_INTERPRET" not in passed_on
+    monkeypatch.setenv("TRITON_PTXAS_PATH", "/mine")
+    assembler.choose()
+    assert Site(tmp_path).environment()["TRITON_PTXAS_PATH"] == "/mine"
+
+
+@pytest.mark.parametrize("tier", plan.TIERS)
+def test_every_tier_is_one_that_max_autotune_takes(tier):
+    def measured(row):
+        with precision(row.tier):
+            return {"setting": torch.get_float32_matmul_precision(), "tier": float32_tier()}
+
+    try:
+        found = measure.attempt(measured, plan.Row("a row", tier, 1))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    tf32 = tier == "tf32"
+    assert found == {"setting": "high" if tf32 else "highest", "tier": "tf32" if tf32 else "exact"}

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.gpu.assembler import VARIABLE
 from benchmarks.gpu.bars import ABSENT
 from benchmarks.gpu.store import ROOT
 
@@ -46,15 +47,16 @@ class Site:
         shutil.copytree(ROOT / "kernels", package / "kernels", ignore=ignore)
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """The environment of every process: the copy, the caches of this run, and in a dry run the
-        interpreter.
+        """The environment of every process: the copy, the caches of this run, the assembler, and in
+        a dry run the interpreter.
         """
         paths = [
             str(self.folder / "site"),
             str(ROOT),
             *filter(None, [os.environ.get("PYTHONPATH")]),
         ]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("JCA_FAST", "TRITON"))}
+        ours = ("JCA_FAST", "TRITON")
+        kept = {k: v for k, v in os.environ.items() if k == VARIABLE or not k.startswith(ours)}
         return {
             **kept,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),

@@ -56,6 +56,7 @@ class Result(NamedTuple):
 
 QUICK = (
     Case("tanh_attention", (2, 70, 65, 10, 9, 0), 0.3),
+    Case("joint_coattention", (2, 7, 30, 40, 33, 1), 0.3),  # fails if ptxas 12.8 compiled it
     Case("joint_coattention", (3, 10, 48, 65, 9, 0), 0.3),
     Case("released_attention", (2, 10, 70, 65), 0.3),
     Case("tanh_dropout", (2, 70, 65), 0.3),
@@ -76,7 +77,6 @@ FULL = (
     Case("released_attention", (3, 13, 1, 130), 0.1),
     Case("joint_coattention", (4, 10, 512, 512, 32, 0)),
     Case("joint_coattention", (18, 13, 128, 513, 5, 0), 0.1),
-    Case("joint_coattention", (2, 7, 30, 40, 33, 1), 0.3),
     Case("joint_coattention", (2, 7, 30, 40, 33, 2)),
     Case("joint_coattention", (2, 70, 30, 40, 9, 0), 0.3),
     Case("released_attention", (2, 200, 100, 70), 0.3),
