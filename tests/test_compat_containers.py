@@ -196,6 +196,17 @@ def test_the_model_of_a_pickled_trainer(tmp_path, protocol):
     assert equal(torch.load(target, weights_only=True), model.state_dict())
 
 
+class Weights(OrderedDict):
+    """A subclass, as some programs save their weights in."""
+
+
+def test_weights_in_a_subclass_of_ordereddict_are_read(tmp_path):
+    weights = emotion().state_dict()
+    for content in (Weights(weights), {"net": Weights(weights), "epoch": 3}):
+        torch.save(content, tmp_path / "x.pt")
+        assert equal(load_checkpoint(tmp_path / "x.pt").state_dict(), weights)
+
+
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "old"])
 def test_other_objects_beside_the_weights_stay_inert(tmp_path, capsys, old):
     model = emotion()
@@ -215,6 +226,11 @@ def test_other_objects_beside_the_weights_stay_inert(tmp_path, capsys, old):
         "rng": torch.get_rng_state(),
         "size": torch.Size([2, 3]),
         "generator": np.random.default_rng(0),
+        "table": np.zeros(2, dtype=[("epoch", "i4"), ("loss", "f8")]),
+        "days": np.array(["2026-01-01"], dtype="datetime64[D]"),
+        "roots": np.array([1j]),
+        "steps": range(3),
+        "part": slice(1, 2),
     }
     path = tmp_path / "in.model"
     torch.save(content, path, _use_new_zipfile_serialization=not old)

@@ -43,9 +43,14 @@ class ForeignTensor:
 
 
 class Refusing(type):
-    """The metaclass of classes that refuse to be called."""
+    """The metaclass of classes that refuse to be called.
+
+    A call without arguments begins a subclass of OrderedDict; it gives an inert dict.
+    """
 
     def __call__(cls, *args: object, **kwargs: object) -> Any:
+        if not args and not kwargs:
+            return InertDict()
         raise pickle.UnpicklingError(f"it calls {cls.__qualname__}, which is not a part of a model")
 
 
@@ -89,13 +94,16 @@ class InertDict(dict):
         pass
 
 
+_CODES = r"[<|=]?([fiub][1248]|f16|c8|c16|[mM]8|[SUV]\d{1,6})"
+
+
 class Dtype:
     """A numpy dtype by its code. The file also states the byte order, which must be little."""
 
     __slots__ = ("code",)
 
     def __init__(self, code: object) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"[<|=]?([fiub][1248]|[SU]\d{1,6})", code):
+        if not isinstance(code, str) or not re.fullmatch(_CODES, code):
             raise pickle.UnpicklingError(f"it holds numbers of type {str(code)[:40]!r}")
         self.code = code
 
@@ -229,4 +237,7 @@ for _module in ("builtins", "__builtin__"):
         f"{_module}.complex": lambda real=0.0, imaginary=0.0: complex(real, imaginary),
         f"{_module}.bytearray": lambda *args: args[0] if args and type(args[0]) is bytes else b"",
         f"{_module}.object": lambda *args: None,
+        f"{_module}.range": _described("range"),
+        f"{_module}.xrange": _described("range"),
+        f"{_module}.slice": _described("slice"),
     }
