@@ -380,6 +380,14 @@ def test_a_flipped_bit_anywhere_in_a_cache_is_found(cached):
     assert error_of_reading(cached) == ""
 
 
+@pytest.mark.parametrize(("old", "new"), [('"not_finite": 0', '"not_finite": 1'), ('".."', '".,"')])
+def test_a_change_that_only_the_checksum_of_the_manifest_shows(cached, old, new):
+    path = cached / "prepared" / "prepared.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"prepared\.json: .*wrong checksum"):
+        AVEDataset(cached)
+
+
 def test_a_file_that_the_manifest_lacks_is_damage(cached):
     path = cached / "prepared" / "prepared.json"
     manifest = read_manifest(path)

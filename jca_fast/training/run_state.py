@@ -81,12 +81,22 @@ def restore(trainer: Trainer, path: Path) -> None:
     check_same_run(path, state, trainer.config, trainer.model.config, data)
     checkpoint.load_weights(trainer.model, state["model"], path)
     with damage_named(path):
+        _check_place(state["run"], trainer.batches.count())
         _check_optimizer(trainer, state)
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.schedule.load_state_dict(state["schedule"])
         _restore_ranks(trainer, path, state["ranks"])
     for name in RUN_STATE:
         setattr(trainer, name, state["run"][name])
+
+
+def _check_place(run: dict[str, Any], per_epoch: int) -> None:
+    """Raises ValueError unless the numbers of a saved run belong to one place in it."""
+    epoch, batch, step = run["epoch"], run["batch"], run["step"]
+    if batch >= per_epoch or step != epoch * per_epoch + batch or run["stale"] > epoch:
+        raise ValueError(
+            f"epoch {epoch}, batch {batch}, step {step} and stale {run['stale']} do not agree"
+        )
 
 
 def _check_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
