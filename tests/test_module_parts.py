@@ -174,6 +174,28 @@ def test_a_replaced_forward_is_called(built):
     assert called == set(linears(module))
 
 
+class Counted(torch.Tensor):
+    """A weight with a product of its own, as in libraries that quantise by a subclass."""
+
+    products = 0
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.products += function is nn.functional.linear
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_a_weight_with_functions_of_its_kind_is_not_read(built, monkeypatch):
+    module, inputs = built
+    for linear in linears(module).values():
+        weight = linear.weight.detach().as_subclass(Counted)
+        del linear.weight
+        linear.weight = weight
+    monkeypatch.setattr(Counted, "products", 0)
+    module(*inputs)
+    assert Counted.products >= len(linears(module))
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -8,9 +8,10 @@ all act in the call. The functions of this file find such submodules, which are 
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -35,10 +36,18 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether ``module(x)`` is ``x weightᵀ + bias`` with its attributes ``weight`` and ``bias``.
 
-    It is also False where the weight is a wrapped tensor, as in quantised or tensor-parallel
-    models.
+    It is also False where the weight is a wrapped tensor or a subclass with functions of its kind,
+    as in quantised or tensor-parallel models.
     """
-    return is_plain(module, nn.Linear) and not is_traceable_wrapper_subclass(module.weight)
+    return is_plain(module, nn.Linear) and _is_plain_tensor(module.weight)
+
+
+def _is_plain_tensor(weight: Any) -> bool:
+    kind = type(weight)
+    if kind is nn.Parameter or kind is Tensor:
+        return True
+    own_functions = kind.__torch_function__ is not torch._C._disabled_torch_function_impl
+    return not own_functions and not is_traceable_wrapper_subclass(weight)
 
 
 def dropout_rate(module: nn.Module) -> float | None:
