@@ -325,6 +325,28 @@ def test_killed_run_leaves_no_files_and_can_be_repeated(tmp_path):
     assert len(stored(root, "visual_feature")) == 8
 
 
+@pytest.mark.parametrize("moved", [1, 5])
+def test_a_run_killed_while_it_moves_its_files_is_finished(tmp_path, monkeypatch, moved):
+    synthesize(tmp_path / "whole", num_clips=8, **TINY)
+    root, left, move = tmp_path / "set", [moved], Path.replace
+
+    def killed(self, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise SystemExit
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+    with pytest.raises(SystemExit):
+        synthesize(root, num_clips=8, **TINY)
+    monkeypatch.undo()
+    with pytest.raises(FileExistsError, match="already holds"):
+        synthesize(root, num_clips=8, **TINY)
+    assert contents(root) == contents(tmp_path / "whole")
+    assert not (root / ".synth.partial").exists()
+
+
 def test_command_takes_every_option(tmp_path, capsys):
     options = "--num-noisy 2 --seed 3 --dtype float32 --segments 4 --grid 2 3 --audio-dim 5"
     more = "--visual-dim 6 --noise 0.5 --distractors 1 --offscreen 0.2"

@@ -31,13 +31,13 @@ COMMANDS = {
     "labels": "data labels {data}/Annotations.txt -o {out}/labels.h5 --segments 4",
     "prepare": "data prepare {data} --out {out}/prepared",
     "synth": "data synth {out}/set --num-clips 9 --segments 4 --audio-dim 5 --visual-dim 6",
-    "convert": "convert {made}/published.pt {out}/w.safetensors",
+    "convert": "convert {made}/published.pt {out}/w.pt",
     "predict": "predict {made}/run --data {data} -o {out}/p.json --device cpu",
     "train": "train --data {data} --out {out}/run --epochs 2 --batch-size 16 --device cpu "
     "--checkpoint-every 2 --model " + " ".join(f"{k}={v}" for k, v in MODEL.items()),
     "extract": "extract {made}/video.mkv -o {out}/set --num-segments 3 --frames-per-segment 2",
 }
-REPLACED = {"labels": "labels.h5", "convert": "w.safetensors", "predict": "p.json"}
+REPLACED = {"labels": "labels.h5", "convert": "w.pt", "predict": "p.json"}
 
 
 def child(arguments, at, count):

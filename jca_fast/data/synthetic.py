@@ -38,6 +38,9 @@ from .annotations import (
 from .hdf5 import RowWriter
 from .planted import DIFFICULTIES, Clip, World, draw_clip, stream
 
+_WHOLE = "whole"
+"""A file beside the files of a set that is complete; it lists their names."""
+
 _NAMES = [files.ANNOTATIONS, *(f"{stem}.h5" for stem in files.LAYOUT), files.PLANTED]
 _EVENT_STREAM = 2**64 - 2  # for generated events and splits; clips use streams 0, 1, ...
 
@@ -166,6 +169,9 @@ def _random_splits(rng: np.random.Generator, count: int) -> dict[str, np.ndarray
 @contextlib.contextmanager
 def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
     """A folder inside `root`; its files move into `root` when the block ends without an error."""
+    folder = root / ".synth.partial"
+    if (folder / _WHOLE).is_file():  # its run was killed while it moved the files
+        _publish(folder, root)
     taken = sorted(name for name in _NAMES if (root / name).exists())
     if taken and not overwrite:
         raise FileExistsError(
@@ -173,21 +179,29 @@ def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
         )
     root.mkdir(parents=True, exist_ok=True)
     files.require_space(root, num_bytes, "the planted set")
-    folder = root / ".synth.partial"
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
     folder.mkdir()
     try:
         yield folder
         for path in folder.iterdir():
             atomic.sync(path)
-        for name in _NAMES:
-            if (folder / name).exists():
-                (folder / name).replace(root / name)
-            else:
-                (root / name).unlink(missing_ok=True)  # from the set that is overwritten
-        atomic.sync(root)
+        made = [path.name for path in folder.iterdir()]
+        atomic.write_text(folder / _WHOLE, "\n".join(made))
+        _publish(folder, root)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, root: Path) -> None:
+    """Move the files that `folder` lists into `root`, as far as a killed run has not moved them."""
+    made = (folder / _WHOLE).read_text(encoding="utf-8").split("\n")
+    for name in _NAMES:
+        if name not in made:
+            (root / name).unlink(missing_ok=True)  # from the set that is overwritten
+        elif (folder / name).exists():
+            (folder / name).replace(root / name)
+    atomic.sync(root)
+    shutil.rmtree(folder)
 
 
 def _write_tables(
