@@ -153,6 +153,14 @@ def test_a_loop_of_links_is_named(data):
         AVEDataset(data)
 
 
+def test_a_link_to_a_pipe_is_named(data):
+    os.mkfifo(data / "pipe")
+    with h5py.File(data / "labels.h5", "w") as file:
+        file["avadataset"] = h5py.ExternalLink("pipe", "/avadataset")
+    with pytest.raises(ValueError, match=r"labels\.h5: dataset 'avadataset' is a link to .*pipe"):
+        files.Table(data, "labels")  # HDF5 would wait for a writer
+
+
 def test_a_locked_file_is_called_locked(data, monkeypatch):
     def locked(*args, **kwargs):
         raise BlockingIOError(11, "Unable to open file (unable to lock file)")

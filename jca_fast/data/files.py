@@ -124,6 +124,7 @@ class Table:
     def _open_h5(self) -> Any:
         h5py = library()
         file = open_h5(self.path, needed(self.path.stem))
+        self._refuse_special(file)
         try:
             present = self.dataset in file  # raises for a loop of links
             rows = file.get(self.dataset)
@@ -134,6 +135,16 @@ class Table:
         except UNREADABLE as error:
             found = f"dataset {self.dataset!r} cannot be opened, the file is damaged ({error})"
         raise ValueError(f"{self.path}: {found}; {needed(self.path.stem)}")
+
+    def _refuse_special(self, file: Any) -> None:
+        """Refuse a link to a pipe or device, which HDF5 would read without an end."""
+        try:
+            link = file.get(self.dataset, getlink=True)
+        except UNREADABLE:
+            return  # the error of opening the dataset is better
+        target = self.path.parent / getattr(link, "filename", ".")
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise ValueError(f"{self.path}: dataset {self.dataset!r} is a link to {target}")
 
     def _open_npy(self) -> np.memmap:
         try:
