@@ -153,6 +153,22 @@ def test_a_loop_of_links_is_named(data):
         AVEDataset(data)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("weak", [False, True])
+def test_labels_that_are_not_finite_are_named(data, value, weak):
+    name = "mil_labels" if weak else "labels"
+    with h5py.File(data / f"{name}.h5", "r+") as file:
+        file["avadataset"][0, 0] = value
+    with pytest.raises(ValueError, match=rf"{name}\.h5.*: found labels that are not finite"):
+        AVEDataset(data, weak=weak)
+
+
+def test_long_doubles_are_named(data):
+    write_h5(data / "audio_feature.h5", avadataset=np.ones((48, 4, 6), np.longdouble))
+    with pytest.raises(ValueError, match=r"audio_feature\.h5.*: found shape .*float128"):
+        AVEDataset(data)
+
+
 def test_a_link_to_a_pipe_is_named(data):
     os.mkfifo(data / "pipe")
     with h5py.File(data / "labels.h5", "w") as file:

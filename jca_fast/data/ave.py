@@ -191,7 +191,15 @@ def _require_shape(table: files.Table, shape: tuple[int, ...], other: files.Tabl
 def _segment_labels(root: Path, audio: files.Table) -> np.ndarray:
     labels = open_table(root, "labels")
     _require_shape(labels, audio.shape[:2], audio)
-    return labels[:].astype(np.float32)  # (n, N, C)
+    return _finite(labels)  # (n, N, C)
+
+
+def _finite(labels: files.Table) -> np.ndarray:
+    """All labels of a table as float32; ValueError if one is NaN or infinite."""
+    values = labels[:].astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{labels}: found labels that are not finite; needed: 0 and 1")
+    return values
 
 
 def _weak_labels(root: Path, audio: files.Table) -> np.ndarray:
@@ -199,7 +207,7 @@ def _weak_labels(root: Path, audio: files.Table) -> np.ndarray:
     if files.exists(root, "mil_labels") or annotations is None:
         labels = open_table(root, "mil_labels")
         _require_shape(labels, audio.shape[:1], audio)
-        return labels[:].astype(np.float32)  # (n, C)
+        return _finite(labels)  # (n, C)
     made = mil_labels(read_annotations(annotations, audio.shape[1]))
     if len(made) != len(audio):
         raise ValueError(

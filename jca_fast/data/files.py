@@ -75,7 +75,8 @@ class Table:
         self._offset = getattr(rows, "offset", 0)  # of the values in a .npy file
         wrong_axes = len(self.shape) < 4 if axes is None else len(self.shape) != axes
         kinds = "iu" if self.dataset == ORDER else "fiu"
-        if wrong_axes or 0 in self.shape or self.dtype.kind not in kinds:
+        wrong_type = self.dtype.kind not in kinds or self.dtype.itemsize > 8
+        if wrong_axes or 0 in self.shape or wrong_type:
             raise ValueError(f"{self}: found shape {self.shape}, {self.dtype}; {needed(stem)}")
 
     def __str__(self) -> str:
