@@ -158,7 +158,7 @@ def test_reports_a_product_that_accumulates_onto_a_sum():
 
 
 def test_a_plain_addition_is_folded_and_reported():
-    """The kernels add in assembly; a plain sum of scores must be reported."""
+    """The kernels add in assembly; a plain sum of scores must be reported, whatever its name."""
     pytest.importorskip("triton", reason="triton is not installed")
     code = (
         "import sys; from jca_fast.kernels.triton import tanh_attention_forward as f, tiles\n"
@@ -168,14 +168,14 @@ def test_a_plain_addition_is_folded_and_reported():
         "from benchmarks.audit.accumulation import folded\n"
         "tiles.add_outside = f.add_outside = tl.add\n"
         "case = next(c for c in cases() if c.name == 'exact attention forward, N=200 D=512')\n"
-        "print(folded(compiled(case, 80)[0].ttgir))"
+        "print(len(folded(compiled(case, 80)[0].ttgir)))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "b_s" in done.stdout
+    assert int(done.stdout) > 0
 
 
 @pytest.mark.parametrize(("dtype", "needed"), [("torch.float32", 4), ("torch.bfloat16", 2)])
