@@ -13,6 +13,7 @@ import torch
 
 from jca_fast import doctor
 from jca_fast.ops import backends
+from jca_fast.ops.backends.parity import QUICK
 from jca_fast.ops.library import OPS, SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +57,7 @@ LACKING = {op: next(n for n in (op, f"{op}_backward") if n not in PARTIAL) for o
 
 ROW = """
 from jca_fast.ops import backends
+from jca_fast.ops.backends.parity import QUICK
 
 row = backends._on_cpu("toy", "toy_kernels", "a toy on CPU tensors")
 backends.BACKENDS = (row, *backends.BACKENDS)
@@ -118,7 +120,8 @@ def test_doctor_shows_it(python):
 def test_verify_checks_it(python):
     printed = python("-c", COMMAND, "verify", "--backend", "toy", "--quick")
     rows = [line for line in printed.splitlines() if line.startswith("toy ")]
-    assert len(rows) == 3 * len(OPS) * 3  # tiers of the CPU, ops, comparisons
+    assert {line.split()[2] for line in rows} == set(OPS)
+    assert len(rows) == 3 * len(QUICK) * 3  # tiers of the CPU, cases, comparisons
     assert printed.endswith("all checks passed\n")
 
 
