@@ -163,6 +163,13 @@ def test_labels_that_are_not_finite_are_named(data, value, weak):
         AVEDataset(data, weak=weak)
 
 
+def test_a_single_array_under_the_name_of_an_npz_is_named(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(ValueError, match=r"a\.npz: not a whole \.npz file"):
+        open_clips(tmp_path / "a.npz", "test")
+
+
 def test_long_doubles_are_named(data):
     write_h5(data / "audio_feature.h5", avadataset=np.ones((48, 4, 6), np.longdouble))
     with pytest.raises(ValueError, match=r"audio_feature\.h5.*: found shape .*float128"):

@@ -94,7 +94,7 @@ def read_npz(path: str) -> tuple[TensorDataset, list[str]]:
     file = user_path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    damage = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+    damage = (ValueError, OSError, EOFError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
