@@ -22,17 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the script runs from a plain checkout
 
-from benchmarks.gpu import (  # noqa: E402
-    assembler,
-    bars,
-    build,
-    checks,
-    counters,
-    plan,
-    store,
-    summary,
-    trusted,
-)
+from benchmarks.gpu import bars, build, checks, counters, plan, store, summary, trusted  # noqa: E402
 from benchmarks.gpu.processes import Site  # noqa: E402
 
 NEEDED = ("torch", "triton", "numpy", "pytest")
@@ -114,7 +104,7 @@ def measure(
         "dry run": options.dry,
         "tiers": options.tiers,
         "budgets": plan.BUDGETS,
-        "machine": {**store.machine(options.dry, commit), "ptxas": assembler.choose()},
+        "machine": store.machine(options.dry, commit),
         "phases": {},
     }
     facts = record["machine"]

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import assembler
 from jca_fast.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,7 @@ def sources() -> str:
 
 
 def machine(dry: bool, commit: str = "") -> dict[str, Any]:
-    """Commit, versions and device of this run."""
+    """Commit, versions and device of this run; names its assembler for the processes to come."""
     import torch
     import triton
 
@@ -71,6 +72,7 @@ def machine(dry: bool, commit: str = "") -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": triton.__version__,
+        "ptxas": assembler.choose(),
         "cuda": torch.version.cuda,
         "cpus": os.cpu_count(),
         "architecture": architecture(dry),
