@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import memory
-from benchmarks.drop_in import CASES, MODULES, TRAINED, providers
+from benchmarks.drop_in import CASES, MODULES, TRAINED, products, providers
 from benchmarks.table import Row
 from jca_fast.bench.pairs import check_parity
 
@@ -40,6 +40,18 @@ def test_drop_in(paired, quick, name):
         pytest.skip("one module of each kind is enough for a smoke run")
     batch = 4 if quick else CASES[name].batch
     paired(name, f"batch {batch}", providers(name, batch), batch=batch)
+
+
+@pytest.mark.full
+def test_products_of_position_attn(paired):
+    """The limit of the attention over 49 regions: PyTorch's time for its matrix products."""
+    case = CASES["position_attn"]
+    runs = {"products": products(case.batch * case.shapes[0][0])}
+    runs["jca_fast"] = providers("position_attn")["jca_fast"]
+    label = f"batch {case.batch}"
+    paired(
+        "position_attn, products", label, runs, parity=False, limit=lambda r: r["products"]["ratio"]
+    )
 
 
 @pytest.mark.parametrize("name", cases(TRAINED, (SPEAKER,)))

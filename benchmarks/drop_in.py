@@ -126,3 +126,22 @@ def providers(name: str, batch: int | None = None, training: bool = False) -> di
         return lambda: torch.autograd.grad(function(), leaves, cotangents, allow_unused=True)
 
     return {"published": timed(as_published), "jca_fast": timed(lambda: flatten(model(*inputs)))}
+
+
+def products(segments: int) -> Provider:
+    """The matrix products of ``position_attn``, forward and backward, without anything else."""
+    rows, width = REGIONS
+    regions, hidden = (torch.randn(segments * rows, width) for _ in range(2))
+    weight, score = torch.randn(width, width), torch.randn(rows, width)
+
+    def run() -> None:
+        scores = torch.mm(hidden, score.mT)
+        for left, right in (
+            (regions, weight.mT),  # hidden code
+            (scores, score),  # its gradient
+            (hidden.mT, regions),  # gradients of both weights
+            (scores.mT, hidden),
+        ):
+            torch.mm(left, right)
+
+    return run
