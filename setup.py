@@ -73,6 +73,9 @@ class CMakeBuild(build_ext):
             result = subprocess.run(
                 ["cmake", *command], capture_output=True, text=True, check=False
             )
+            for line in result.stdout.splitlines():
+                if "jca_fast: " in line:  # what CMake says of the CUDA kernels
+                    print(line.removeprefix("-- "), flush=True)
             if result.returncode:
                 output = result.stdout + result.stderr
                 print(output, flush=True)

@@ -48,9 +48,15 @@ def run(args: argparse.Namespace) -> int:
     if not rows:
         raise RuntimeError(f"--device {device}: no backend has kernels for it")
     tiers = [args.tier] if args.tier else [t for t in TIERS if device.type != "cpu" or t != "tf32"]
+    absent = {} if row else {r.name: why for r in rows if (why := _problem(r, device))}
+    if len(absent) == len(rows):
+        raise RuntimeError("; ".join(absent.values()))
+    rows = tuple(r for r in rows if r.name not in absent)
     for row in rows:
         _launchers(row, device)  # raises before anything is printed
     print(_HEADER)
+    for why in absent.values():
+        print(f"{why}: not checked")
     for row in rows:
         _print_missing(row, device)
     failed = sum(_verify(row, device, tier, args.quick) for row in rows for tier in tiers)
@@ -84,6 +90,15 @@ def _print_missing(row: Backend, device: torch.device) -> None:
     launchers = _launchers(row, device)
     if lacks := [name for op in OPS if (name := missing(launchers, op))]:
         print(f"{row.name:<10} has no kernel for {', '.join(lacks)}: not checked")
+
+
+def _problem(row: Backend, device: torch.device) -> str:
+    """Why a backend cannot run on tensors of ``device``; "" if it can."""
+    try:
+        _launchers(row, device)
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def _launchers(row: Backend, device: torch.device) -> ModuleType:

@@ -37,6 +37,32 @@ def test_no_symbol_of_an_instruction_set_can_be_merged(tmp_path):
     assert not [line for line in symbols if line[17:18] in ("W", "V", "u")]
 
 
+@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("c++")), reason="no build tools")
+@pytest.mark.parametrize(
+    ("compiler", "text"),
+    [
+        ("false", "CUDA kernels not built: nvcc fails"),
+        ("", "CUDA kernels not built: nvcc not found"),
+    ],
+)
+def test_without_a_working_nvcc_one_line_says_so_and_the_cpu_kernels_are_built(
+    tmp_path, compiler, text
+):
+    found = shutil.which("nvcc")
+    folders = [str(Path(found).parent)] if found else []
+    options = [f"-DJCA_NVCC={shutil.which(compiler)}"] if compiler else []
+    options.append(f"-DCMAKE_IGNORE_PATH={';'.join([*folders, '/usr/local/cuda/bin'])}")
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), *options]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert [line for line in done.stdout.splitlines() if "jca_fast" in line] == [
+        next(line for line in done.stdout.splitlines() if text in line)
+    ]
+    command = ["cmake", "--build", str(tmp_path), "--target", "help"]
+    targets = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "jca_cpu" in targets
+    assert "jca_cuda" not in targets
+
+
 @pytest.mark.skipif(
     not importlib.util.find_spec("setuptools")
     or not importlib.util.find_spec("setuptools.command.bdist_wheel"),

@@ -38,7 +38,10 @@ def test_there_are_pages_with_code():
     assert len(PAGES) > 4
 
 
-@pytest.mark.parametrize(("page", "backend"), [("cpu-kernels.md", "cpu"), ("kernels.md", "triton")])
+@pytest.mark.parametrize(
+    ("page", "backend"),
+    [("cpu-kernels.md", "cpu"), ("cuda-kernels.md", "cuda"), ("kernels.md", "triton")],
+)
 def test_the_table_of_files_is_complete(page, backend):
     """Files named after an op may be left out: their names say what they contain."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

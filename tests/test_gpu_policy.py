@@ -96,7 +96,8 @@ def test_doctor_says_what_was_decided_and_starts_no_check(device, monkeypatch):
     assert device["runs"] == ["tf32"]
     monkeypatch.setattr(gpu, "problem", lambda module, op: "it is not offered on ROCm")
     assert doctor.collect()["gpu kernels"] == {
-        "triton on cuda:0": {"all tiers": "not used: it is not offered on ROCm"}
+        f"{row.name} on cuda:0": {"all tiers": "not used: it is not offered on ROCm"}
+        for row in backends.on_device("cuda")
     }
 
 
@@ -307,6 +308,30 @@ def test_cautions_move_auto_to_the_next_backend_but_not_an_explicit_request(monk
     assert "its self-check failed" in backends.explain(tensor)
     found.clear()
     assert backends.choose("tanh_attention", "auto", [tensor]) == "triton"
+
+
+@pytest.mark.parametrize("passed", [False, True])
+def test_auto_takes_cuda_kernels_before_triton_where_their_own_check_passed(
+    device, monkeypatch, passed
+):
+    """A recorded run of Triton's is none of theirs; an op that they lack goes to Triton."""
+    monkeypatch.delenv("JCA_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(trust, "VERIFIED", frozenset({("triton", "sm90", "exact")}))
+    monkeypatch.setattr(trust, "_key", lambda module, index: f"{module} on one device")
+    device["errors"] = [1e-7 if passed else 1.0]
+
+    def reasons(name):
+        return lambda op, t: ["no kernel"] * (name == "cuda" and op != "tanh_attention")
+
+    rows = (replace(backends.find(n), reasons=reasons(n)) for n in ("cuda", "triton", "reference"))
+    monkeypatch.setattr(backends, "BACKENDS", tuple(rows))
+    tensors = [torch.zeros(1, 1, 1)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert backends.choose("tanh_attention", "auto", tensors) == ("triton", "cuda")[passed]
+    assert len(caught) == (not passed)
+    assert backends.choose("joint_affinity", "auto", tensors) == "triton"
+    assert device["runs"] == ["exact"]
 
 
 def test_reasons_name_what_is_wrong():

@@ -88,9 +88,11 @@ def outcome(code: int | None, output: str) -> dict[str, Any]:
 def verify(site: Site, options: plan.Options) -> dict[str, Check]:
     """``jca-fast verify`` of each GPU backend in each tier.
 
-    A dry run interprets the self-check's cases in one tier other than TF32.
+    A dry run interprets the self-check's cases in one tier other than TF32. A backend that cannot
+    run on this machine is left out, with the reason.
     """
     from jca_fast.ops.backends import on_device
+    from jca_fast.ops.backends.launchers import problem
 
     extra = ["--quick", "--device", "cpu"] if options.dry else []
     tiers = [t for t in options.tiers if t != "tf32"][-1:] if options.dry else options.tiers
@@ -99,11 +101,13 @@ def verify(site: Site, options: plan.Options) -> dict[str, Check]:
         arguments = ("verify", "--backend", backend, "--tier", tier, *extra)
         return outcome(*site.run(f"verify {backend} {tier}", site.module("jca_fast", *arguments)))
 
-    return {
-        f"verify {row.name} {tier}": partial(check, row.name, tier)
-        for row in on_device("cuda")
-        for tier in tiers
-    }
+    checks: dict[str, Check] = {}
+    for row in on_device("cuda"):
+        if why := problem(row.module or ""):
+            checks[f"verify {row.name}"] = partial(dict, problem="", note=why)
+        else:
+            checks |= {f"verify {row.name} {t}": partial(check, row.name, t) for t in tiers}
+    return checks
 
 
 def tests(site: Site, options: plan.Options) -> tuple[dict[str, Check], dict[str, Check]]:
@@ -181,13 +185,12 @@ def sanitizers(site: Site, options: plan.Options) -> dict[str, Check]:
 
 def kernel_names() -> list[str]:
     """The names of all our kernels, from their sources."""
-    sources = (path.read_text() for path in (ROOT / "kernels" / "triton").glob("*.py"))
+    patterns = {"triton/*.py": r"^def (\w+_kernel)\(", "cuda/*.cu": r"^__global__ .* (\w+)\(const"}
     return sorted(
-        {
-            name
-            for source in sources
-            for name in re.findall(r"^def (\w+_kernel)\(", source, re.MULTILINE)
-        }
+        name
+        for files, pattern in patterns.items()
+        for path in (ROOT / "kernels").glob(files)
+        for name in re.findall(pattern, path.read_text(), re.MULTILINE)
     )
 
 

@@ -83,6 +83,11 @@ def _on_gpu(kernels: GpuKernels, summary: str) -> Backend:
 BACKENDS: tuple[Backend, ...] = (
     _on_cpu("cpu", "jca_fast.kernels.cpu", "native kernels on CPU tensors, in any floating dtype"),
     _on_gpu(
+        GpuKernels("cuda", "jca_fast.kernels.cuda"),
+        "CUDA C++ kernels on CUDA tensors of compute capability 8.0 and newer, in float32, "
+        "bfloat16 and float16",
+    ),
+    _on_gpu(
         GpuKernels("triton", "jca_fast.kernels.triton", region_channels=8192),
         "Triton kernels on CUDA tensors of compute capability 8.0 and newer, in float32, bfloat16 "
         "and float16",

@@ -79,7 +79,7 @@ def _decide(module: str, index: int, tier: str) -> str:
         # A fresh thread has none of the caller's autocast, modes, transforms and streams.
         with ThreadPoolExecutor(1) as thread:
             verdict = thread.submit(_check, module, index, tier).result()
-    except Exception as error:  # a broken kernel must leave the user's call on plain PyTorch
+    except Exception as error:  # a broken kernel must leave the user's call to the next backend
         return f"its self-check raised {type(error).__name__}: {error}".splitlines()[0]
     _keep(module, index, tier, verdict)
     return verdict
@@ -89,7 +89,7 @@ def _warn(backend: str, index: int, verdict: str) -> None:
     if verdict:
         warnings.warn(
             f"jca_fast: the {backend} kernels failed their self-check on cuda:{index} ({verdict}); "
-            "plain PyTorch is used there. Please report this with the output of "
+            '"auto" does not use them there. Please report this with the output of '
             f"'jca-fast verify --backend {backend}' and 'jca-fast doctor'.",
             stacklevel=3,
         )

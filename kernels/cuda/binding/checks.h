@@ -1,0 +1,86 @@
+// The checks of a call before any memory is touched. Each error names the op, the argument, the
+// given value and the needed one.
+#pragma once
+
+#include <math.h>
+
+#include "tensor.h"
+
+namespace jca_cuda {
+namespace {
+
+constexpr int64_t kAny = -1;
+
+class Checks {
+  public:
+    // The first tensor gives the device and the dtype of all others.
+    Checks(const char* op, const Tensor& first) : op_(op), first_(first) {}
+
+    [[noreturn]] void fail(const std::string& text) const {
+        throw std::runtime_error(std::string("jca_fast::") + op_ + ".cuda: " + text);
+    }
+
+    void tensor(const char* name, const Tensor& t, std::initializer_list<int64_t> shape) const {
+        device(name, t);
+        if (t.dtype() != first_.dtype()) fail(std::string(name) + " must have the dtype of q");
+        bool same = t.dims() == int64_t(shape.size());
+        for (size_t i = 0; same && i < shape.size(); ++i)
+            same = shape.begin()[i] == kAny || shape.begin()[i] == t.sizes()[i];
+        if (!same)
+            fail(std::string(name) + " must have shape (" + text(shape.begin(), shape.size()) +
+                 "), got (" + text(t.sizes(), size_t(t.dims())) + ")");
+    }
+
+    int tier(bool tf32) const {
+        const int32_t dtype = first_.dtype();
+        if (dtype == shim.aoti_torch_dtype_float32()) return tf32 ? JCA_CUDA_TF32 : JCA_CUDA_EXACT;
+        if (dtype == shim.aoti_torch_dtype_bfloat16()) return JCA_CUDA_BFLOAT16;
+        if (dtype == shim.aoti_torch_dtype_float16()) return JCA_CUDA_FLOAT16;
+        fail("q must be float32, bfloat16 or float16, got another dtype");
+    }
+
+    // Threshold in 1/65536, to even on ties like Python's round.
+    int64_t threshold(double p) const {
+        if (!(p >= 0 && p <= 1))
+            fail("dropout_p must be a probability between 0 and 1, got " + std::to_string(p));
+        return int64_t(nearbyint(p * 65536.0));
+    }
+
+    // The address of the seed; 0 where none is given.
+    uint64_t seed(const Tensor& t) const {
+        if (!t.given()) return 0;
+        device("seed", t);
+        if (t.dtype() != shim.aoti_torch_dtype_int64() || t.elements() != 1)
+            fail("seed must be one int64 number");
+        return t.address();
+    }
+
+    void status(int status) const {
+        if (!status) return;
+        const char* why = status == JCA_CUDA_FAILED      ? jca_cuda_error()
+                          : status == JCA_CUDA_NO_DRIVER ? jca_cuda_problem()
+                                                         : jca_cuda_status_string(status);
+        fail(why);
+    }
+
+  private:
+    void device(const char* name, const Tensor& t) const {
+        if (!t.is_on_gpu()) fail(std::string(name) + " must be a dense CUDA tensor");
+        if (t.device() != first_.device())
+            fail(std::string(name) + " must be on cuda:" + std::to_string(first_.device()) +
+                 " like q, got cuda:" + std::to_string(t.device()));
+    }
+
+    static std::string text(const int64_t* sizes, size_t dims) {
+        std::string out;
+        for (size_t i = 0; i < dims; ++i)
+            out += (i ? ", " : "") + (sizes[i] == kAny ? "*" : std::to_string(sizes[i]));
+        return out;
+    }
+
+    const char* op_;
+    const Tensor& first_;
+};
+
+}  // namespace
+}  // namespace jca_cuda

@@ -1,0 +1,96 @@
+// tanh_attention: q (B, M, N), k (B, L, N), v (B or 1, L, D) -> out (B, M, D)
+#pragma once
+
+#include "checks.h"
+
+namespace jca_cuda {
+namespace {
+
+constexpr const char* kTanhAttentionSchemas[] = {
+    "tanh_attention(Tensor q, Tensor k, Tensor v, float scale, float dropout_p, Tensor? seed, "
+    "bool tf32) -> Tensor",
+    "tanh_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, float scale, "
+    "float dropout_p, Tensor? seed, bool tf32) -> (Tensor, Tensor, Tensor)"};
+
+// The arguments q, k, v, scale, dropout_p, seed, tf32.
+class TanhAttention {
+  public:
+    TanhAttention(const char* op, StableValue* stack)
+        : q(stack[0]), k(stack[1]), v(stack[2]), check(op, q), seed_(take(stack[5])) {
+        check.tensor("q", q, {kAny, kAny, kAny});
+        const int64_t batch = q.sizes()[0], n = q.sizes()[2];
+        check.tensor("k", k, {batch, kAny, n});
+        const bool is_shared = v.dims() == 3 && v.sizes()[0] == 1;
+        check.tensor("v", v, {is_shared ? 1 : batch, k.sizes()[1], kAny});
+        call.batch = batch;
+        call.m = q.sizes()[1];
+        call.l = k.sizes()[1];
+        call.n = n;
+        call.d = v.sizes()[2];
+        call.tier = check.tier(stack[6] & 1);
+        call.shared_v = is_shared && batch != 1;
+        call.scale = number(stack[3]);
+        call.dropout_threshold = check.threshold(number(stack[4]));
+        call.seed = check.seed(seed_);
+        call.q = q.matrix();
+        call.k = k.matrix();
+        call.v = v.matrix();
+        if (call.shared_v) call.v.strides[0] = 0;
+    }
+
+    void launch(const jca_cuda_plan& plan) const {
+        void* stream;
+        jca_cuda::check(shim.aoti_torch_get_current_cuda_stream(q.device(), &stream), "its stream");
+        check.status(jca_cuda_launch(&plan, q.device(), stream));
+    }
+
+    const Tensor q, k, v;
+    const Checks check;
+    jca_cuda_attention call{};
+
+  private:
+    const Tensor seed_;
+};
+
+// (q, k, v, scale, dropout_p, seed, tf32) -> out
+void tanh_attention(StableValue* stack, uint64_t, uint64_t) {
+    TanhAttention a("tanh_attention", stack);
+    Tensor out = a.q.make({a.call.batch, a.call.m, a.call.d}, a.q.dtype());
+    a.call.out = out.matrix();
+    jca_cuda_plan plan;
+    a.check.status(jca_cuda_plan_forward(&a.call, &plan));
+    a.launch(plan);
+    stack[0] = out.release();
+}
+
+// (grad_out, q, k, v, scale, dropout_p, seed, tf32) -> dq, dk, dv
+void tanh_attention_backward(StableValue* stack, uint64_t, uint64_t) {
+    const Tensor grad_out(stack[0]);
+    TanhAttention a("tanh_attention_backward", stack + 1);
+    a.check.tensor("grad_out", grad_out, {a.call.batch, a.call.m, a.call.d});
+    Tensor dq = a.q.like(), dk = a.k.like(), dv = a.v.like();
+    a.call.grad_out = grad_out.matrix();
+    a.call.dq = dq.matrix();
+    a.call.dk = dk.matrix();
+    a.call.dv = dv.matrix();
+    jca_cuda_plan plan;
+    int status = jca_cuda_plan_backward(&a.call, &plan);
+    // Memory is freed in the order of the stream, so that the workspace may end with this call.
+    const bool needs_workspace = status == JCA_CUDA_NO_WORKSPACE;
+    const Tensor workspace = needs_workspace
+                                 ? a.q.make({plan.workspace_size}, shim.aoti_torch_dtype_uint8())
+                                 : Tensor(StableValue(0));
+    if (needs_workspace) {
+        a.call.workspace = workspace.address();
+        a.call.workspace_size = plan.workspace_size;
+        status = jca_cuda_plan_backward(&a.call, &plan);
+    }
+    a.check.status(status);
+    a.launch(plan);
+    stack[0] = dq.release();
+    stack[1] = dk.release();
+    stack[2] = dv.release();
+}
+
+}  // namespace
+}  // namespace jca_cuda

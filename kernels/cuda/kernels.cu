@@ -1,0 +1,34 @@
+// The kernels of one precision tier: -DJCA_TIER=exact, tf32, bfloat16 or float16.
+#include "walk.cuh"
+
+namespace jca_cuda {
+namespace tiers {
+using exact = Exact;
+using tf32 = Tf32;
+using bfloat16 = Half<__nv_bfloat16>;
+using float16 = Half<__half>;
+}  // namespace tiers
+}  // namespace jca_cuda
+
+using jca_cuda::Walk;
+using Tier = jca_cuda::tiers::JCA_TIER;
+
+extern "C" {
+
+__global__ void __launch_bounds__(jca_cuda::kThreads, 2) tanh_attention_forward(const Walk w) {
+    jca_cuda::walk<Tier, jca_cuda::kForward>(w);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads) tanh_attention_columns(const Walk w) {
+    jca_cuda::walk<Tier, jca_cuda::kColumns>(w);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads) tanh_attention_rows(const Walk w) {
+    jca_cuda::walk<Tier, jca_cuda::kRows>(w);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads) sum_parts(const jca_cuda::Sum sum) {
+    jca_cuda::sum_parts<Tier::Global>(sum);
+}
+
+}  // extern "C"

@@ -1,0 +1,98 @@
+// From sizes, strides and pointers to the launches of an op: pure functions, without a driver.
+//
+//     jca_cuda_attention a = {...};              // sizes, strides, addresses
+//     jca_cuda_plan plan;
+//     jca_cuda_plan_forward(&a, &plan);          // which kernels, grids and arguments
+//     jca_cuda_launch(&plan, device, stream);    // launch.h
+//
+// The arguments are in the plan, packed as the driver takes them, so that a plan can be recorded in
+// a CUDA graph, sent by any C++ program, or executed by the test suite without a GPU.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define JCA_CUDA_API __attribute__((visibility("default")))
+
+enum jca_cuda_tier {  // of float32: the exact one and TF32
+    JCA_CUDA_EXACT,
+    JCA_CUDA_TF32,
+    JCA_CUDA_BFLOAT16,
+    JCA_CUDA_FLOAT16,
+    JCA_CUDA_TIERS
+};
+
+enum jca_cuda_status {
+    JCA_CUDA_SUCCESS,
+    JCA_CUDA_BAD_SIZE,      // a size is negative, or one but the batch is 0
+    JCA_CUDA_BAD_TIER,      // not one of jca_cuda_tier
+    JCA_CUDA_BAD_DROPOUT,   // the threshold is outside [0, 65536]
+    JCA_CUDA_TOO_LARGE,     // a size, a grid or one sample of a matrix has 2^31 elements or more
+    JCA_CUDA_NO_WORKSPACE,  // the plan needs more bytes of workspace than were given
+    JCA_CUDA_BAD_DEVICE,    // launch.h: the index of the device is outside [0, 64)
+    JCA_CUDA_NO_DRIVER,     // launch.h: jca_cuda_problem() says why
+    JCA_CUDA_FAILED,        // launch.h: the driver refused a call; jca_cuda_error() names it
+};
+
+// The kernels of a tier, in kernels.cu under these names in lower case.
+enum jca_cuda_kernel {
+    JCA_CUDA_TANH_ATTENTION_FORWARD,
+    JCA_CUDA_TANH_ATTENTION_COLUMNS,
+    JCA_CUDA_TANH_ATTENTION_ROWS,
+    JCA_CUDA_SUM_PARTS,
+    JCA_CUDA_KERNELS
+};
+
+// A matrix of each sample; strides in elements.
+typedef struct {
+    uint64_t address;
+    int64_t strides[3];  // of batch, row and column
+} jca_cuda_matrix;
+
+// out = tanh(scale q kᵀ) v with q (batch, m, n), k (batch, l, n), v (batch or 1, l, d).
+typedef struct {
+    int64_t batch, m, l, n, d;
+    int32_t tier;
+    int32_t shared_v;  // 1: v and dv have one matrix for all samples
+    double scale;
+    int64_t dropout_threshold;  // of 65536
+    uint64_t seed;              // address of the int64 seed of the dropout mask; 0: no dropout
+    jca_cuda_matrix q, k, v;
+    jca_cuda_matrix out;         // of the forward
+    jca_cuda_matrix grad_out;    // of the backward,
+    jca_cuda_matrix dq, dk, dv;  // which writes contiguous gradients here
+    uint64_t workspace;          // address, 16-byte aligned
+    int64_t workspace_size;      // bytes
+} jca_cuda_attention;
+
+enum { JCA_CUDA_ARGUMENT_BYTES = 256, JCA_CUDA_LAUNCHES = 4 };
+
+typedef struct {
+    int32_t kernel;  // one of jca_cuda_kernel
+    uint32_t grid[3];
+    uint32_t threads;
+    uint32_t shared_bytes;
+    uint32_t argument_bytes;
+    unsigned char arguments[JCA_CUDA_ARGUMENT_BYTES];
+} jca_cuda_launch_plan;
+
+typedef struct {
+    int32_t tier;
+    int32_t count;
+    int64_t workspace_size;  // bytes that the launches need
+    jca_cuda_launch_plan launches[JCA_CUDA_LAUNCHES];
+} jca_cuda_plan;
+
+// Fill `plan`; a jca_cuda_status. With JCA_CUDA_NO_WORKSPACE, plan->workspace_size says how many
+// bytes are needed. An empty batch has no launches forward.
+JCA_CUDA_API int jca_cuda_plan_forward(const jca_cuda_attention* a, jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_backward(const jca_cuda_attention* a, jca_cuda_plan* plan);
+JCA_CUDA_API const char* jca_cuda_status_string(int status);
+JCA_CUDA_API const char* jca_cuda_kernel_name(int kernel);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,299 @@
+// The kernel of tanh attention, forward and backward. Its tile of tanh(S) exists in registers only.
+//
+// A CTA owns 128 rows, 32 for each warp, and walks over the rows of the other side, 32 at a time:
+//
+//                     walked rows: c, d                 pass      owned        walked   out_a out_b
+//                  ┌─────┬─────┬─────┬─────┐            forward   q            k, v            out
+//     owned   a, b │  S  │  S  │ ... │     │ out_a      columns   k, v         q, g     dk     dv
+//     rows         └─────┴─────┴─────┴─────┘ out_b      rows      q, g         k, v     dq
+//
+// Matrices wider than a block (16 columns of a and c, 32 of b and d) pass block by block, and each
+// block of a result is a CTA of the grid's second dimension.
+#pragma once
+
+#include "copy.cuh"
+#include "mask.cuh"
+#include "tiers.cuh"
+
+namespace jca_cuda {
+
+enum Pass { kForward, kColumns, kRows };
+
+template <class T>
+struct Tiles {
+    typename T::Element c[kWalked][kSlots + T::kPad];
+    typename T::Element d[kWalked][kWidth + T::kPad];
+    typename T::Element a[kOwned][kSlots + T::kPad];
+    typename T::Element b[kOwned][kWidth + T::kPad];  // last: the forward has no memory for it
+};
+
+typedef float Block[2][kWalked / 8][4];  // a warp's 32 x 32 numbers: 2 x 4 results of a product
+
+template <int TILES>
+__device__ void add(float (&sum)[2][TILES][4], const float (&low)[2][TILES][4],
+                    const float (&high)[2][TILES][4]) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int j = 0; j < TILES; ++j)
+#pragma unroll
+            for (int e = 0; e < 4; ++e)
+                sum[m][j][e] = __fadd_rn(sum[m][j][e], __fadd_rn(low[m][j][e], high[m][j][e]));
+}
+
+// sum += left right over STEPS steps. `left(m, step)` is the operand of rows [16 m, 16 m + 16),
+// `right(x, step, j)` gives those of the results j and j + 1.
+//
+// Tensor cores cut their sums toward zero. The exact tier therefore starts each sum from zero, its
+// small products apart from its large ones, and adds both by adders that round.
+template <class T, int STEPS, int TILES, class Left, class Right>
+__device__ void multiply(float (&sum)[2][TILES][4], Left left, Right right) {
+    float high[2][TILES][4] = {}, low[2][TILES][4] = {};
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) {
+        const typename T::Left a[2] = {left(0, step), left(1, step)};
+#pragma unroll
+        for (int j = 0; j < TILES; j += 2) {
+            typename T::Right b[2];
+            right(b, step, j);
+#pragma unroll
+            for (int m = 0; m < 2; ++m)
+#pragma unroll
+                for (int i = 0; i < 2; ++i)
+                    if constexpr (T::kExact)
+                        T::multiply(high[m][j + i], low[m][j + i], a[m], b[i]);
+                    else
+                        T::multiply(sum[m][j + i], a[m], b[i]);
+        }
+    }
+    if constexpr (T::kExact) add(sum, low, high);
+}
+
+// s += left rightᵀ, both over COLUMNS columns of their tiles.
+template <class T, int COLUMNS>
+__device__ void add_scores(Block& s, const typename T::Element (*left)[COLUMNS + T::kPad],
+                           const typename T::Element (*right)[COLUMNS + T::kPad]) {
+    const int row = threadIdx.x / 32 * 32;
+    multiply<T, COLUMNS / T::kStep>(
+        s, [&](int m, int step) { return T::left(left, row + 16 * m, step * T::kStep); },
+        [&](typename T::Right(&b)[2], int step, int j) {
+            T::right_of_rows(b, right, 8 * j, step * T::kStep);
+        });
+}
+
+// sum += x right, over the walked rows.
+template <class T, int COLUMNS>
+__device__ void add_product(float (&sum)[2][COLUMNS / 8][4], const Block& x,
+                            const typename T::Element (*right)[COLUMNS + T::kPad]) {
+    multiply<T, kWalked / T::kStep>(
+        sum, [&](int m, int step) { return T::left_of(x[m], step * T::kStep / 8); },
+        [&](typename T::Right(&b)[2], int step, int j) {
+            T::right_of_columns(b, right, step * T::kStep, 8 * j);
+        });
+}
+
+// Where an element of a Block stands in the warp's 32 x 32 numbers.
+__device__ inline int row_of(int m, int e) {
+    return 16 * m + threadIdx.x % 32 / 4 + e / 2 * 8;
+}
+__device__ inline int column_of(int j, int e) {
+    return 8 * j + threadIdx.x % 4 * 2 + e % 2;
+}
+
+// Store factor * x at `row` of the matrix and its block of columns.
+template <class Number, int TILES>
+__device__ void store(const float (&x)[2][TILES][4], Number* to, const Matrix& out, float factor,
+                      int row, int rows, int column, int columns) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int j = 0; j < TILES; ++j)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int r = row + row_of(m, e), c = column + column_of(j, e);
+                if (r < rows && c < columns)
+                    to[r * out.row_stride + c * out.column_stride] = Number(x[m][j][e] * factor);
+            }
+}
+
+// The pass of a warp over one block of owned rows.
+template <class T, Pass PASS>
+class Walker {
+  public:
+    static constexpr bool kBackward = PASS != kForward;
+
+    __device__ Walker(const Walk& walk, Tiles<T>& shared, int owned, int block)
+        : w(walk),
+          tiles(shared),
+          owned_(owned),
+          first_(owned + threadIdx.x / 32 * 32),
+          result_(block),
+          whole_(walk.n_blocks == 1 && (PASS == kForward || walk.width_blocks == 1)) {}
+
+    __device__ void run(int group) {
+        const int end = min((group + 1) * w.group, w.batch);
+        for (int sample = group * w.group; sample < end; ++sample) {
+            walk(sample);
+            if constexpr (kBackward) store_a(sample);
+            if (PASS != kRows && !w.sums_group) store_b(sample);
+        }
+        if (PASS != kRows && w.sums_group)
+            store(sum_b_, static_cast<float*>(w.out_b.data) + group * w.out_b.batch_stride, w.out_b,
+                  w.keep_scale, first_, w.owned, result_ * kWidth, w.width);
+    }
+
+  private:
+    using Number = typename T::Global;
+
+    __device__ void walk(int sample) {
+        const uint32_t key = w.seed ? sample_key(*w.seed, sample) : 0;
+        for (int walked = 0; walked < w.walked; walked += kWalked) step(sample, walked, key);
+    }
+
+    __device__ void step(int sample, int walked, uint32_t key) {
+        Block p = {}, dp = {};
+        // Where every matrix is one block wide, the owned rows stay and the loop runs once.
+        // Otherwise the blocks of the results come once more at its end, for the products.
+        const int blocks = PASS == kForward ? w.n_blocks : max(w.n_blocks, w.width_blocks);
+        for (int block = 0; block < blocks + !whole_; ++block) {
+            const bool again = block == blocks;
+            __syncthreads();
+            if ((walked == 0 || !whole_) && !again) copy_owned(sample, block);
+            copy_walked(sample, walked, again ? result_ : block,
+                        again || PASS == kForward ? result_ : block);
+            __syncthreads();
+            if (block < w.n_blocks) add_scores<T, kSlots>(p, tiles.a, tiles.c);
+            if constexpr (kBackward)
+                if (block < w.width_blocks) add_scores<T, kWidth>(dp, tiles.b, tiles.d);
+        }
+        activate(p, dp);
+        if (walked + kWalked > w.walked) clear_edge(p, dp, walked);
+        if (w.seed) drop(p, dp, walked, key);
+        if constexpr (PASS != kRows) add_product<T, kWidth>(sum_b_, p, tiles.d);
+        if constexpr (kBackward) add_product<T, kSlots>(sum_a_, dp, tiles.c);
+    }
+
+    // P = tanh(S) and dS = dP (1 - P²), in place.
+    static __device__ void activate(Block& p, Block& dp) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int j = 0; j < kWalked / 8; ++j)
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    p[m][j][e] = T::tanh(p[m][j][e]);
+                    dp[m][j][e] *= fmaf(-p[m][j][e], p[m][j][e], 1.0f);
+                }
+    }
+
+    __device__ void copy_owned(int sample, int block) {
+        copy<T, kOwned, kSlots>(tiles.a, w.a, sample, owned_, w.owned, block * kSlots, w.n,
+                                w.scale);
+        if constexpr (kBackward)
+            copy<T, kOwned, kWidth>(tiles.b, w.b, sample, owned_, w.owned, block * kWidth, w.width);
+    }
+
+    __device__ void copy_walked(int sample, int walked, int slots, int widths) {
+        copy<T, kWalked, kSlots>(tiles.c, w.c, sample, walked, w.walked, slots * kSlots, w.n);
+        copy<T, kWalked, kWidth>(tiles.d, w.d, sample, walked, w.walked, widths * kWidth, w.width);
+    }
+
+    // An Inf in an owned row times the zeros beyond the last walked row is NaN.
+    __device__ void clear_edge(Block& p, Block& dp, int walked) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int j = 0; j < kWalked / 8; ++j)
+#pragma unroll
+                for (int e = 0; e < 4; ++e)
+                    if (walked + column_of(j, e) >= w.walked) p[m][j][e] = dp[m][j][e] = 0;
+    }
+
+    // Columns of the mask 16 apart share their random bits: a thread holds both of each pair.
+    __device__ void drop(Block& p, Block& dp, int walked, uint32_t key) {
+        if constexpr (PASS == kColumns) {
+#pragma unroll
+            for (int j = 0; j < kWalked / 8; ++j)
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    const uint32_t row = row_key(key, walked + column_of(j, e));
+#pragma unroll
+                    for (int half = 0; half < 4; half += 2)
+                        drop_pair(p, dp, 0, j, 1, j, e + half,
+                                  pair_bits(row, first_ + row_of(0, half)));
+                }
+        } else {
+#pragma unroll
+            for (int m = 0; m < 2; ++m)
+#pragma unroll
+                for (int half = 0; half < 4; half += 2) {
+                    const uint32_t row = row_key(key, first_ + row_of(m, half));
+#pragma unroll
+                    for (int j = 0; j < kWalked / 16; ++j)
+#pragma unroll
+                        for (int e = half; e < half + 2; ++e)
+                            drop_pair(p, dp, m, j, m, j + 2, e,
+                                      pair_bits(row, walked + column_of(j, e)));
+                }
+        }
+    }
+
+    __device__ void drop_pair(Block& p, Block& dp, int m, int j, int next_m, int next_j, int e,
+                              uint32_t bits) {
+        if ((bits & 0xffff) < w.threshold) p[m][j][e] = dp[m][j][e] = 0;
+        if (bits >> 16 < w.threshold) p[next_m][next_j][e] = dp[next_m][next_j][e] = 0;
+    }
+
+    __device__ void store_a(int sample) {
+        store(sum_a_, static_cast<Number*>(w.out_a.data) + sample * w.out_a.batch_stride, w.out_a,
+              w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n);
+        clear(sum_a_);
+    }
+
+    __device__ void store_b(int sample) {
+        store(sum_b_, static_cast<Number*>(w.out_b.data) + sample * w.out_b.batch_stride, w.out_b,
+              w.keep_scale, first_, w.owned, result_ * kWidth, w.width);
+        clear(sum_b_);
+    }
+
+    template <int TILES>
+    static __device__ void clear(float (&x)[2][TILES][4]) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int j = 0; j < TILES; ++j)
+#pragma unroll
+                for (int e = 0; e < 4; ++e) x[m][j][e] = 0;
+    }
+
+    const Walk& w;
+    Tiles<T>& tiles;
+    const int owned_;   // first owned row of the CTA
+    const int first_;   // and of the warp
+    const int result_;  // block of the results' columns
+    const bool whole_;  // every matrix is one block wide
+    float sum_a_[2][kSlots / 8][4] = {};
+    float sum_b_[2][kWidth / 8][4] = {};
+};
+
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
+// The grid: blocks of owned rows times groups of samples, blocks of columns of the results.
+template <class T, Pass PASS>
+__device__ void walk(const Walk& w) {
+    const int blocks = (w.owned + kOwned - 1) / kOwned;
+    Tiles<T>& tiles = *reinterpret_cast<Tiles<T>*>(shared_memory);
+    Walker<T, PASS> walker(w, tiles, blockIdx.x % blocks * kOwned, blockIdx.y);
+    walker.run(blockIdx.x / blocks);
+}
+
+template <class Number>
+__device__ void sum_parts(const Sum& sum) {
+    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+    if (i >= sum.elements) return;
+    float total = 0;
+    for (int part = 0; part < sum.count; ++part) total += sum.parts[part * sum.elements + i];
+    static_cast<Number*>(sum.out)[i] = Number(total);
+}
+
+}  // namespace jca_cuda

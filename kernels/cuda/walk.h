@@ -1,0 +1,45 @@
+// The parameters of the tanh attention kernels, as the host packs them and a kernel reads them.
+#pragma once
+
+#include <stdint.h>
+
+namespace jca_cuda {
+
+// Matrices of all samples; strides in elements, that of the batch 0 where samples share a matrix.
+// One sample spans less than 2^31 elements.
+struct Matrix {
+    void* data;
+    int64_t batch_stride;
+    int32_t row_stride, column_stride;
+};
+
+// A CTA owns kOwned rows of one side and walks over all rows of the other side, kWalked at a time:
+//     S = a cᵀ        dP = b dᵀ        out_a = scale dS c        out_b = P d
+struct Walk {
+    Matrix a, b;          // owned rows, N and D columns; the forward does not read b
+    Matrix c, d;          // walked rows, N and D columns
+    Matrix out_a, out_b;  // owned rows, N and D columns
+    const int64_t* seed;  // of the dropout mask; null: no dropout
+    int32_t owned, walked, n, width, batch;
+    int32_t n_blocks, width_blocks;  // of kSlots and kWidth columns
+    int32_t group;                   // samples of a CTA
+    int32_t sums_group;  // 1: out_b has one float32 matrix for each group, the sum of its samples
+    float scale, keep_scale;
+    uint32_t threshold;
+};
+
+// out (rows, columns) = the sum of `count` float32 matrices, in their order.
+struct Sum {
+    const float* parts;  // contiguous, like out
+    void* out;
+    int64_t elements;
+    int32_t count;
+};
+
+constexpr int kWarps = 4, kThreads = 32 * kWarps;
+constexpr int kOwned = 32 * kWarps;  // rows of a CTA, 32 for each warp
+constexpr int kWalked = 32;          // rows of a step
+constexpr int kSlots = 16;           // columns of a block of a and c
+constexpr int kWidth = 32;           // columns of a block of b and d
+
+}  // namespace jca_cuda
