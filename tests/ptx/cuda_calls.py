@@ -1,0 +1,105 @@
+"""``python -m tests.ptx.cuda_calls``: execute the plans of the CUDA backend in every tier.
+
+It prints errors over their bounds, findings, and how many instructions ran.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jca_fast.ops import reference
+from jca_fast.ops.backends.parity import FLOOR
+
+from .cuda_device import TIERS, Device
+from .launch import SCHEDULES, Options
+
+FACTOR = 1.5
+"""An error may be this much above PyTorch's, or within one rounding of the tier. A backend promises
+2 on results and 3 on gradients, :mod:`jca_fast.ops.backends.parity`."""
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+SCALE = 0.3
+CALLS = {  # B, M, L, N, D, v shared, dropout, rows contiguous
+    "quick": (1, 40, 35, 10, 9, True, 0.3, False),
+    "odd": (2, 70, 65, 10, 9, False, 0.0, False),
+    "shared v": (17, 3, 20, 5, 3, True, 0.1, False),
+    "aligned": (2, 64, 96, 16, 32, True, 0.3, False),
+    "transposed": (1, 72, 80, 10, 32, False, 0.3, True),
+    "two tiles of rows": (1, 140, 64, 10, 8, True, 0.3, True),
+    "blocks": (1, 40, 35, 20, 40, False, 0.3, False),
+}
+OPTIONS = {
+    **{schedule: Options(schedule=schedule) for schedule in SCHEDULES},
+    **{f"{bits} guard bits": Options(guard_bits=bits) for bits in (2, 1, 0)},
+}
+"""How a call is executed: the order of warps, and the tensor cores' sums."""
+
+
+def operands(tier: str, call: str) -> list[Tensor]:
+    """grad_out, q, k, v in the dtype of the tier."""
+    torch.manual_seed(0)
+    batch, m, length, n, d, shared, _, transposed = CALLS[call]
+    dtype = DTYPES.get(tier, torch.float32)
+    shapes = (batch, m, d), (batch, m, n), (batch, length, n), (1 if shared else batch, length, d)
+    if transposed:
+        return [torch.randn(b, c, r).to(dtype).mT for b, r, c in shapes]
+    return [torch.randn(*shape).to(dtype) for shape in shapes]
+
+
+def execute(tier: str, call: str, how: str = "together") -> tuple[dict[str, float], Device]:
+    """The errors of the result and the gradients over their bounds, and the device."""
+    grad_out, q, k, v = operands(tier, call)
+    p = CALLS[call][-2]
+    options = SCALE, p, torch.tensor(0x123456789ABCDE) if p else None
+    device = Device(tier, OPTIONS[how])
+    got = [device.forward(q, k, v, *options), *device.backward(grad_out, q, k, v, *options)]
+    tensors = [grad_out, q, k, v]
+    plain, want = _formula(tensors, options), _formula([t.double() for t in tensors], options)
+    errors = {}
+    for name, *results in zip(("out", "dq", "dk", "dv"), got, plain, want, strict=True):
+        error, baseline = (_error(x, results[2]) for x in results[:2])
+        errors[name] = error / max(FLOOR[tier], FACTOR * baseline)
+    return errors, device
+
+
+def _formula(tensors: list[Tensor], options: tuple) -> list[Tensor]:
+    out = reference.tanh_attention(*tensors[1:], *options)
+    return [out, *reference.tanh_attention_backward(*tensors, *options)]
+
+
+def _error(x: Tensor, exact: Tensor) -> float:
+    return float((x.double() - exact).norm() / exact.norm())
+
+
+def _row(tier: str, call: str, how: str) -> tuple[str, bool, dict]:
+    errors, device = execute(tier, call, how)
+    text = "  ".join(f"{name} {error:.2f}" for name, error in errors.items())
+    found = device.findings.lines()
+    failed = bool(found) or not all(error <= 1 for error in errors.values())
+    lines = [f"{tier:<9} {call:<18} {how:<13} {text}" + "  FAILED" * failed, *found]
+    return "\n    ".join(lines), failed, {(tier, k): bits for k, bits in device.covered.items()}
+
+
+def main() -> int:
+    jobs = [*product(TIERS, CALLS, ["together"])]
+    jobs += product(("exact", "bfloat16"), ("odd", "transposed"), [*OPTIONS][1:])
+    failures, covered = 0, {}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for text, failed, bits in pool.map(_row, *zip(*jobs, strict=True)):
+            print(text, flush=True)
+            failures += failed
+            covered = {**covered, **{k: covered.get(k, False) | b for k, b in bits.items()}}
+    for (tier, kernel), bits in sorted(covered.items()):
+        print(f"{tier:<9} {kernel:<24} {int(np.sum(bits))} of {len(bits)} instructions ran")
+    print(f"{len(jobs)} calls, {failures} failed")
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The plans of the CUDA kernels, executed: what a driver would get goes to the executor instead."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import numpy as np
+import torch
+from jca_fast.kernels.cuda import native
+from torch import Tensor
+
+from jca_fast.ops.dropout import threshold
+
+from .formats import Array
+from .launch import Arena, Launch, Options
+from .machine import Machine
+from .memory import Findings
+from .parser import Kernel, parse
+
+TIERS = ("exact", "tf32", "bfloat16", "float16")
+
+
+class Matrix(ctypes.Structure):
+    """``jca_cuda_matrix``."""
+
+    _fields_ = [("address", ctypes.c_uint64), ("strides", ctypes.c_int64 * 3)]
+
+
+class Attention(ctypes.Structure):
+    """``jca_cuda_attention``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "m", "l", "n", "d")),
+        ("tier", ctypes.c_int32),
+        ("shared_v", ctypes.c_int32),
+        ("scale", ctypes.c_double),
+        ("dropout_threshold", ctypes.c_int64),
+        ("seed", ctypes.c_uint64),
+        *((name, Matrix) for name in ("q", "k", "v", "out", "grad_out", "dq", "dk", "dv")),
+        ("workspace", ctypes.c_uint64),
+        ("workspace_size", ctypes.c_int64),
+    ]
+
+
+class LaunchPlan(ctypes.Structure):
+    """``jca_cuda_launch_plan``."""
+
+    _fields_ = [
+        ("kernel", ctypes.c_int32),
+        ("grid", ctypes.c_uint32 * 3),
+        ("threads", ctypes.c_uint32),
+        ("shared_bytes", ctypes.c_uint32),
+        ("argument_bytes", ctypes.c_uint32),
+        ("arguments", ctypes.c_ubyte * 256),
+    ]
+
+
+class Plan(ctypes.Structure):
+    """``jca_cuda_plan``."""
+
+    _fields_ = [
+        ("tier", ctypes.c_int32),
+        ("count", ctypes.c_int32),
+        ("workspace_size", ctypes.c_int64),
+        ("launches", LaunchPlan * 4),
+    ]
+
+
+@functools.cache
+def kernels(tier: str) -> dict[str, Kernel]:
+    """The kernels of a tier: the PTX in the library, of which its machine code is made."""
+    image, size = native.library().jca_cuda_image, ctypes.c_size_t()
+    image.restype = ctypes.c_void_p
+    fatbin = ctypes.string_at(image(TIERS.index(tier), ctypes.byref(size)), size.value)
+    return parse(fatbin[fatbin.index(b".version ") :].partition(b"\0")[0].decode())
+
+
+def name_of(launch: LaunchPlan) -> str:
+    """The name of the kernel of a launch."""
+    return native.library().jca_cuda_kernel_name(launch.kernel).decode()
+
+
+def text_of(status: int) -> str:
+    """What a status means."""
+    return native.library().jca_cuda_status_string(status).decode()
+
+
+class Device:
+    """Executes plans; keeps findings and, of each kernel, which instructions have run."""
+
+    def __init__(self, tier: str, options: Options | None = None) -> None:
+        self.tier, self.options = tier, options or Options()
+        self.findings = Findings()
+        self.covered: dict[str, Array] = {}
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *options) -> Tensor:
+        out = _poison(q.shape[0], q.shape[1], v.shape[2], like=q)
+        self._run("forward", dict(q=q, k=k, v=v, out=out), *options)
+        return out
+
+    def backward(self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options):
+        grads = [_poison(*x.shape, like=x) for x in (q, k, v)]
+        named = dict(zip(("dq", "dk", "dv"), grads, strict=True))
+        self._run("backward", dict(q=q, k=k, v=v, grad_out=grad_out, **named), *options)
+        return grads
+
+    def _run(self, which: str, tensors: dict[str, Tensor], scale: float, p: float, seed) -> None:
+        plan_of = getattr(native.library(), f"jca_cuda_plan_{which}")
+        call, plan = self._call(tensors, scale, p), Plan()
+        plan_of(ctypes.byref(call), ctypes.byref(plan))
+        storages = {t.untyped_storage().data_ptr(): t for t in tensors.values()}
+        arena = Arena([*(_bytes(t).size for t in storages.values()), plan.workspace_size, 8])
+        for own, t in zip(arena.buffers, storages.values(), strict=False):
+            own[:] = _bytes(t)
+        arena.buffers[-1][:] = np.frombuffer(_int64(seed), np.uint8)
+        addresses = dict(zip(storages, arena.addresses, strict=False))
+        for name, t in tensors.items():
+            start, strides = t.untyped_storage().data_ptr(), list(t.stride())
+            if name in ("v", "dv") and call.shared_v:
+                strides[0] = 0
+            address = addresses[start] + t.data_ptr() - start
+            setattr(call, name, Matrix(address, (ctypes.c_int64 * 3)(*strides)))
+        call.workspace, call.workspace_size = arena.addresses[-2], plan.workspace_size
+        call.seed = arena.addresses[-1] if seed is not None else 0
+        status = plan_of(ctypes.byref(call), ctypes.byref(plan))
+        if status:
+            raise ValueError(text_of(status))
+        for launch in plan.launches[: plan.count]:
+            self._execute(launch, arena)
+        for t, own in zip(storages.values(), arena.buffers, strict=False):
+            _bytes(t)[:] = own
+
+    def _call(self, tensors: dict[str, Tensor], scale: float, p: float) -> Attention:
+        q, k, v = (tensors[name] for name in "qkv")
+        return Attention(
+            batch=q.shape[0], m=q.shape[1], l=k.shape[1], n=q.shape[2], d=v.shape[2],
+            tier=TIERS.index(self.tier), shared_v=int(v.shape[0] == 1), scale=scale,
+            dropout_threshold=threshold(p),
+        )  # fmt: skip
+
+    def _execute(self, plan: LaunchPlan, arena: Arena) -> None:
+        name = name_of(plan)
+        launch = Launch(
+            kernels(self.tier)[name],
+            tuple(plan.grid),
+            plan.threads,
+            plan.shared_bytes,
+            bytes(plan.arguments)[: plan.argument_bytes],
+            arena,
+        )
+        result = Machine(launch, self.options, self.findings).run()
+        self.covered[name] = self.covered.get(name, False) | result.covered
+
+
+def _poison(*shape: int, like: Tensor) -> Tensor:
+    return torch.full(shape, float("nan"), dtype=like.dtype)
+
+
+def _bytes(t: Tensor) -> Array:
+    return torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage()).numpy()
+
+
+def _int64(seed: Tensor | None) -> bytes:
+    return int(0 if seed is None else seed).to_bytes(8, "little", signed=True)

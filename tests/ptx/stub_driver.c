@@ -1,0 +1,83 @@
+// A stand-in for libcuda, and for the functions of libtorch_cuda that the binding needs: it records
+// every launch, and tensors on the CPU pass for those of a GPU.
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    char kernel[64];
+    uint32_t grid[3], threads, shared_bytes, argument_bytes;
+    void *stream, *context;
+    unsigned char arguments[256];
+} Launch;
+
+enum { MOST = 64, DRIVER_VERSION = 13000 };
+Launch stub_launches[MOST];
+int stub_count, stub_failing_call, stub_modules;
+static char names[MOST][64];
+static int functions, primary;
+static _Thread_local void* current;
+
+static int answer(void) {
+    return stub_failing_call;
+}
+
+int cuInit(unsigned flags) {
+    return flags != 0;
+}
+int cuDriverGetVersion(int* version) {
+    return *version = DRIVER_VERSION, 0;
+}
+int cuDeviceGet(int* device, int index) {
+    return *device = index, 0;
+}
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+    return *context = (char*)&primary + device, 0;
+}
+int cuCtxGetCurrent(void** context) {
+    return *context = current, 0;
+}
+int cuCtxPushCurrent_v2(void* context) {
+    return current = context, 0;
+}
+int cuCtxPopCurrent_v2(void** context) {
+    return *context = current, current = 0, 0;
+}
+int cuModuleLoadData(void** module, const void* image) {
+    stub_modules++;
+    return *module = (void*)image, *(const uint32_t*)image != 0xBA55ED50;  // begins a fat binary
+}
+int cuModuleGetFunction(void** function, void* module, const char* name) {
+    strncpy(names[functions], name, 63);
+    return *function = names[functions++], module == 0;
+}
+int cuFuncSetAttribute(void* function, int attribute, int value) {
+    return !function || attribute != 8 || value > 99 * 1024;
+}
+int cuGetErrorString(int code, const char** text) {
+    return *text = code == 700 ? "an illegal memory access was encountered" : "invalid value", 0;
+}
+int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads,
+                   unsigned threads_y, unsigned threads_z, unsigned shared, void* stream,
+                   void** parameters, void** extra) {
+    if (answer()) return answer();
+    if (parameters || threads_y != 1 || threads_z != 1) return 1;
+    if (extra[0] != (void*)1 || extra[2] != (void*)2 || extra[4]) return 1;
+    Launch* l = &stub_launches[stub_count++ % MOST];
+    memcpy(l->kernel, function, 64);
+    l->grid[0] = x, l->grid[1] = y, l->grid[2] = z;
+    l->threads = threads, l->shared_bytes = shared, l->stream = stream, l->context = current;
+    l->argument_bytes = (uint32_t)*(size_t*)extra[3];
+    memcpy(l->arguments, extra[1], l->argument_bytes);
+    return 0;
+}
+
+int32_t aoti_torch_device_type_cuda(void) {
+    return 0;
+}  // that of the CPU
+int32_t aoti_torch_get_device_index(void* tensor, int32_t* index) {
+    return *index = 0, tensor == 0;
+}
+int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream) {
+    return *stream = (void*)(uintptr_t)(0x5000 + device), 0;
+}

@@ -1,0 +1,213 @@
+"""The CUDA backend up to the driver: what a call launches is what its plan says."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from jca_fast.kernels.cuda import native
+
+from jca_fast import functional  # noqa: F401  (its import gives the ops their derivatives)
+from jca_fast.ops import backends
+from jca_fast.ops.dropout import threshold
+from jca_fast.ops.library import overload
+from jca_fast.ops.tiers import TIERS, precision
+from tests.ptx import stub
+from tests.ptx.cuda_device import Attention, Matrix, Plan, name_of
+
+SEED = torch.tensor(77)
+STREAM = 0x5000
+"""Of device 0, from the stub."""
+
+
+@pytest.fixture
+def driver():
+    if why := stub.problem():
+        pytest.skip(why)
+    found = stub.driver()
+    found.launches()
+    return found
+
+
+def operands(dtype, batch=3, m=70, length=50, n=10, d=9, shared=True):
+    """grad_out, q, k, v; q and k lie transposed in memory, as in the layers."""
+    torch.manual_seed(0)
+    q, k = (torch.randn(batch, n, rows).to(dtype).mT for rows in (m, length))
+    v = torch.randn(1 if shared else batch, length, d).to(dtype)
+    return torch.randn(batch, m, d).to(dtype), q, k, v
+
+
+def planned(which, tier, scale, p, seed, workspace=0, **tensors):
+    """The plan for these tensors where they are, with an address of the workspace."""
+    q, k, v = (tensors[name] for name in "qkv")
+    call = Attention(
+        batch=q.shape[0], m=q.shape[1], l=k.shape[1], n=q.shape[2], d=v.shape[2],
+        tier=list(TIERS).index(tier), shared_v=int(v.shape[0] != q.shape[0]), scale=scale,
+        dropout_threshold=threshold(p), seed=0 if seed is None else seed.data_ptr(),
+        workspace=workspace, workspace_size=2**40,
+    )  # fmt: skip
+    for name, t in tensors.items():
+        strides = [0 if name in ("v", "dv") and call.shared_v else t.stride(0), *t.stride()[1:]]
+        setattr(call, name, Matrix(t.data_ptr(), (ctypes.c_int64 * 3)(*strides)))
+    plan = Plan()
+    plan_of = getattr(native.library(), f"jca_cuda_plan_{which}")
+    assert plan_of(ctypes.byref(call), ctypes.byref(plan)) == 0
+    return plan.launches[: plan.count]
+
+
+def facts(launch, name, size):
+    """What a plan and a recorded launch have in common."""
+    sizes = tuple(launch.grid), launch.threads, launch.shared_bytes, size
+    return name, *sizes, bytes(launch.arguments)[:size]
+
+
+def same(recorded, plan):
+    got = [facts(x, x.kernel.decode(), x.argument_bytes) for x in recorded]
+    return got == [facts(x, name_of(x), x.argument_bytes) for x in plan]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_forward_launches_its_plan(driver, tier, p):
+    seed = SEED if p else None
+    with precision(tier) as dtype:
+        _, q, k, v = operands(dtype)
+        out = torch.ops.jca_fast.tanh_attention.cuda(q, k, v, 0.25, p, seed)
+    recorded = driver.launches()
+    assert out.shape == (3, 70, 9)
+    assert out.dtype == dtype
+    assert same(recorded, planned("forward", tier, 0.25, p, seed, q=q, k=k, v=v, out=out))
+    assert [x.stream for x in recorded] == [STREAM]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_backward_launches_its_plan(driver, tier, shared):
+    with precision(tier) as dtype:
+        g, q, k, v = operands(dtype, shared=shared)
+        grads = torch.ops.jca_fast.tanh_attention_backward.cuda(g, q, k, v, 0.25, 0.3, SEED)
+    recorded = driver.launches()
+    assert [x.shape for x in grads] == [x.shape for x in (q, k, v)]
+    assert len(recorded) == 2 + shared
+    named = dict(zip(("dq", "dk", "dv"), grads, strict=True))
+    # The workspace has been freed; sum_parts reads it, and its address comes first.
+    workspace = int.from_bytes(bytes(recorded[-1].arguments[:8]), "little") if shared else 0
+    plan = planned("backward", tier, 0.25, 0.3, SEED, workspace, q=q, k=k, v=v, grad_out=g, **named)
+    assert same(recorded, plan)
+
+
+def test_autograd_launches_the_backward(driver):
+    _, q, k, v = (t.requires_grad_() for t in operands(torch.float32, batch=2))
+    out = torch.ops.jca_fast.tanh_attention.cuda(q, k, v, 0.25, 0.0, None)
+    out.sum().backward()
+    names = [x.kernel.decode().removeprefix("tanh_attention_") for x in driver.launches()]
+    assert names == ["forward", "columns", "rows", "sum_parts"]
+    assert all(t.grad.shape == t.shape for t in (q, k, v))
+
+
+def test_an_empty_batch_launches_only_the_sum_of_a_shared_gradient(driver):
+    g, q, k, v = operands(torch.float32, batch=0)
+    assert torch.ops.jca_fast.tanh_attention.cuda(q, k, v, 1.0, 0.0, None).shape == (0, 70, 9)
+    assert not driver.launches()
+    torch.ops.jca_fast.tanh_attention_backward.cuda(g, q, k, v, 1.0, 0.0, None)
+    assert [x.kernel for x in driver.launches()] == [b"sum_parts"]
+
+
+def test_the_primary_context_is_current_in_every_thread_while_it_launches(driver):
+    """A thread of autograd has no current context; one that has another keeps it."""
+    _, q, k, v = operands(torch.bfloat16)
+    call = torch.ops.jca_fast.tanh_attention.cuda
+    threads = [threading.Thread(target=call, args=(q, k, v, 1.0, 0.0, None)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    call(q, k, v, 1.0, 0.0, None)
+    recorded = driver.launches()
+    assert len(recorded) == 4
+    assert len({x.context for x in recorded}) == 1
+    assert recorded[0].context
+    assert ctypes.c_int.in_dll(driver.library, "stub_modules").value <= len(TIERS)
+
+
+def test_what_the_driver_refuses_is_an_error_that_says_why(driver):
+    _, q, k, v = operands(torch.float32)
+    driver.fail(700)
+    try:
+        with pytest.raises(RuntimeError, match="cuLaunchKernel: an illegal memory access"):
+            torch.ops.jca_fast.tanh_attention.cuda(q, k, v, 1.0, 0.0, None)
+    finally:
+        driver.fail(0)
+
+
+WRONG = {
+    "k must have shape (3, *, 10), got (3, 10, 50)": lambda q, k, v: (q, k.mT, v),
+    "v must have shape (3, 50, *), got (2, 50, 9)": lambda q, k, v: (q, k, v.expand(2, 50, 9)),
+    "v must have the dtype of q": lambda q, k, v: (q, k, v.double()),
+    "q must have shape (*, *, *), got (70, 10)": lambda q, k, v: (q[0], k, v),
+    "q must be float32, bfloat16 or float16": lambda q, k, v: (q.long(), k.long(), v.long()),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_direct_call_is_refused_before_it_launches(driver, text):
+    call = torch.ops.jca_fast.tanh_attention.cuda
+    q, k, v = WRONG[text](*operands(torch.float32)[1:])
+    with pytest.raises(RuntimeError) as raised:
+        call(q, k, v, 1.0, 0.0, None)
+    assert text in str(raised.value)
+    assert not driver.launches()
+
+
+@pytest.mark.parametrize(
+    ("p", "seed", "text"),
+    [
+        (1.5, SEED, "dropout_p must be a probability between 0 and 1, got 1.5"),
+        (0.5, SEED.int(), "seed must be one int64 number"),
+        (0.5, SEED.expand(2), "seed must be one int64 number"),
+    ],
+)
+def test_a_wrong_dropout_is_refused(driver, p, seed, text):
+    with pytest.raises(RuntimeError, match=text):
+        torch.ops.jca_fast.tanh_attention.cuda(*operands(torch.float32)[1:], 1.0, p, seed)
+
+
+def test_the_row_stands_before_triton_and_offers_only_its_ops():
+    """Its launches cost the host least, so that "auto" takes it where both are trusted."""
+    names = backends.names()
+    assert names.index("cuda") < names.index("triton")
+    t = torch.zeros(1, 1, 1)
+    assert backends.choose("tanh_attention", "auto", (t, t, t)) != "cuda"
+    with pytest.raises(RuntimeError, match="'cuda' cannot run tanh_attention: it runs on CUDA"):
+        backends.choose("tanh_attention", "cuda", (t, t, t))
+    with pytest.raises(RuntimeError, match="'cuda' has no kernel for joint_affinity"):
+        overload("joint_affinity", "cuda")(t, t, 1.0)
+
+
+@pytest.mark.skipif(not native.library_path().is_file(), reason="the CUDA library is not built")
+def test_the_library_loads_without_a_driver_and_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("there is a driver")
+    code = (
+        "import ctypes, sys; library = ctypes.CDLL(sys.argv[1])\n"
+        "library.jca_cuda_problem.restype = ctypes.c_char_p\n"
+        "print(library.jca_cuda_problem().decode(), library.jca_cuda_launch(None, 0, None))"
+    )
+    path = str(native.library_path())
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.stdout.startswith("no CUDA driver is installed")
+    no_driver = 7  # jca_cuda_status
+    assert done.stdout.split()[-1] == str(no_driver)
+
+
+def test_a_machine_that_cannot_run_it_says_why():
+    if torch.cuda.is_available():
+        pytest.skip("there is a device")
+    from jca_fast.kernels import cuda
+
+    assert cuda.problem()
+    assert "nvcc" in cuda.describe()

@@ -1,0 +1,68 @@
+"""Tanh attention in CUDA: the plans of ``kernels/cuda`` executed from the library's PTX."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+from jca_fast.kernels.cuda import native
+
+from tests.ptx import cuda_device
+from tests.ptx.cuda_calls import execute
+
+pytestmark = pytest.mark.skipif(
+    not native.library_path().is_file(), reason="the CUDA library is not built"
+)
+
+
+@pytest.mark.parametrize("tier", ["exact", "bfloat16"])
+def test_results_are_right_and_nothing_is_found(tier):
+    """With dropout; a wrong mask would be seen. ``python -m tests.ptx.cuda_calls`` has all."""
+    errors, device = execute(tier, "quick")
+    assert not device.findings.lines()
+    assert all(error <= 1 for error in errors.values()), errors
+    assert len(device.covered) == 4
+
+
+def plan(**changes) -> tuple[int, cuda_device.Plan]:
+    """The status and the plan of a backward of B = 64, M = 512, L = 1024, N = 10, D = 32."""
+    sizes = dict(batch=64, m=512, l=1024, n=10, d=32, workspace_size=2**30)
+    call, result = cuda_device.Attention(**sizes | changes), cuda_device.Plan()
+    status = native.library().jca_cuda_plan_backward(ctypes.byref(call), ctypes.byref(result))
+    return status, result
+
+
+def test_a_plan_of_the_paper_size():
+    status, result = plan(shared_v=1)
+    launches = [(cuda_device.name_of(x), tuple(x.grid)) for x in result.launches[: result.count]]
+    assert status == 0
+    assert launches == [
+        ("tanh_attention_columns", (8 * 16, 1, 1)),
+        ("tanh_attention_rows", (4 * 64, 1, 1)),
+        ("sum_parts", (1024 * 32 // 128, 1, 1)),
+    ]
+    assert result.workspace_size == 4 * 16 * 1024 * 32
+    assert max(x.shared_bytes for x in result.launches) <= 99 * 1024
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"m": 0}, "every other size 1 or more"),
+        ({"batch": -1}, "the batch must be 0 or more"),
+        ({"tier": 4}, "tier"),
+        ({"dropout_threshold": 65537}, "between 0 and 65536"),
+        ({"l": 2**31}, "too large"),
+        ({"shared_v": 1, "workspace_size": 100}, "workspace"),
+    ],
+)
+def test_a_wrong_call_is_refused(changes, text):
+    status, result = plan(**changes)
+    assert text in cuda_device.text_of(status)
+    assert result.count == 0
+
+
+def test_an_empty_batch_writes_zeros_to_the_shared_gradient_only():
+    _, result = plan(batch=0, shared_v=1)
+    assert [cuda_device.name_of(x) for x in result.launches[: result.count]] == ["sum_parts"]
+    assert plan(batch=0)[1].count == 0
