@@ -25,9 +25,11 @@ executed:  ## the compiled Triton kernels, executed on the CPU (needs the extra 
 
 nightly:  ## the same for every op in every tier, with all tiles
 	python -m tests.ptx --all
+	python -m tests.ptx.cuda_calls
 
 audit:  ## compile the GPU kernels for six chips, or ARCH=80,90, and read the machine code (extra "triton")
 	python -m benchmarks.audit $(if $(ARCH),--arch $(ARCH))
+	python -m benchmarks.audit.cuda
 
 sanitize:  ## the native kernels under AddressSanitizer and UBSan; `.ci/sanitize thread` for ThreadSanitizer
 	.ci/sanitize

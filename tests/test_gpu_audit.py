@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.audit import accumulation, limits, sass
+from benchmarks.audit import accumulation, cuda, limits, sass
 from benchmarks.audit.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -279,3 +279,40 @@ def test_without_triton_it_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main([]) == 2
     assert "triton is not installed" in capsys.readouterr().err
+
+
+def cuda_listing(*extra: str) -> str:
+    """A loop in whose rounds a thread computes tanh 32 times, with a way around ``extra``."""
+    tanh = ["MUFU.TANH R1, R2"] * cuda.ELEMENTS
+    body = [f"@!P0 BRA 0x{16 * (1 + len(extra)):x}", *extra, *tanh, "@P1 BRA 0x0", "EXIT"]
+    return "\n".join(f"/*{16 * i:04x}*/ {line} ;" for i, line in enumerate(body))
+
+
+def test_a_round_of_a_cuda_kernel_is_counted_along_its_shortest_way():
+    instructions = cuda.parse(cuda_listing("LDS R3, [R4]", "STS [R4], R3", "MOV R1, R2"))
+    assert cuda.shortest_round(instructions, "bfloat16") == cuda.ELEMENTS + 2
+    row = cuda.judge(90, "bfloat16", "tanh_attention_forward", (99, 0, 0), cuda_listing("NOP"))
+    assert not row.breaches
+    assert row.per_element == (cuda.ELEMENTS + 2) / cuda.ELEMENTS
+
+
+@pytest.mark.parametrize(
+    ("resources", "code", "text"),
+    [
+        ((99, 16, 0), "NOP", "16 bytes of stack"),
+        ((99, 0, 0), "STL [R1], R2", "local accesses"),
+        ((99, 0, 0), "RED.E.ADD [R1], R2", "global atomics"),
+    ],
+)
+def test_a_cuda_kernel_that_breaks_a_limit_is_named(resources, code, text):
+    listing = cuda_listing(code, "NOP")
+    assert text in str(cuda.judge(90, "tf32", "sum_parts", resources, listing).breaches)
+
+
+def test_a_slow_round_of_a_cuda_kernel_breaks_its_limit():
+    many = cuda.ELEMENTS * 4
+    body = ["MOV R1, R2"] * many + ["MUFU.TANH R1, R2"] * cuda.ELEMENTS + ["@P1 BRA 0x0", "EXIT"]
+    slow = "\n".join(f"/*{16 * i:04x}*/ {line} ;" for i, line in enumerate(body))
+    row = cuda.judge(90, "bfloat16", "tanh_attention_forward", (99, 0, 0), slow)
+    assert "instructions per element, limit 3.7" in row.breaches[0]
+    assert not cuda.judge(80, "bfloat16", "tanh_attention_forward", (99, 0, 0), "").breaches

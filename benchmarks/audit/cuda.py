@@ -1,0 +1,161 @@
+"""``python -m benchmarks.audit.cuda``: read the machine code of the CUDA kernels in the library.
+
+Limits on every chip: no stack and no local memory. On sm_90: no global atomics, and a bound on the
+instructions per element. Counted are those of the shortest way through the loop over the other
+side: whole tiles, one block of columns, numbers that lie side by side, no dropout.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from dataclasses import dataclass
+
+from jca_fast.ops.tiers import TIERS
+
+from .sass import INSTRUCTION, tool
+
+ELEMENTS = 32
+"""Elements of the affinity matrix of a thread in one round of the loop: see ``walk.h``."""
+COUNTED = 90
+"""The chip whose instructions are counted."""
+PER_ELEMENT = {
+    "exact": {"forward": 33.0, "columns": 46.5, "rows": 30.0},
+    "tf32": {"forward": 7.8, "columns": 14.6, "rows": 9.4},
+    "bfloat16": {"forward": 3.7, "columns": 7.2, "rows": 5.9},
+    "float16": {"forward": 3.7, "columns": 7.2, "rows": 5.9},
+}
+"""Most instructions per element: 7 % above the counts of nvcc 13.0."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel of one tier for one chip."""
+
+    chip: int
+    tier: str
+    kernel: str
+    registers: int
+    instructions: int | None
+    per_element: float | None
+    breaches: tuple[str, ...]
+
+
+def image(tier: str) -> bytes:
+    """The fat binary of a tier from the built library."""
+    from jca_fast.kernels.cuda.native import library
+
+    get, size = library().jca_cuda_image, ctypes.c_size_t()
+    get.restype = ctypes.c_void_p
+    start = get(list(TIERS).index(tier), ctypes.byref(size))
+    return ctypes.string_at(start, size.value)
+
+
+def audit(tier: str) -> list[Row]:
+    """The kernels of a tier for every chip."""
+    with tempfile.NamedTemporaryFile(suffix=".fatbin") as file:
+        file.write(image(tier))
+        file.flush()
+        usage = _run("cuobjdump", "-res-usage", file.name)
+        listing = _run("cuobjdump", "-sass", "-arch", f"sm_{COUNTED}", file.name)
+    code = dict(re.findall(r"Function : (\w+)\n(.*?)(?=Function :|\Z)", listing, re.DOTALL))
+    rows = []
+    for chip, functions in re.findall(r"arch = sm_(\d+)\n(.*?)(?=arch = |\Z)", usage, re.DOTALL):
+        for kernel, registers, stack, local in re.findall(
+            r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", functions
+        ):
+            lines = code[kernel] if int(chip) == COUNTED else ""
+            resources = int(registers), int(stack), int(local)
+            rows.append(judge(int(chip), tier, kernel, resources, lines))
+    return rows
+
+
+def judge(chip: int, tier: str, kernel: str, resources: tuple[int, int, int], listing: str) -> Row:
+    """One kernel against the limits; ``listing`` is empty for a chip that is not counted."""
+    registers, stack, local = resources
+    breaches = [f"{stack} bytes of stack, {local} of local memory"] if stack or local else []
+    if not listing:
+        return Row(chip, tier, kernel, registers, None, None, tuple(breaches))
+    instructions = parse(listing)
+    if any(re.match(r"LDL|STL", op) for op, _ in instructions):
+        breaches.append("local accesses")
+    if any(re.match(r"ATOMG|ATOM\b|RED\b", op) for op, _ in instructions):
+        breaches.append("global atomics")
+    per_element = None
+    limit = PER_ELEMENT[tier].get(kernel.removeprefix("tanh_attention_"))
+    if limit is not None:
+        per_element = shortest_round(instructions, tier) / ELEMENTS
+        if per_element > limit:
+            breaches.append(f"{per_element:.1f} instructions per element, limit {limit}")
+    return Row(chip, tier, kernel, registers, len(instructions), per_element, tuple(breaches))
+
+
+def parse(listing: str) -> list[tuple[str, list[int]]]:
+    """Each instruction: its opcode, and the instructions that may come next."""
+    lines = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);", listing)
+    found = []
+    for i, (_, guard, op, operands) in enumerate(lines):
+        following = [i + 1] if guard or not re.match(r"BRA|EXIT", op) else []
+        # A branch with a predicate among its operands, like "BRA P1, 0x20", is conditional.
+        if op.startswith("BRA") and (target := re.search(r"0x([0-9a-f]+)", operands)):
+            following = [i + 1] if guard or "P" in operands.split("0x")[0] else []
+            following.append(int(target[1], 16) // INSTRUCTION)
+        found.append((op, following))
+    return found
+
+
+def shortest_round(instructions: list[tuple[str, list[int]]], tier: str) -> int:
+    """The number of instructions of the shortest way from the tanh of one tile to that of the
+    next; both compute :data:`ELEMENTS`.
+    """
+    unit = "MUFU.RCP" if tier == "exact" else "MUFU.TANH"
+    tanh = [i for i, (op, _) in enumerate(instructions) if op == unit]
+    first = tanh[-1]  # not the first: an integer division before the loop has a reciprocal too
+    previous: dict[int, int] = {}
+    queue = deque([first])
+    while queue and first not in previous:
+        at = queue.popleft()
+        for following in instructions[at][1]:
+            if following < len(instructions) and following not in previous:
+                previous[following] = at
+                queue.append(following)
+    way, at = [first], previous[first]
+    while at != first:
+        way.append(at)
+        at = previous[at]
+    computed = sum(instructions[i][0] == unit for i in way)
+    if computed != ELEMENTS:
+        raise ValueError(f"a round computes {computed} {unit}, expected {ELEMENTS}")
+    return len(way)
+
+
+def _run(name: str, *arguments: str) -> str:
+    command = [str(tool(name)), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def main() -> int:
+    from jca_fast.kernels.cuda.native import library_path
+
+    if not library_path().is_file():
+        print("the CUDA library is not built: nothing to audit")
+        return 0
+    broken = 0
+    print(f"{'sm':>3} {'tier':<9} {'kernel':<24} {'regs':>4} {'instr':>6} {'instr/el':>8}")
+    for row in (row for tier in TIERS for row in audit(tier)):
+        per = "" if row.per_element is None else f"{row.per_element:.1f}"
+        text = (
+            f"{row.chip:>3} {row.tier:<9} {row.kernel:<24} {row.registers:>4} "
+            f"{row.instructions or '':>6} {per:>8}"
+        )
+        print(text + ("  BREACH: " + "; ".join(row.breaches) if row.breaches else ""))
+        broken += bool(row.breaches)
+    return int(broken > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
