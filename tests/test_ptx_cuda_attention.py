@@ -53,6 +53,7 @@ def test_a_plan_of_the_paper_size():
         ({"tier": 4}, "tier"),
         ({"dropout_threshold": 65537}, "between 0 and 65536"),
         ({"l": 2**31}, "too large"),
+        ({"m": 2**31 - 1, "n": 1, "d": 1}, "too large"),
         ({"shared_v": 1, "workspace_size": 100}, "workspace"),
     ],
 )

@@ -41,7 +41,8 @@ int problem(const jca_cuda_attention& a) {
     if (a.tier < 0 || a.tier >= JCA_CUDA_TIERS) return JCA_CUDA_BAD_TIER;
     if (a.batch < 0 || std::min({a.m, a.l, a.n, a.d}) < 1) return JCA_CUDA_BAD_SIZE;
     if (a.dropout_threshold < 0 || a.dropout_threshold > 65536) return JCA_CUDA_BAD_DROPOUT;
-    if (std::max({a.batch, a.m, a.l, a.n, a.d}) >= kLimit || !are_small(a))
+    // The last tile may reach beyond the last row.
+    if (std::max({a.batch, a.m, a.l, a.n, a.d}) > kLimit - kOwned || !are_small(a))
         return JCA_CUDA_TOO_LARGE;
     return JCA_CUDA_SUCCESS;
 }

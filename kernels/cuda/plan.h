@@ -30,7 +30,7 @@ enum jca_cuda_status {
     JCA_CUDA_BAD_SIZE,      // a size is negative, or one but the batch is 0
     JCA_CUDA_BAD_TIER,      // not one of jca_cuda_tier
     JCA_CUDA_BAD_DROPOUT,   // the threshold is outside [0, 65536]
-    JCA_CUDA_TOO_LARGE,     // a size, a grid or one sample of a matrix has 2^31 elements or more
+    JCA_CUDA_TOO_LARGE,     // a size, a grid or one sample of a matrix exceeds 2^31 - 128
     JCA_CUDA_NO_WORKSPACE,  // the plan needs more bytes of workspace than were given
     JCA_CUDA_BAD_DEVICE,    // launch.h: the index of the device is outside [0, 64)
     JCA_CUDA_NO_DRIVER,     // launch.h: jca_cuda_problem() says why
