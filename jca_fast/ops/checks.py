@@ -13,6 +13,28 @@ from .dropout import draw_seed
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def are_plain(*tensors: object) -> bool:
+    """Whether all are dense floating-point tensors of one dtype on one device, outside autocast.
+
+    An op that gets such tensors skips the checks below, which take six times as long and know what
+    to say of the others.
+    """
+    first = tensors[0]
+    if not isinstance(first, Tensor) or torch._C._is_any_autocast_enabled():
+        return False
+    device, dtype = first.device, first.dtype
+    for tensor in tensors:
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.dtype is not dtype
+            or tensor.layout is not torch.strided
+            or tensor.is_nested
+            or tensor.device != device
+        ):
+            return False
+    return dtype in FLOATING
+
+
 def check_tensor(name: str, value: object, ndim: int | None, layout: str) -> None:
     """``value`` must be a floating-point tensor with ``ndim`` dimensions, which the message shows
     as ``layout``.
@@ -87,6 +109,14 @@ def check_sizes_positive(name: str, value: Tensor) -> None:
 def inverse_root(size: int | Tensor) -> float:
     """1/sqrt(size). While ``torch.jit.trace`` runs, sizes are tensors, whose root is a float32."""
     return (int(size) if isinstance(size, Tensor) else size) ** -0.5
+
+
+def scale_or_inverse_root(scale: float | None, size: int | Tensor) -> float:
+    """The factor on the scores: the given number, or 1/sqrt(size)."""
+    if scale is None:
+        return inverse_root(size)
+    check_number("scale", scale)
+    return float(scale)
 
 
 def autocasts(device: str) -> bool:

@@ -5,6 +5,7 @@ C = tanh(scale * q kᵀ)       q = Xᵀ (B, d_x, N)   k = (W_j J)ᵀ (B, d, N)  
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,13 +16,13 @@ from . import reference
 from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
 from .checks import (
+    are_plain,
     autocast,
     check_alike,
-    check_number,
     check_size,
     check_sizes_positive,
     check_tensor,
-    inverse_root,
+    scale_or_inverse_root,
 )
 
 
@@ -52,26 +53,44 @@ def joint_affinity(
 
     Source: Eqs. 3 and 4 of Duan et al., WACV 2021.
     """
+    given = (x, joint) if weight is None else (x, joint, weight)
+    if not (are_plain(*given) and _fit(*[t.shape for t in given])):
+        x, joint, weight = _checked(x, joint, weight)
+    if weight is not None:
+        joint = torch.matmul(weight, joint)  # (B, N, d)
+    q, k = x.mT, joint.mT  # (B, d_x, N), (B, d, N)
+    scale = scale_or_inverse_root(scale, k.shape[1])
+    backend = choose("joint_affinity", backend, (q, k))
+    return _call(backend, q, k, scale)
+
+
+def _fit(x: Sequence[int], joint: Sequence[int], weight: Sequence[int] | None = None) -> bool:
+    """Whether the shapes are (B, N, d_x), (B, N, d), (N, N); only the batch may be empty."""
+    if not len(x) == len(joint) == 3:
+        return False
+    if tuple(x[:2]) != tuple(joint[:2]) or weight not in (None, (x[1], x[1])):
+        return False
+    return 0 not in x[1:] and joint[2] != 0
+
+
+def _checked(
+    x: Tensor, joint: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The arguments in autocast's dtype; an error names the first that does not fit."""
     check_tensor("x", x, 3, "(B, N, d_x)")
     check_tensor("joint", joint, 3, "(B, N, d)")
     check_size("joint", joint, (*x.shape[:2], None), "(B, N, d)")
     for name, value in (("x", x), ("joint", joint)):
         check_sizes_positive(name, value)
-    if weight is not None:
+    if weight is None:
+        x, joint = autocast((x, joint))
+        check_alike(("x", "joint"), (x, joint))
+    else:
         check_tensor("weight", weight, 2, "(N, N)")
         check_size("weight", weight, (x.shape[1], x.shape[1]), "(N, N)")
         x, joint, weight = autocast((x, joint, weight))
         check_alike(("x", "joint", "weight"), (x, joint, weight))
-        joint = weight @ joint  # (B, N, d)
-    else:
-        x, joint = autocast((x, joint))
-        check_alike(("x", "joint"), (x, joint))
-    q, k = x.mT, joint.mT  # (B, d_x, N), (B, d, N)
-    if scale is not None:
-        check_number("scale", scale)
-    scale = inverse_root(k.shape[1]) if scale is None else float(scale)
-    backend = choose("joint_affinity", backend, (q, k))
-    return _call(backend, q, k, scale)
+    return x, joint, weight
 
 
 class JointAffinity(torch.autograd.Function):

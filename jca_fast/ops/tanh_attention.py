@@ -12,6 +12,7 @@ are saved; the backward recomputes P.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from . import reference
 from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
 from .checks import (
+    are_plain,
     autocast,
     check_alike,
     check_number,
@@ -69,6 +71,24 @@ def tanh_attention(
 
     Source: Eqs. 3-4 and the attention map of section 3.3 of Duan et al., WACV 2021.
     """
+    if not (are_plain(q, k, v) and _fit(q.shape, k.shape, v.shape)):
+        q, k, v = _checked(q, k, v)
+    check_number("scale", scale)
+    seed = dropout_seed(dropout_p, seed, generator, q.device)
+    backend = choose("tanh_attention", backend, (q, k, v))
+    return _call(backend, q, k, v, float(scale), float(dropout_p), seed)
+
+
+def _fit(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> bool:
+    """Whether the shapes are (B, M, N), (B, L, N), (B or 1, L, D); only the batch may be empty."""
+    if not len(q) == len(k) == len(v) == 3:
+        return False
+    (batch, m, n), (_, length, d) = q, v
+    return tuple(k) == (batch, length, n) and v[0] in (1, batch) and 0 not in (m, n, length, d)
+
+
+def _checked(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments in autocast's dtype; an error names the first that does not fit."""
     for name, value, layout in (
         ("q", q, "(B, M, N)"),
         ("k", k, "(B, L, N)"),
@@ -83,10 +103,7 @@ def tanh_attention(
     )
     for name, value in zip("qkv", (q, k, v), strict=True):
         check_sizes_positive(name, value)
-    check_number("scale", scale)
-    seed = dropout_seed(dropout_p, seed, generator, q.device)
-    backend = choose("tanh_attention", backend, (q, k, v))
-    return _call(backend, q, k, v, float(scale), float(dropout_p), seed)
+    return q, k, v
 
 
 class TanhAttention(torch.autograd.Function):

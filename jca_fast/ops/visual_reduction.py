@@ -13,6 +13,7 @@ where it is needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,14 @@ from torch import Tensor
 from . import reference
 from .autograd import differentiable, record, run, vjp_of
 from .backends import choose
-from .checks import autocast, check_alike, check_number, check_size, check_tensor, inverse_root
+from .checks import (
+    are_plain,
+    autocast,
+    check_alike,
+    check_size,
+    check_tensor,
+    scale_or_inverse_root,
+)
 
 
 def visual_reduction(
@@ -53,6 +61,26 @@ def visual_reduction(
     Source: section 3.2 ("scaled dot-product of audio feature and visual feature") of Duan et al.,
     WACV 2021.
     """
+    if not (are_plain(query, regions) and _fit(query.shape, regions.shape)):
+        query, regions = _checked(query, regions)
+    scale = scale_or_inverse_root(scale, query.shape[-1])
+    lead, (count, width) = query.shape[:-1], regions.shape[-2:]
+    q, r = query.reshape(-1, width), regions.reshape(-1, count, width)  # (S, D), (S, R, D)
+    backend = choose("visual_reduction", backend, (q, r))
+    out, weights = _call(backend, q, r, scale)
+    out = out.reshape(*lead, width)
+    return (out, weights.reshape(*lead, count)) if return_weights else out
+
+
+def _fit(query: Sequence[int], regions: Sequence[int]) -> bool:
+    """Whether the shapes are (..., D) and (..., R, D), with at least one region and channel."""
+    if len(query) < 1 or len(regions) != len(query) + 1:
+        return False
+    return (*regions[:-2], regions[-1]) == tuple(query) and 0 not in regions[-2:]
+
+
+def _checked(query: Tensor, regions: Tensor) -> Sequence[Tensor]:
+    """The arguments in autocast's dtype; an error names the first that does not fit."""
     check_tensor("query", query, None, "(..., D)")
     check_tensor("regions", regions, None, "(..., R, D)")
     if query.ndim < 1 or regions.ndim != query.ndim + 1:
@@ -67,15 +95,7 @@ def visual_reduction(
         )
     query, regions = autocast((query, regions))
     check_alike(("query", "regions"), (query, regions))
-    if scale is not None:
-        check_number("scale", scale)
-    scale = inverse_root(query.shape[-1]) if scale is None else float(scale)
-    lead, (count, width) = query.shape[:-1], regions.shape[-2:]
-    q, r = query.reshape(-1, width), regions.reshape(-1, count, width)  # (S, D), (S, R, D)
-    backend = choose("visual_reduction", backend, (q, r))
-    out, weights = _call(backend, q, r, scale)
-    out = out.reshape(*lead, width)
-    return (out, weights.reshape(*lead, count)) if return_weights else out
+    return query, regions
 
 
 class VisualReduction(torch.autograd.Function):
