@@ -16,7 +16,7 @@ from jca_fast.ops import backends
 from jca_fast.ops.dropout import threshold
 from jca_fast.ops.library import overload
 from jca_fast.ops.tiers import TIERS, precision
-from tests.ptx import stub
+from tests.ptx import host_time, stub
 from tests.ptx.cuda_device import Attention, Matrix, Plan, name_of
 
 SEED = torch.tensor(77)
@@ -211,3 +211,11 @@ def test_a_machine_that_cannot_run_it_says_why():
 
     assert cuda.problem()
     assert "nvcc" in cuda.describe()
+
+
+def test_the_host_time_of_a_call_can_be_measured(driver):
+    """``python -m tests.ptx.host_time``; a time is that beyond an op that does nothing."""
+    times = host_time.measure(["cuda"], rounds=2, calls=2)
+    assert {way for _, _, way in times} == set(host_time.WAYS)
+    launched = [x.kernel.decode() for x in driver.launches()]
+    assert len(launched) == 2 * 2 * len(host_time.DTYPES) * (1 + 3)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from jca_fast.ops.tiers import float32_tier
+
 
 def library_path() -> Path:
     """Where the build puts the library: jca_fast/lib of the imported package."""
@@ -20,7 +22,7 @@ def library_path() -> Path:
 def library() -> ctypes.CDLL:
     """The library, which needs neither a driver nor PyTorch to load."""
     found = ctypes.CDLL(str(library_path()))
-    for name in ("problem", "build", "op_names", "register_ops", "status_string", "kernel_name"):
+    for name in ("problem", "build", "register_ops", "status_string", "kernel_name"):
         getattr(found, f"jca_cuda_{name}").restype = ctypes.c_char_p
     return found
 
@@ -40,16 +42,24 @@ def problem() -> str:
 
 
 def register() -> str:
-    """Make the ops ``torch.ops.jca_fast_cuda.<op>``; "", or why PyTorch lacks something."""
-    folder = Path(torch.__file__).parent / "lib"
-    return register_with(folder / "libtorch_cuda.so")
+    """Put the kernels behind the registered ops; "", or why PyTorch refuses."""
+    return register_with(Path(torch.__file__).parent / "lib" / "libtorch_cuda.so", "CUDA")
 
 
-def register_with(libtorch_cuda: Path) -> str:
-    """The same with a library that has PyTorch's functions for CUDA."""
+def register_with(libtorch_cuda: Path, key: str) -> str:
+    """The same with the library that has PyTorch's functions for CUDA, and a dispatch key."""
+    import jca_fast.ops.library  # noqa: F401  (the schemas must be there first)
+
     cpu = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    missing = library().jca_cuda_register_ops(str(cpu).encode(), str(libtorch_cuda).encode())
+    paths = str(cpu).encode(), str(libtorch_cuda).encode()
+    missing = library().jca_cuda_register_ops(*paths, key.encode(), _is_tf32)
     return f"this is {torch.__version__}: {missing.decode()}" if missing else ""
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int)
+def _is_tf32() -> bool:
+    """What the kernels ask at each call with float32 numbers."""
+    return float32_tier() == "tf32"
 
 
 def describe() -> str:

@@ -1,7 +1,4 @@
-"""Launches on a machine without a GPU: ``stub_driver.c`` in place of libcuda records them.
-
-``python -m tests.ptx.stub`` prints the host time of a call.
-"""
+"""Launches on a machine without a GPU: ``stub_driver.c`` in place of libcuda records them."""
 
 from __future__ import annotations
 
@@ -10,15 +7,10 @@ import functools
 import shutil
 import subprocess
 import tempfile
-from functools import partial
-from math import inf
 from pathlib import Path
-from timeit import timeit
 
 import torch
 from jca_fast.kernels.cuda import native
-
-from jca_fast.ops.library import SCHEMAS
 
 
 class Launch(ctypes.Structure):
@@ -49,15 +41,15 @@ class Driver:
     """The loaded stub, with the ops of the CUDA backend registered on it."""
 
     def __init__(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="jca_stub") as folder:
-            path = Path(folder) / "libcuda.so.1"
-            source = Path(__file__).parent / "stub_driver.c"
-            command = ["cc", "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", str(source)]
-            subprocess.run([*command, "-o", str(path)], check=True)
-            # The library opens libcuda by this name and gets the one that is loaded already.
-            self.library = ctypes.CDLL(str(path))
-            if missing := native.register_with(path):
-                raise RuntimeError(missing)
+        self._folder = tempfile.TemporaryDirectory(prefix="jca_stub")
+        self.path = Path(self._folder.name) / "libcuda.so.1"
+        source = Path(__file__).parent / "stub_driver.c"
+        command = ["cc", "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", str(source)]
+        subprocess.run([*command, "-o", str(self.path)], check=True)
+        # The library opens libcuda by this name and gets the one that is loaded already.
+        self.library = ctypes.CDLL(str(self.path))
+        if missing := native.register_with(self.path, "CPU"):
+            raise RuntimeError(missing)
 
     def launches(self) -> list[Launch]:
         """The launches since the last call."""
@@ -73,41 +65,3 @@ class Driver:
 
 
 driver = functools.cache(Driver)
-
-
-def _host_times(rounds: int = 200, calls: int = 50) -> dict[str, float]:
-    """Microseconds of a call beyond those of an op that does nothing, the least of rounds that take
-    turns.
-
-    Neither the plan nor its launch depends on sizes. They are small, because PyTorch's allocator
-    for CPUs asks the system for large memory, and that for GPUs does not.
-    """
-    q, k = (torch.randn(2, 10, n).mT for n in (16, 24))
-    v, out = torch.randn(1, 24, 8), torch.randn(2, 16, 8)
-    args = q, k, v, 0.03, 0.0, None
-    library = torch.library.Library("jca_stub", "DEF")
-    for name, schema in SCHEMAS.items():
-        if name.startswith("tanh_attention"):
-            library.define(name + schema)
-            nothing = (q, k, v) if name.endswith("backward") else out
-            library.impl(name, lambda *args, x=nothing: x, "CompositeExplicitAutograd")
-    ops, empty = torch.ops.jca_fast, torch.ops.jca_stub
-    tasks = {
-        "forward": (partial(ops.tanh_attention.cuda, *args), partial(empty.tanh_attention, *args)),
-        "backward": (
-            partial(ops.tanh_attention_backward.cuda, out, *args),
-            partial(empty.tanh_attention_backward, out, *args),
-        ),
-    }
-    times = {name: [inf, inf] for name in tasks}
-    for _ in range(rounds):
-        for name, pair in tasks.items():
-            found = [timeit(task, number=calls) / calls for task in pair]
-            times[name] = [min(x) for x in zip(times[name], found, strict=True)]
-    return {name: 1e6 * (call - nothing) for name, (call, nothing) in times.items()}
-
-
-if __name__ == "__main__":
-    driver()
-    for way, microseconds in _host_times().items():
-        print(f"{way:<9} {microseconds:.1f} us to plan and launch, beyond the op's own dispatch")

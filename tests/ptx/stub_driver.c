@@ -13,7 +13,7 @@ typedef struct {
 
 enum { MOST = 64, DRIVER_VERSION = 13000 };
 Launch stub_launches[MOST];
-int stub_count, stub_failing_call, stub_modules;
+int stub_count, stub_failing_call, stub_modules, stub_triton_launches;
 static char names[MOST][64];
 static int functions, primary;
 static _Thread_local void* current;
@@ -45,7 +45,8 @@ int cuCtxPopCurrent_v2(void** context) {
 }
 int cuModuleLoadData(void** module, const void* image) {
     stub_modules++;
-    return *module = (void*)image, *(const uint32_t*)image != 0xBA55ED50;  // begins a fat binary
+    const uint32_t magic = *(const uint32_t*)image;  // of a fat binary, or of a cubin, which is ELF
+    return *module = (void*)image, magic != 0xBA55ED50 && magic != 0x464C457F;
 }
 int cuModuleGetFunction(void** function, void* module, const char* name) {
     strncpy(names[functions], name, 63);
@@ -81,3 +82,31 @@ int32_t aoti_torch_get_device_index(void* tensor, int32_t* index) {
 int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream) {
     return *stream = (void*)(uintptr_t)(0x5000 + device), 0;
 }
+
+// What Triton's launcher needs besides.
+int cuCtxSetCurrent(void* context) {
+    return current = context, 0;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+    return *value = 99 * 1024, attribute < 0 || device;
+}
+int cuFuncGetAttribute(int* value, int attribute, void* function) {
+    enum { MAX_THREADS_PER_BLOCK };
+    return *value = attribute == MAX_THREADS_PER_BLOCK ? 1024 : 0, !function;
+}
+int cuPointerGetAttribute(void** data, int attribute, void* pointer) {
+    return *data = pointer, attribute < 0;
+}
+int cuLaunchKernelEx(const void* config, void* function, void** parameters, void** extra) {
+    return stub_triton_launches++, !config || !function || !parameters || extra;
+}
+
+// A kernel of tanh attention that does nothing: its results are its last tensors. Behind the
+// tensors come scale, dropout_p and no seed.
+int32_t (*stub_delete)(void* tensor);
+static void nothing(uint64_t* stack, uint64_t arguments, uint64_t results) {
+    const uint64_t first = arguments - 3 - results;
+    for (uint64_t i = 0; i < first; ++i) stub_delete((void*)stack[i]);
+    memmove(stack, stack + first, results * sizeof(*stack));
+}
+void* const stub_nothing = nothing;

@@ -11,6 +11,9 @@ namespace {
 
 constexpr int64_t kAny = -1;
 
+// Whether PyTorch multiplies float32 in TF32 now. Its C shim does not say; Python answers.
+int (*is_tf32)();
+
 class Checks {
   public:
     // The first tensor gives the device and the dtype of all others.
@@ -31,9 +34,10 @@ class Checks {
                  "), got (" + text(t.sizes(), size_t(t.dims())) + ")");
     }
 
-    int tier(bool tf32) const {
+    int tier() const {
         const int32_t dtype = first_.dtype();
-        if (dtype == shim.aoti_torch_dtype_float32()) return tf32 ? JCA_CUDA_TF32 : JCA_CUDA_EXACT;
+        if (dtype == shim.aoti_torch_dtype_float32())
+            return is_tf32() ? JCA_CUDA_TF32 : JCA_CUDA_EXACT;
         if (dtype == shim.aoti_torch_dtype_bfloat16()) return JCA_CUDA_BFLOAT16;
         if (dtype == shim.aoti_torch_dtype_float16()) return JCA_CUDA_FLOAT16;
         fail("q must be float32, bfloat16 or float16, got another dtype");

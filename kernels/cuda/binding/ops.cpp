@@ -1,5 +1,5 @@
-// The launchers as ops of PyTorch's dispatcher, torch.ops.jca_fast_cuda.<op>. They take the
-// arguments of the registered op and the float32 precision, which Python knows.
+// Puts the kernels behind the registered ops: torch.ops.jca_fast.<op>.cuda, the overload that
+// jca_fast/ops/library.py defines.
 #include <dlfcn.h>
 
 #include "tanh_attention.h"
@@ -8,13 +8,13 @@ namespace jca_cuda {
 namespace {
 
 struct Op {
-    const char *name, *schema;
+    const char* name;
     BoxedKernel kernel;
 };
 
 constexpr Op kOps[] = {
-    {"tanh_attention", kTanhAttentionSchemas[0], tanh_attention},
-    {"tanh_attention_backward", kTanhAttentionSchemas[1], tanh_attention_backward},
+    {"tanh_attention.cuda", tanh_attention},
+    {"tanh_attention_backward.cuda", tanh_attention_backward},
 };
 
 // "", or the function that this PyTorch lacks. Functions of CUDA are in libtorch_cuda.
@@ -31,39 +31,30 @@ std::string look_up(const char* libtorch_cpu, const char* libtorch_cuda) {
     return "";
 }
 
-std::string register_ops(const char* libtorch_cpu, const char* libtorch_cuda) {
-    const std::string problem = look_up(libtorch_cpu, libtorch_cuda);
-    if (!problem.empty()) return problem;
-    const char* const file = "kernels/cuda/binding/ops.cpp";
-    TorchLibrary *ops, *kernels;
-    if (shim.aoti_torch_library_init_def("jca_fast_cuda", file, 0, &ops) ||
-        shim.aoti_torch_library_init_impl("jca_fast_cuda", "CompositeExplicitAutograd", file, 0,
+std::string register_kernels(const char* key) {
+    TorchLibrary* kernels;
+    if (shim.aoti_torch_library_init_impl("jca_fast", key, "kernels/cuda/binding/ops.cpp", 0,
                                           &kernels))
-        return "PyTorch refused the library of ops";
+        return "PyTorch refused the library of kernels";
     for (const Op& op : kOps)
-        if (shim.aoti_torch_library_def(ops, op.schema) ||
-            shim.torch_library_impl(kernels, op.name, op.kernel, kShimVersion))
-            return std::string("PyTorch refused the op ") + op.name;
+        if (shim.torch_library_impl(kernels, op.name, op.kernel, kShimVersion))
+            return std::string("PyTorch refused the kernel of ") + op.name;
     return "";
 }
 
 }  // namespace
 }  // namespace jca_cuda
 
-// Registers the ops with the PyTorch whose libraries are at these paths, once. Returns "", or why
+// Registers the kernels with the PyTorch whose libraries are at these paths, for dispatch key
+// `key`, once. `precision` says whether PyTorch multiplies float32 in TF32 now. Returns "", or why
 // it cannot.
 extern "C" JCA_CUDA_API const char* jca_cuda_register_ops(const char* libtorch_cpu,
-                                                          const char* libtorch_cuda) {
-    static const std::string problem = jca_cuda::register_ops(libtorch_cpu, libtorch_cuda);
-    return problem.c_str();
-}
-
-// The names of the ops with kernels, with a space behind each.
-extern "C" JCA_CUDA_API const char* jca_cuda_op_names(void) {
-    static const std::string names = [] {
-        std::string text;
-        for (const jca_cuda::Op& op : jca_cuda::kOps) text += op.name + std::string(" ");
-        return text;
+                                                          const char* libtorch_cuda,
+                                                          const char* key, int (*precision)()) {
+    static const std::string problem = [=] {
+        jca_cuda::is_tf32 = precision;
+        const std::string missing = jca_cuda::look_up(libtorch_cpu, libtorch_cuda);
+        return missing.empty() ? jca_cuda::register_kernels(key) : missing;
     }();
-    return names.c_str();
+    return problem.c_str();
 }

@@ -21,31 +21,29 @@ typedef void (*BoxedKernel)(StableValue* stack, uint64_t arguments, uint64_t res
 constexpr uint64_t kShimVersion = 0x020a000000000000ull;  // 2.10: the layout written down above
 
 // X(result, name, arguments): status 0 is success.
-#define JCA_CUDA_SHIM_FUNCTIONS(X)                                                                \
-    X(int32_t, aoti_torch_dtype_float32, (void))                                                  \
-    X(int32_t, aoti_torch_dtype_bfloat16, (void))                                                 \
-    X(int32_t, aoti_torch_dtype_float16, (void))                                                  \
-    X(int32_t, aoti_torch_dtype_int64, (void))                                                    \
-    X(int32_t, aoti_torch_dtype_uint8, (void))                                                    \
-    X(int32_t, aoti_torch_device_type_cuda, (void))                                               \
-    X(int32_t, aoti_torch_layout_strided, (void))                                                 \
-    X(int32_t, aoti_torch_get_data_ptr, (TorchTensor*, void**))                                   \
-    X(int32_t, aoti_torch_get_dim, (TorchTensor*, int64_t*))                                      \
-    X(int32_t, aoti_torch_get_numel, (TorchTensor*, int64_t*))                                    \
-    X(int32_t, aoti_torch_get_sizes, (TorchTensor*, int64_t**))                                   \
-    X(int32_t, aoti_torch_get_strides, (TorchTensor*, int64_t**))                                 \
-    X(int32_t, aoti_torch_get_dtype, (TorchTensor*, int32_t*))                                    \
-    X(int32_t, aoti_torch_get_layout, (TorchTensor*, int32_t*))                                   \
-    X(int32_t, aoti_torch_get_device_type, (TorchTensor*, int32_t*))                              \
-    X(int32_t, aoti_torch_get_device_index, (TorchTensor*, int32_t*))                             \
-    X(int32_t, aoti_torch_get_current_cuda_stream, (int32_t, void**))                             \
-    X(int32_t, aoti_torch_empty_strided,                                                          \
-      (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TorchTensor**))        \
-    X(int32_t, aoti_torch_delete_tensor_object, (TorchTensor*))                                   \
-    X(int32_t, aoti_torch_library_init_def, (const char*, const char*, uint32_t, TorchLibrary**)) \
-    X(int32_t, aoti_torch_library_def, (TorchLibrary*, const char*))                              \
-    X(int32_t, aoti_torch_library_init_impl,                                                      \
-      (const char*, const char*, const char*, uint32_t, TorchLibrary**))                          \
+#define JCA_CUDA_SHIM_FUNCTIONS(X)                                                         \
+    X(int32_t, aoti_torch_dtype_float32, (void))                                           \
+    X(int32_t, aoti_torch_dtype_bfloat16, (void))                                          \
+    X(int32_t, aoti_torch_dtype_float16, (void))                                           \
+    X(int32_t, aoti_torch_dtype_int64, (void))                                             \
+    X(int32_t, aoti_torch_dtype_uint8, (void))                                             \
+    X(int32_t, aoti_torch_device_type_cuda, (void))                                        \
+    X(int32_t, aoti_torch_layout_strided, (void))                                          \
+    X(int32_t, aoti_torch_get_data_ptr, (TorchTensor*, void**))                            \
+    X(int32_t, aoti_torch_get_dim, (TorchTensor*, int64_t*))                               \
+    X(int32_t, aoti_torch_get_numel, (TorchTensor*, int64_t*))                             \
+    X(int32_t, aoti_torch_get_sizes, (TorchTensor*, int64_t**))                            \
+    X(int32_t, aoti_torch_get_strides, (TorchTensor*, int64_t**))                          \
+    X(int32_t, aoti_torch_get_dtype, (TorchTensor*, int32_t*))                             \
+    X(int32_t, aoti_torch_get_layout, (TorchTensor*, int32_t*))                            \
+    X(int32_t, aoti_torch_get_device_type, (TorchTensor*, int32_t*))                       \
+    X(int32_t, aoti_torch_get_device_index, (TorchTensor*, int32_t*))                      \
+    X(int32_t, aoti_torch_get_current_cuda_stream, (int32_t, void**))                      \
+    X(int32_t, aoti_torch_empty_strided,                                                   \
+      (int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, TorchTensor**)) \
+    X(int32_t, aoti_torch_delete_tensor_object, (TorchTensor*))                            \
+    X(int32_t, aoti_torch_library_init_impl,                                               \
+      (const char*, const char*, const char*, uint32_t, TorchLibrary**))                   \
     X(int32_t, torch_library_impl, (TorchLibrary*, const char*, BoxedKernel, uint64_t))
 
 struct Shim {

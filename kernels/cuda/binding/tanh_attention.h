@@ -6,13 +6,7 @@
 namespace jca_cuda {
 namespace {
 
-constexpr const char* kTanhAttentionSchemas[] = {
-    "tanh_attention(Tensor q, Tensor k, Tensor v, float scale, float dropout_p, Tensor? seed, "
-    "bool tf32) -> Tensor",
-    "tanh_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, float scale, "
-    "float dropout_p, Tensor? seed, bool tf32) -> (Tensor, Tensor, Tensor)"};
-
-// The arguments q, k, v, scale, dropout_p, seed, tf32.
+// The arguments q, k, v, scale, dropout_p, seed.
 class TanhAttention {
   public:
     TanhAttention(const char* op, StableValue* stack)
@@ -27,7 +21,7 @@ class TanhAttention {
         call.l = k.sizes()[1];
         call.n = n;
         call.d = v.sizes()[2];
-        call.tier = check.tier(stack[6] & 1);
+        call.tier = check.tier();
         call.shared_v = is_shared && batch != 1;
         call.scale = number(stack[3]);
         call.dropout_threshold = check.threshold(number(stack[4]));
@@ -52,7 +46,7 @@ class TanhAttention {
     const Tensor seed_;
 };
 
-// (q, k, v, scale, dropout_p, seed, tf32) -> out
+// (q, k, v, scale, dropout_p, seed) -> out
 void tanh_attention(StableValue* stack, uint64_t, uint64_t) {
     TanhAttention a("tanh_attention", stack);
     Tensor out = a.q.make({a.call.batch, a.call.m, a.call.d}, a.q.dtype());
@@ -63,7 +57,7 @@ void tanh_attention(StableValue* stack, uint64_t, uint64_t) {
     stack[0] = out.release();
 }
 
-// (grad_out, q, k, v, scale, dropout_p, seed, tf32) -> dq, dk, dv
+// (grad_out, q, k, v, scale, dropout_p, seed) -> dq, dk, dv
 void tanh_attention_backward(StableValue* stack, uint64_t, uint64_t) {
     const Tensor grad_out(stack[0]);
     TanhAttention a("tanh_attention_backward", stack + 1);
