@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pathlib
 import pickle
@@ -309,6 +310,21 @@ def test_a_changed_number_in_a_converted_file_is_found(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(good.replace(b'\\"epoch\\": 7', b'\\"epoch\\": 8'))
     with pytest.raises(ValueError, match="the checksum in its metadata does not match"):
         load_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("key", ["format", "published", "sha256", "jca_fast published 1"])
+def test_a_flipped_bit_in_the_metadata_of_a_converted_file_is_found(tmp_path, key):
+    path = tmp_path / "x.safetensors"
+    torch.save({"net": emotion().state_dict(), "epoch": 7}, tmp_path / "in.pt")
+    main(["convert", str(tmp_path / "in.pt"), str(path)])
+    good = path.read_bytes()
+    first = good.index(f'"{key}"'.encode()) + 1
+    for position, bit in itertools.product(range(first, first + len(key)), (1, 32)):
+        data = bytearray(good)
+        data[position] ^= bit
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"x\.safetensors: "):
+            read_checkpoint(path)
 
 
 def test_safetensors_of_earlier_versions_and_of_other_programs_are_read(tmp_path):

@@ -65,6 +65,21 @@ def shift(rows):
     return [rows[0], "&".join([rows[-1].split("&")[0], *fields[1:]]), *rows[2:]]
 
 
+def claim(path, shape, name="avadataset"):
+    """A small file whose dataset would fill the memory."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset(name, shape, "i8", chunks=(1,) * len(shape))
+
+
+def damage_chunk(path):
+    """Compressed features whose first chunk is no longer what the compressor wrote."""
+    with h5py.File(path) as file:
+        values = file["avadataset"][:]
+    with h5py.File(path, "w") as file:
+        rows = file.create_dataset("avadataset", data=values, compression="gzip")
+        rows.id.write_direct_chunk((0,) * values.ndim, b"not compressed")
+
+
 def test_sound_set(planted):
     for full in (False, True):
         assert {finding.level for finding in check(planted, full=full)} == {"ok"}
@@ -132,6 +147,18 @@ DAMAGE = {
     "planted": (
         lambda r: edit(r, "planted", (6, slice(None)), 0, "audible"),
         "planted.h5: differs from the labels in r",
+    ),
+    "claimed sizes": (
+        lambda r: claim(r / "labels.h5", (2**30, 2**20, 4)),
+        "labels: ",
+    ),
+    "order of a claimed size": (
+        lambda r: claim(r / "val_order.h5", (2**44,), "order"),
+        "val_order.h5: ",
+    ),
+    "chunk": (
+        lambda r: damage_chunk(r / "audio_feature.h5"),
+        "audio_feature.h5, dataset 'avadataset': rows 0 cannot be read",
     ),
     "manifest": (lambda r: (r / "prepared.json").write_text("[]"), "prepared cache: "),
 }

@@ -176,12 +176,42 @@ def test_long_doubles_are_named(data):
         AVEDataset(data)
 
 
-def test_a_link_to_a_pipe_is_named(data):
-    os.mkfifo(data / "pipe")
-    with h5py.File(data / "labels.h5", "w") as file:
-        file["avadataset"] = h5py.ExternalLink("pipe", "/avadataset")
-    with pytest.raises(ValueError, match=r"labels\.h5: dataset 'avadataset' is a link to .*pipe"):
-        files.Table(data, "labels")  # HDF5 would wait for a writer
+def link_to_a_pipe(file, name):
+    file[name] = h5py.ExternalLink("pipe", "/a")
+
+
+def link_to_a_link(file, name):
+    file["other"] = h5py.ExternalLink("pipe", "/")
+    file[name] = h5py.SoftLink("/other/a")
+
+
+def numbers_of_a_missing_file(file, name):
+    layout = h5py.VirtualLayout((48,), "f4")
+    layout[:] = h5py.VirtualSource("gone.h5", "a", (48,))
+    file.create_virtual_dataset(name, layout)  # HDF5 would read zeros
+
+
+def numbers_of_a_device(file, name):
+    file.create_dataset(name, (48,), "f4", external=[("/dev/zero", 0, h5py.h5f.UNLIMITED)])
+
+
+@pytest.mark.parametrize(
+    "make", [link_to_a_pipe, link_to_a_link, numbers_of_a_missing_file, numbers_of_a_device]
+)
+@pytest.mark.parametrize("name", ["labels", "clips", "planted"])
+def test_files_that_read_other_files_are_refused(data, make, name):
+    os.mkfifo(data / "pipe")  # HDF5 would wait for a writer
+    with h5py.File(data / f"{name}.h5", "w") as file:
+        make(file, {"labels": "avadataset", "clips": "length", "planted": "position"}[name])
+    with pytest.raises(ValueError, match=rf"{name}\.h5: .*(in other files|is a link to 'pipe');"):
+        AVEDataset(data).read_planted()
+
+
+def test_a_small_file_that_claims_much_is_named(data):
+    with h5py.File(data / "clips.h5", "w") as file:
+        file.create_dataset("length", (2**44,), "i8", chunks=(1024,))
+    with pytest.raises(ValueError, match=r"clips\.h5: length .*do not fit in memory"):
+        AVEDataset(data)
 
 
 def test_a_locked_file_is_called_locked(data, monkeypatch):

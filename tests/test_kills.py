@@ -70,7 +70,7 @@ def run():
         count = context.Value("i", 0, lock=False)
         process = context.Process(target=child, args=(arguments, at, count))
         process.start()
-        process.join(120)
+        process.join(900)
         return process.exitcode, count.value
 
     return run

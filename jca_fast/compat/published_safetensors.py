@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
             tensors = {key: file.get_tensor(key) for key in names}
     except SafetensorError as error:
         raise ValueError(f"not a whole safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
+    if not _is_published(metadata):
         return tensors, "", {}
     expected = metadata.get("sha256")
     if expected and expected != _checksum(tensors, metadata.get("published", "")):
@@ -67,6 +67,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
         raise ValueError(
             f"its metadata 'published' is not what jca-fast convert writes: {error}"
         ) from error
+
+
+def _is_published(metadata: Mapping[str, str]) -> bool:
+    """Whether :func:`write` made the metadata; ValueError if one of its keys is damaged.
+
+    Files of earlier versions have no checksum.
+    """
+    named = metadata.get("format") == FORMAT
+    if not named and not metadata.keys() >= {"published", "sha256"}:
+        return False
+    if not named or not ("sha256" in metadata or metadata.keys() == {"format", "published"}):
+        raise ValueError(f"damaged: its metadata are not whole, found {', '.join(metadata)}")
+    return True
 
 
 def _checksum(tensors: Mapping[str, Tensor], published: str) -> str:

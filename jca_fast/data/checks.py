@@ -46,12 +46,22 @@ def check(root: str | Path, *, full: bool = False, progress: bool = False) -> li
     tables, findings = _open(root)
     events, more = _annotations(root)
     findings += more
-    findings += [*_sizes(tables, events), *_labels(tables, events), *_splits(root, tables, events)]
-    findings += _planted(root, tables)
-    findings += [
-        _values(table, full, progress) for stem, table in tables.items() if "feature" in stem
-    ]
+    findings += _sizes(tables, events)
+    findings += _readable("labels", _labels(tables, events))
+    findings += _readable("splits", _splits(root, tables, events))
+    findings += _readable(files.PLANTED, _planted(root, tables))
+    for stem, table in tables.items():
+        if "feature" in stem:
+            findings += _readable(table.path.name, _values(table, full, progress))
     return findings + list(_cache(root, full))
+
+
+def _readable(file: str, found: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings, with one for the rows at which their file cannot be read."""
+    try:
+        yield from found
+    except ValueError as error:
+        yield Finding("error", file, str(error))
 
 
 def _open(root: Path) -> tuple[Tables, list[Finding]]:
@@ -223,8 +233,8 @@ def _splits(root: Path, tables: Tables, events: list[Event]) -> Iterator[Finding
         yield Finding("note" if unused else "ok", "splits", text)
 
 
-def _values(table: files.Table, full: bool, progress: bool) -> Finding:
-    """A finding on the values: NaN, infinite and negative ones, and clips of zeros."""
+def _values(table: files.Table, full: bool, progress: bool) -> Iterator[Finding]:
+    """One finding on the values: NaN, infinite and negative ones, and clips of zeros."""
     from tqdm import tqdm
 
     n = len(table)
@@ -247,7 +257,7 @@ def _values(table: files.Table, full: bool, progress: bool) -> Finding:
     problems = [f"{problem} in {_rows(found)}" for problem, found in rows.items() if found]
     level = "error" if rows["NaN"] or rows["infinite values"] else "note" if problems else "ok"
     facts = f"{zeros:.0%} zeros, largest value {largest:.4g}; {scope} clips looked at"
-    return Finding(level, table.path.name, "; ".join([*problems, facts]))
+    yield Finding(level, table.path.name, "; ".join([*problems, facts]))
 
 
 def _planted(root: Path, tables: Tables) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jca_fast.data.hdf5 import UNREADABLE, library, open_h5
+from jca_fast.data.hdf5 import UNREADABLE, library, open_h5, read_h5
 from jca_fast.data.hdf5 import write_h5 as write_h5
 
 FEATURES = "avadataset"
@@ -125,7 +125,6 @@ class Table:
     def _open_h5(self) -> Any:
         h5py = library()
         file = open_h5(self.path, needed(self.path.stem))
-        self._refuse_special(file)
         try:
             present = self.dataset in file  # raises for a loop of links
             rows = file.get(self.dataset)
@@ -136,16 +135,6 @@ class Table:
         except UNREADABLE as error:
             found = f"dataset {self.dataset!r} cannot be opened, the file is damaged ({error})"
         raise ValueError(f"{self.path}: {found}; {needed(self.path.stem)}")
-
-    def _refuse_special(self, file: Any) -> None:
-        """Refuse a link to a pipe or device, which HDF5 would read without an end."""
-        try:
-            link = file.get(self.dataset, getlink=True)
-        except UNREADABLE:
-            return  # the error of opening the dataset is better
-        target = self.path.parent / getattr(link, "filename", ".")
-        if target.exists() and not (target.is_file() or target.is_dir()):
-            raise ValueError(f"{self.path}: dataset {self.dataset!r} is a link to {target}")
 
     def _open_npy(self) -> np.memmap:
         try:
@@ -193,13 +182,7 @@ def read_clip_column(folders: tuple[Path, ...], name: str) -> np.ndarray | None:
     path = find_companion(CLIPS, *folders)
     if path is None:
         return None
-    with open_h5(path) as file:
-        try:
-            column = file[name][:]
-        except UNREADABLE as error:
-            raise ValueError(
-                f"{path}: {name!r} cannot be read ({error}); extract the set again"
-            ) from None
+    (column,) = read_h5(path, name, needed="extract the set again")
     if column.ndim != 1 or column.dtype.kind not in _CLIP_COLUMNS[name]:
         raise ValueError(
             f"{path}: found {name!r} of shape {column.shape}, {column.dtype}; extract the set again"
@@ -230,11 +213,7 @@ def read_planted(
 
     Raises ValueError for a damaged file, or if (n, N, R) is not `shape`.
     """
-    with open_h5(path) as file:
-        try:
-            position, audible, visible = (file[k][:] for k in ("position", "audible", "visible"))
-        except UNREADABLE as error:
-            raise ValueError(f"{path}: cannot be read ({error})") from None
+    position, audible, visible = read_h5(path, "position", "audible", "visible")
     if shape is not None and position.shape != shape:
         raise ValueError(f"{path}: found position of shape {position.shape}; needed: {shape}")
     if position.shape[:2] != audible.shape or audible.shape != visible.shape:

@@ -34,10 +34,13 @@ UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, 
 
 
 def open_h5(path: Path, needed: str = "") -> Any:
-    """The file `path`, open for reading; ValueError naming it and the reason if that fails."""
+    """The file `path`, open for reading; ValueError naming it and the reason if that fails.
+
+    A file that reads other files is refused.
+    """
     h5py = library()
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except BlockingIOError:
         raise ValueError(
             f"{path}: locked by another process; needed: wait until that closes the file, "
@@ -50,6 +53,48 @@ def open_h5(path: Path, needed: str = "") -> Any:
         raise ValueError(
             f"{path}: not a whole HDF5 file, {size} ({error})" + (f"; {needed}" if needed else "")
         ) from None
+    _refuse_other_files(path, file)
+    return file
+
+
+def _refuse_other_files(path: Path, file: Any) -> None:
+    """Refuse links and datasets that read other files.
+
+    HDF5 waits for a pipe, reads a device, and takes zeros for the numbers of a missing file.
+    """
+    h5py = library()
+
+    def other(name: str, link: Any) -> str | None:
+        if isinstance(link, h5py.ExternalLink):
+            return f"{name!r} is a link to {link.filename!r}"
+        try:
+            found = file.get(name) if isinstance(link, h5py.HardLink) else None
+        except UNREADABLE:
+            return None  # whoever opens it reports a better error
+        if isinstance(found, h5py.Dataset) and (found.is_virtual or found.external):
+            return f"the numbers of {name!r} are in other files"
+        return None
+
+    try:
+        refused = file.visititems_links(other)
+    except UNREADABLE as error:
+        refused = f"its index is damaged ({error})"
+    if refused:
+        file.close()
+        raise ValueError(f"{path}: {refused}; needed: a whole file that holds its own numbers")
+
+
+def read_h5(path: Path, *names: str, needed: str = "") -> list[np.ndarray]:
+    """Whole datasets of one file; ValueError naming it and the reason if one cannot be read."""
+    advice = f"; {needed}" if needed else ""
+    with open_h5(path, needed) as file:
+        try:
+            return [file[name][:] for name in names]
+        except MemoryError:
+            reason = "they do not fit in memory"
+        except UNREADABLE as error:
+            reason = str(error)
+    raise ValueError(f"{path}: {', '.join(names)} cannot be read ({reason}){advice}")
 
 
 def write_h5(
