@@ -403,6 +403,17 @@ def test_a_flipped_bit_in_a_cache_is_found_when_its_block_is_read(cached):
     assert len(dataset[intact[0]]) == 3  # other blocks can still be read
 
 
+def test_two_whole_blocks_of_a_cache_that_changed_places_are_found(cached):
+    path = cached / "prepared" / "visual_feature.npy"
+    manifest = read_manifest(cached / "prepared" / "prepared.json")
+    rows = manifest["files"]["visual_feature.h5"]["rows"]
+    values = np.load(path, mmap_mode="r+")
+    values[:rows], values[rows : 2 * rows] = values[rows : 2 * rows], values[:rows].copy()
+    values.flush()
+    with pytest.raises(ValueError, match=r"visual_feature\.npy, rows \d+ to \d+: damaged since"):
+        list(AVEDataset(cached))
+
+
 def test_a_flipped_bit_in_the_labels_of_a_cache_is_found(cached):
     damage(cached / "prepared" / "labels.h5", -3000)
     with pytest.raises(ValueError, match=r"labels\.h5: damaged since the cache was made"):

@@ -77,7 +77,7 @@ def run(processes):
     def run(arguments, *how) -> int:
         process = processes.Process(target=child, args=(arguments, *how))
         process.start()
-        process.join(120)
+        process.join(900)
         return process.exitcode
 
     return run
