@@ -36,6 +36,7 @@ _INTERNAL = (
     "published",
     "published_safetensors",
     "recognize",
+    "released_parts",
     "torch_file",
     "unpickle",
 )
