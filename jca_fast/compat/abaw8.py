@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..modules.lengths import Lengths, padding_mask, without_padding
 from . import released
 from .gates import gated
-from .layers import init_weights
+from .layers import PublishedModel
 from .orig_cam import regressor
 from .released import LSTM
 
@@ -42,7 +42,7 @@ class DCNLayer(released.DCNLayer):
     default_return_all = True
 
 
-class GRJCA_cam(nn.Module):  # noqa: N801 (the published name)
+class GRJCA_cam(PublishedModel):  # noqa: N801 (the published name)
     """Gated recursive fusion: each modality is a mix of its input and its last two iterations.
 
     ``Joint``, the two regressors and the text gate are in the published state_dict but are not
@@ -78,7 +78,7 @@ class GRJCA_cam(nn.Module):  # noqa: N801 (the published name)
         self.Joint = LSTM(1024, 512, 2, dropout=0.0)
         self.aregressor = regressor(512, 128, 0.6)
         self._add_gates(video_dim, audio_dim)
-        init_weights(self)
+        self.init_weights()
 
     def _add_gates(self, video_dim: int, audio_dim: int) -> None:
         self.audio_gating_fc_layer = nn.Linear(audio_dim, 3)

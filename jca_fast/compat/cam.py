@@ -50,6 +50,7 @@ class CAM(nn.Module):
 
     Shapes:
         audio (B, N, in_dim), visual (B, N, in_dim) -> (B, N, 1), or a tuple of one for each head.
+        The published names of both in a call are ``f1_norm`` and ``f2_norm``.
         New in every call: ``lengths`` (B,) or ``key_padding_mask`` (B, N), as in
         :class:`jca_fast.modules.JointCoAttention`, for clips that end before N.
 
@@ -113,14 +114,14 @@ class CAM(nn.Module):
 
     def forward(
         self,
-        audio: Tensor,
-        visual: Tensor,
+        f1_norm: Tensor,
+        f2_norm: Tensor,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         # The weights of audio get no gradient where the published code gives them none.
         trained = "v" if self.heads and self.head_input == "visual" else "av"
-        used, (audio, visual) = self._prepared(audio, visual, lengths, key_padding_mask)
+        used, (audio, visual) = self._prepared(f1_norm, f2_norm, lengths, key_padding_mask)
         attended = self._attended(audio, visual, used, trained)
         features = torch.cat(
             attended if self.head_input == "attended" else (visual, attended[1]), dim=-1

@@ -16,22 +16,31 @@ Parameters are created in the published order, so that a seed gives the publishe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..functional import joint_affinity
-from ..modules.checks import check_positive, check_probability, check_together
+from ..modules.checks import check_choice, check_positive, check_probability, check_together
 from ..modules.lengths import Lengths, padding_mask, used_segments, zero_padding
 from ..modules.linear import Sequential, call_linear, over_segments
 from ..modules.paper_layer import Maps
 from ..modules.released_layer import attend_to_joint
 
+Given = tuple[Tensor | None, ...]
+"""One feature for each modality; None stands for a missing one."""
+
+
+def given(features: Given) -> tuple[Tensor, ...]:
+    return tuple(x for x in features if x is not None)
+
 
 class PublishedCoAttention(nn.Module):
     """The published ``DenseCoAttn``: modalities X_i (B, N, d_i) -> attended features T_i (B, N, d).
+
+    Subclasses give ``forward`` one published name for each modality: ``value1``, ``value2``, ...
 
     Args:
         dims: widths d_i of two or more modalities.
@@ -62,13 +71,10 @@ class PublishedCoAttention(nn.Module):
         for i, width in enumerate(dims, 1):
             self.add_module(f"value{i}_linear", nn.Linear(width, width))
 
-    def forward(
-        self,
-        *values: Tensor,
-        lengths: Lengths | None = None,
-        key_padding_mask: Tensor | None = None,
+    def _attend(
+        self, values: Given, lengths: Lengths | None, key_padding_mask: Tensor | None
     ) -> tuple[Tensor, ...]:
-        used, values = self._prepared(values, lengths, key_padding_mask)
+        used, values = self._prepared(given(values), lengths, key_padding_mask)
         return self._attended(values, used, self.dropouts)
 
     def _attended(
@@ -133,7 +139,10 @@ class PublishedCoAttention(nn.Module):
 
 
 class PublishedLayer(nn.Module):
-    """The published ``NormalSubLayer``: a :class:`PublishedCoAttention` and the residual update."""
+    """The published ``NormalSubLayer``: a :class:`PublishedCoAttention` and the residual update.
+
+    Subclasses give ``forward`` one published name for each modality: ``data1``, ``data2``, ...
+    """
 
     def __init__(self, dense_coattn: PublishedCoAttention, dropout: float) -> None:
         super().__init__()
@@ -144,12 +153,10 @@ class PublishedLayer(nn.Module):
             for d in dense_coattn.dims
         )
 
-    def forward(
-        self,
-        *data: Tensor,
-        lengths: Lengths | None = None,
-        key_padding_mask: Tensor | None = None,
+    def _update(
+        self, data: Given, lengths: Lengths | None, key_padding_mask: Tensor | None
     ) -> tuple[Tensor, ...]:
+        data = given(data)
         used = used_segments(lengths, key_padding_mask, data[0])
         weighted = self.dense_coattn(*data, **padding_mask(used))
         parts = zip(data, self.linears, weighted, strict=True)
@@ -159,6 +166,7 @@ class PublishedLayer(nn.Module):
 class PublishedStack(nn.Module):
     """The published ``DCNLayer``: layers one after the other, each with its own weights.
 
+    Subclasses give ``forward`` one published name for each modality: ``data1``, ``data2``, ...
     ``return_all``, set at construction or in a call, returns one list for each modality
     with its feature after every layer:
     ``([x1 of layer 1, x1 of layer 2], [x2 of layer 1, x2 of layer 2])``.
@@ -172,13 +180,14 @@ class PublishedStack(nn.Module):
         self.return_all = return_all
         self.dcn_layers = nn.ModuleList(layers)
 
-    def forward(
+    def _run(
         self,
-        *data: Tensor,
-        return_all: bool | None = None,
-        lengths: Lengths | None = None,
-        key_padding_mask: Tensor | None = None,
+        data: Given,
+        return_all: bool | None,
+        lengths: Lengths | None,
+        key_padding_mask: Tensor | None,
     ) -> tuple[Any, ...]:
+        data = given(data)
         iterations = []
         padding = padding_mask(used_segments(lengths, key_padding_mask, data[0]))
         for layer in self.dcn_layers:
@@ -189,13 +198,30 @@ class PublishedStack(nn.Module):
         return data
 
 
-def init_weights(model: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every Linear, as in the published whole models."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+INITIAL: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "normal": lambda weight, gain: nn.init.uniform_(weight, 0.0, gain),
+    "xavier": nn.init.xavier_uniform_,
+    "kaiming": lambda weight, gain: nn.init.kaiming_uniform_(weight, a=0, mode="fan_in"),
+    "orthogonal": nn.init.orthogonal_,
+}
+"""The published ways to draw weights, by their names; "normal" is uniform there."""
+
+
+class PublishedModel(nn.Module):
+    """A whole published model, which draws the weights of its Linears twice."""
+
+    def init_weights(self, init_type: str = "xavier", init_gain: float = 1.0) -> None:
+        """Draw the weights of every Linear again, and make its biases zero.
+
+        ``init_type`` is "xavier", "kaiming", "orthogonal" or "normal", which draws uniformly
+        between 0 and ``init_gain``, as published. Other parameters keep their values.
+        """
+        check_choice("init_type", init_type, list(INITIAL))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                INITIAL[init_type](module.weight, init_gain)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
 
 def option(options: Any, name: str, default: Any) -> Any:

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from ..modules.lengths import Lengths, padding_mask, without_padding, zero_padding
 from ..modules.linear import Sequential
 from ..modules.recurrent import call_recurrent
-from .layers import init_weights
+from .layers import PublishedModel
 from .released import LSTM, BottomUpExtract, DCNLayer
 
 
-class CAM(nn.Module):
+class CAM(PublishedModel):
     """Valence and arousal of every segment from audio and visual features after co-attention.
 
     Args:
@@ -71,7 +71,7 @@ class CAM(nn.Module):
         if not unimodal_rnn:
             self.vregressor = self._head(head)
         self._add_parts(audio_dim, visual_dim, head)
-        init_weights(self)
+        self.init_weights()
 
     def _reduction(self, audio_dim: int, visual_dim: int) -> nn.Module:
         return BottomUpExtract(audio_dim, visual_dim)

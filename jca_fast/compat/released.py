@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..modules.lengths import Lengths, padding_mask, without_padding, zero_padding
 from ..modules.linear import Sequential
 from ..modules.recurrent import call_recurrent
-from .layers import PublishedCoAttention, PublishedLayer, PublishedStack, init_weights, option
+from .layers import PublishedCoAttention, PublishedLayer, PublishedModel, PublishedStack, option
 from .released_parts import GRU, LSTM, BottomUpExtract, PositionAttn
 
 __all__ = [
@@ -64,6 +64,16 @@ class DenseCoAttn(PublishedCoAttention):
         query = self.default_query if use_query is None else use_query
         super().__init__((dim1, dim2), dropout, n, query)
 
+    def forward(
+        self,
+        value1: Tensor,
+        value2: Tensor | None = None,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        return self._attend((value1, value2), lengths, key_padding_mask)
+
 
 class NormalSubLayer(PublishedLayer):
     """One layer with its residual update: (B, N, dim1), (B, N, dim2) -> the same shapes."""
@@ -81,6 +91,16 @@ class NormalSubLayer(PublishedLayer):
     ) -> None:
         sizes = (dim1, dim2, dropout, num_segments)
         super().__init__(self.attention_class(*sizes, use_query=use_query), dropout)
+
+    def forward(
+        self,
+        data1: Tensor,
+        data2: Tensor | None = None,
+        *,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        return self._update((data1, data2), lengths, key_padding_mask)
 
 
 class DCNLayer(PublishedStack):
@@ -107,6 +127,17 @@ class DCNLayer(PublishedStack):
         sizes = (dim1, dim2, dropout, num_segments)
         layers = [self.layer_class(*sizes, use_query=use_query) for _ in range(num_seq)]
         super().__init__(layers, self.default_return_all if return_all is None else return_all)
+
+    def forward(
+        self,
+        data1: Tensor,
+        data2: Tensor | None = None,
+        *,
+        return_all: bool | None = None,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> tuple[Any, ...]:
+        return self._run((data1, data2), return_all, lengths, key_padding_mask)
 
 
 class PredictLayer(nn.Module):
@@ -150,7 +181,7 @@ class Normalization(nn.Module):
         return F.normalize(audio, dim=-1), F.normalize(video, dim=-1)
 
 
-class DCNWithRCNN(nn.Module):
+class DCNWithRCNN(PublishedModel):
     """The whole published model: audio (B, N, 128), video (B, N, 7, 7, 512) -> (B, N, num_classes).
 
     Like :class:`PositionAttn` it takes the video in any layout with 49 x 512 numbers in a segment.
@@ -176,9 +207,9 @@ class DCNWithRCNN(nn.Module):
         audio_size, video_size = option(opt, "audio_size", 512), option(opt, "video_size", 512)
         num_classes = int(option(opt, "num_classes", 29))  # the published parser makes it a float
         dropout, rnn = option(opt, "dropout", 0.3), option(opt, "rnn", "LSTM")
-        if rnn not in ("LSTM", "GRU"):
+        if rnn not in ("LSTM", "lstm", "GRU"):  # the published code takes any other as LSTM
             raise ValueError(f"opt.rnn must be 'LSTM' or 'GRU', got {rnn!r}")
-        block = LSTM if rnn == "LSTM" else GRU
+        block = GRU if rnn == "GRU" else LSTM
         layers, droprnn = option(opt, "num_layers", 2), option(opt, "droprnn", 0.1)
         self.audio_extract = block(AUDIO_FEATURES, audio_size, layers, droprnn)
         self.video_extract = block(video_size, video_size, layers, droprnn)
@@ -187,7 +218,7 @@ class DCNWithRCNN(nn.Module):
         segments = option(opt, "num_segments", 10)
         self.coattn = DCNLayer(video_size, audio_size, option(opt, "num_seq", 4), dropout, segments)
         self.predict = PredictLayer(video_size, audio_size, num_classes, dropout, squeeze=squeeze)
-        init_weights(self)
+        self.init_weights()
 
     def forward(
         self,

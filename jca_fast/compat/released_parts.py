@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..modules import ResidualRNN
 from ..modules.checks import check_positive, check_probability, check_together
+from ..modules.lengths import Lengths
 from ..modules.visual_reduction import additive_reduction
 
 NUM_REGIONS = 49  # 7 x 7 positions of VGG19 pool5
@@ -52,6 +53,29 @@ class _RecurrentBlock(ResidualRNN):
         states = 4 if self.cell == "lstm" else 2
         self.init_hidden = nn.Parameter(torch.empty(states * num_layers, dim // 2))
         nn.init.xavier_uniform_(self.init_hidden)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        lengths: Lengths | None = None,
+        key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        return self._represent("inputs", inputs, lengths, key_padding_mask)
+
+    @property
+    def rnn_dim(self) -> int:
+        """The units of each direction."""
+        return self.rnn.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """The layers of the recurrent network."""
+        return self.rnn.num_layers
+
+    @property
+    def residual_embeddings(self) -> bool:
+        """Whether the input is concatenated to the output of the recurrent network."""
+        return self.residual
 
 
 class LSTM(_RecurrentBlock):

@@ -10,16 +10,19 @@ In place of ``from orig_cam import CAM``::
 from __future__ import annotations
 
 from . import released
-from .released import LSTM, PredictLayer
+from .recursive_joint_co_attention import PredictLayer
+from .released import LSTM, BottomUpExtract, PositionAttn
 from .speaker import CAM, FusionModel
 
 __all__ = [
     "CAM",
     "LSTM",
+    "BottomUpExtract",
     "DCNLayer",
     "DenseCoAttn",
     "FusionModel",
     "NormalSubLayer",
+    "PositionAttn",
     "PredictLayer",
 ]
 

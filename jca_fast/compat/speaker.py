@@ -15,11 +15,11 @@ from ..heads import AttentiveStatisticsPooling
 from ..modules.lengths import Lengths, padding_mask, without_padding
 from ..modules.linear import call_linear
 from ..modules.recurrent import call_recurrent
-from .layers import init_weights
+from .layers import PublishedModel
 from .released import LSTM, BottomUpExtract, DCNLayer, PredictLayer
 
 
-class CAM(nn.Module):
+class CAM(PublishedModel):
     """Face and voice fused by joint co-attention: a vector of their joint width for every segment.
 
     Args:
@@ -62,7 +62,7 @@ class CAM(nn.Module):
         width = visual_dim + audio_dim
         self.Joint = LSTM(width, width, 2, dropout=0.0)
         self.predict = PredictLayer(visual_dim, audio_dim, num_speakers, 0.3)
-        init_weights(self)
+        self.init_weights()
 
     def forward(
         self,

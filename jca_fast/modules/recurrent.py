@@ -93,8 +93,14 @@ class ResidualRNN(nn.Module):
         """y (B, N, dim). With ``lengths`` (B,) or ``key_padding_mask`` (B, N), True in the padding,
         the result is that of the shorter clips without padding, and zero in the padding.
         """
-        check_feature("x", x, self.input_dim)
-        check_like("x", x, self.init_hidden, "the weights")
+        return self._represent("x", x, lengths, key_padding_mask)
+
+    def _represent(
+        self, name: str, x: Tensor, lengths: Lengths | None, key_padding_mask: Tensor | None
+    ) -> Tensor:
+        """y of the input x, which is ``name`` in errors."""
+        check_feature(name, x, self.input_dim)
+        check_like(name, x, self.init_hidden, "the weights")
         used = used_segments(lengths, key_padding_mask, x)
         x = zero_padding(x, used)
         y = self._run(x) if used is None else self._run_packed(x, used[..., 0])  # (B, N, dim)
