@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "Checkpoint": "checkpoint",
-    "Recognized": "recognize",
+    "Recognized": "recognized",
     "from_state_dict": "recognize",
     "load_checkpoint": "checkpoint",
     "read_checkpoint": "checkpoint",
@@ -33,9 +33,13 @@ _INTERNAL = (
     "inert_names",
     "layers",
     "native",
+    "other_formulas",
+    "pickled_settings",
     "published",
     "published_safetensors",
+    "published_sizes",
     "recognize",
+    "recognized",
     "released_parts",
     "torch_file",
     "unpickle",
@@ -48,7 +52,8 @@ _MODULES = (*REPOSITORIES, *_SHARED)
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, load_checkpoint, read_checkpoint
     from .native import to_native, to_published
-    from .recognize import Recognized, from_state_dict
+    from .recognize import from_state_dict
+    from .recognized import Recognized
 
 __all__ = [
     "REPOSITORIES",

@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"*.safetensors, or {', '.join(PUBLISHED)} for the published container",
     )
     parser.add_argument(
+        "--entry",
+        metavar="PLACE",
+        help="the place of the weights in IN, such as net or trainer.model, if it has several",
+    )
+    parser.add_argument(
         "--native",
         action="store_true",
         help="write a checkpoint of jca-fast train (whole released models, to *.pt)",
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"OUT must end in one of {', '.join(suffixes)}; got {args.target}")
     if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
         raise ValueError(f"IN and OUT are the same file: {args.source}")
-    checkpoint = read_checkpoint(args.source)
+    checkpoint = read_checkpoint(args.source, entry=args.entry)
     print(checkpoint)
     try:
         lines = _write(checkpoint, args.target, args.native)
@@ -85,7 +90,7 @@ def _write_native(checkpoint: Checkpoint, target: Path) -> list[str]:
     from ..training import checkpoint as training
     from .native import to_native
 
-    if checkpoint.recognized.asks_query:
+    if checkpoint.recognized.asks:
         raise ValueError(f"--native needs a whole released model, found {checkpoint.recognized}")
     model = checkpoint.load()
     model = model if isinstance(model, AVELocalizer) else to_native(model)

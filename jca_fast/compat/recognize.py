@@ -8,15 +8,16 @@ exactly these keys and shapes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from .bounds import LONGEST_NAME
-from .published import KNOWN, Known, Shapes, within
+from .other_formulas import OtherFormulaError
+from .published import KNOWN, Known
+from .published_sizes import Shapes, Sized, within
+from .recognized import Recognized, load_recognized, short_name
 
-WRAPPERS = ("_orig_mod", "module")  # of torch.compile and of DataParallel, DDP and AveragedModel
 SIBLINGS = (
     "audio_extract.",
     "video_extract.",
@@ -28,78 +29,35 @@ SIBLINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Recognized:
-    """The module of a state_dict: its ``name`` and ``sizes`` as text; ``build()`` makes it.
-
-    ``prefix`` begins every key of the module in the state_dict. ``others`` are the keys of a larger
-    model around it. ``names`` gives for each key of the module its key in the state_dict.
-    ``takes_query`` is True only for layers of two modalities: ``build(use_query)`` makes the form
-    that uses ``query_linear`` or does not. ``asks_query`` is True if both forms are published for
-    these weights.
-    """
-
-    name: str
-    sizes: str
-    build: Callable[..., nn.Module]
-    prefix: str = ""
-    others: tuple[str, ...] = ()
-    names: dict[str, str] = field(default_factory=dict)
-    takes_query: bool = False
-    asks_query: bool = False
-
-    def __str__(self) -> str:
-        under = f"; keys under {self.prefix!r}" if self.prefix else ""
-        around = f"; {len(self.others)} tensors of the larger model around it"
-        return f"{self.name}: {self.sizes}{under}{around if self.others else ''}"
-
-
 def from_state_dict(
-    state_dict: Mapping[str, Tensor], *, use_query: bool | None = None
+    state_dict: Mapping[str, Tensor],
+    *,
+    use_query: bool | None = None,
+    repository: str | None = None,
 ) -> nn.Module:
     """The published module a state_dict belongs to, in the dtype and on the device of its tensors.
 
     It is in eval mode and has copies of the tensors. Wrappers such as ``module.`` and
     ``_orig_mod.`` are removed, and a published module is found under any prefix of a larger model.
     Settings that a state_dict does not hold have their defaults: the published dropout rates and
-    ``squeeze=False``.
+    ``squeeze=False``. Where the keys and shapes do not determine the module, it asks for one of the
+    arguments, or the logger ``jca_fast`` warns of what it assumed.
 
     Args:
         state_dict: tensors by name.
-        use_query: only for layers of two modalities. True uses ``query_linear``, False does not,
-            like SPIRo. It is needed at N = 300, where both forms are published; elsewhere None
-            uses ``query_linear``, like all published code.
+        use_query: only for layers of two modalities. True uses ``query_linear``, False does not.
+            At N = 300, where both forms are published, True gives the layers of ABAW8, whose
+            ``DCNLayer`` returns every iteration, and False those of SPIRo. Elsewhere None uses
+            ``query_linear``.
+        repository: the namespace in this package of the repository whose class to build, such as
+            "abaw8", with its results and options. None builds the class of the shared modules.
 
     Raises:
         ValueError: it is none of the published modules, or almost one, or it fits two forms and
-            ``use_query`` is not given. The message gives the expected and the found keys.
+            neither ``use_query`` nor ``repository`` is given, or the repository has no such module.
+            The message gives the expected and the found keys.
     """
-    return load_recognized(state_dict, recognize(state_dict), use_query)
-
-
-def load_recognized(
-    state_dict: Mapping[str, Tensor], found: Recognized, use_query: bool | None = None
-) -> nn.Module:
-    """The module ``found`` with copies of its tensors."""
-    if found.asks_query and use_query is None:
-        raise ValueError(
-            f"these weights fit two published forms of {found.name}, which give other results: "
-            "with query_linear in use (use_query=True) or out of use, as in SPIRo "
-            "(use_query=False); pass use_query"
-        )
-    if use_query is not None and not found.takes_query:
-        raise ValueError(f"use_query is for layers of two modalities alone; found {found.name}")
-    with torch.device("meta"):
-        model = found.build() if use_query is None else found.build(use_query)
-    weights = {}
-    for key, expected in model.state_dict().items():
-        name = found.names[key]
-        value = state_dict[name]
-        if value.is_floating_point() != expected.is_floating_point():
-            raise ValueError(f"{name} holds {value.dtype}, expected numbers like {expected.dtype}")
-        weights[key] = value.detach().clone(memory_format=torch.contiguous_format)
-    model.load_state_dict(weights, strict=True, assign=True)
-    return model.eval()
+    return load_recognized(state_dict, recognize(state_dict), use_query, repository)
 
 
 def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
@@ -111,10 +69,9 @@ def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
         inner = within(names, prefix)
         others = tuple(key for short, key in clean.items() if not short.startswith(prefix))
         _refuse_siblings(known, others)
-        sizes, build = checked(known, inner)
+        sized = checked(known, inner)
         keys = {key: clean[prefix + key] for key in inner}
-        forms = known.takes_query(inner), known.asks_query(inner)
-        return Recognized(known.name, sizes, build, _common(keys), others, keys, *forms)
+        return Recognized(known.name, sized, _common(keys), others, keys, known.takes_query(inner))
     first = ", ".join(f"{key} {shape}" for key, shape in list(shapes.items())[:4])
     expected = ", ".join(known.name for known in KNOWN)
     raise ValueError(
@@ -124,12 +81,12 @@ def recognize(state_dict: Mapping[str, Tensor]) -> Recognized:
 
 
 def single_form(
-    name: str, sizes: str, build: Callable[..., nn.Module], weights: Mapping[str, Tensor]
+    cls: type[nn.Module], sizes: str, build: Callable[[], nn.Module], weights: Mapping[str, Tensor]
 ) -> Recognized:
     """The entry of a module that is known already; its keys and shapes must be those of weights."""
-    known = Known(name, (), lambda shapes: (sizes, build))
-    checked(known, shapes_of(weights))
-    return Recognized(name, sizes, build, names={key: key for key in weights})
+    known = Known(cls.__name__, (), lambda shapes: Sized(sizes, cls, lambda _: build()))
+    sized = checked(known, shapes_of(weights))
+    return Recognized(known.name, sized, names={key: key for key in weights})
 
 
 def shapes_of(state_dict: Mapping[str, Tensor]) -> Shapes:
@@ -148,10 +105,9 @@ def _without_wrappers(shapes: Shapes) -> dict[str, str]:
     """The key of every tensor by its key without wrappers, at any position in the key."""
     clean: dict[str, str] = {}
     for key in shapes:
-        parts = key.split(".")
-        if parts[-1] == "n_averaged":  # the count of an AveragedModel
+        if key.split(".")[-1] == "n_averaged":  # the count of an AveragedModel
             continue
-        short = ".".join(part for part in parts if part not in WRAPPERS)
+        short = short_name(key)
         if short in clean:
             raise ValueError(f"{key} and {clean[short]} are the same weight in two wrappers")
         clean[short] = key
@@ -208,12 +164,15 @@ def _refuse_siblings(known: Known, others: tuple[str, ...]) -> None:
         )
 
 
-def checked(known: Known, shapes: Shapes) -> tuple[str, Callable[..., nn.Module]]:
-    """Sizes and builder of ``known``; its module must have exactly these keys and shapes."""
+def checked(known: Known, shapes: Shapes) -> Sized:
+    """The reading of ``known``; its module must have exactly these keys and shapes."""
     try:
-        sizes, build = known.read(shapes)
+        sized = known.read(shapes)
         with torch.device("meta"):
-            expected = {key: tuple(value.shape) for key, value in build().state_dict().items()}
+            built = sized.make(sized.cls).state_dict()
+        expected = {key: tuple(value.shape) for key, value in built.items()}
+    except OtherFormulaError:
+        raise
     except KeyError as error:
         raise ValueError(f"almost {known.name}, but {error} is missing") from error
     except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
@@ -229,5 +188,5 @@ def checked(known: Known, shapes: Shapes) -> tuple[str, Callable[..., nn.Module]
     ]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise ValueError(f"almost {known.name} ({sizes}), but {'; '.join(problems[:4])}{more}")
-    return sizes, build
+        raise ValueError(f"almost {known.name} ({sized.text}), but {'; '.join(problems[:4])}{more}")
+    return sized

@@ -53,6 +53,14 @@ class InertObject:
                 out |= module.state_dict(f"{prefix}{name}.")
         return out
 
+    def modules(self, prefix: str = "") -> dict[str, InertObject]:
+        """A module and its submodules by their names, each followed by a dot; "" is this one."""
+        out = {prefix: self}
+        for name, module in self.state.get("_modules", {}).items():
+            if isinstance(module, InertObject) and module.is_module:
+                out |= module.modules(f"{prefix}{name}.")
+        return out
+
 
 def read(path: Path) -> Any:
     """The content of a file of torch.save or pickle.
