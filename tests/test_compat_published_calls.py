@@ -93,6 +93,18 @@ def test_a_call_by_keywords_in_any_order_is_the_call_by_position(name):
     torch.testing.assert_close(model(inputs[0], **dict(list(by_name.items())[:-1])), model(*inputs))
 
 
+def test_the_paper_form_also_takes_the_names_of_this_library():
+    model = cam.CAM(5, 6, 4, 3).eval()
+    audio, visual = torch.rand(2, 5, 6), torch.rand(2, 5, 6)
+    expected = model(audio, visual)
+    for names in ({"audio": audio, "visual": visual}, {"f1_norm": audio, "visual": visual}):
+        torch.testing.assert_close(model(**names), expected, rtol=0, atol=0)
+    with pytest.raises(TypeError, match="give either f2_norm or visual, got neither"):
+        model(audio)
+    with pytest.raises(TypeError, match="give either f1_norm or audio, got both"):
+        model(audio, visual, audio=audio)
+
+
 def test_a_missing_and_a_wrong_input_are_named():
     stack = rjcma.DCNLayer(6, 4, 3, 1, 0.3, 5)
     with pytest.raises(ValueError, match="each of the 3 modalities, got 2"):

@@ -50,7 +50,8 @@ class CAM(nn.Module):
 
     Shapes:
         audio (B, N, in_dim), visual (B, N, in_dim) -> (B, N, 1), or a tuple of one for each head.
-        The published names of both in a call are ``f1_norm`` and ``f2_norm``.
+        A call takes them by position, as ``audio`` and ``visual``, or by their published names
+        ``f1_norm`` and ``f2_norm``.
         New in every call: ``lengths`` (B,) or ``key_padding_mask`` (B, N), as in
         :class:`jca_fast.modules.JointCoAttention`, for clips that end before N.
 
@@ -114,14 +115,19 @@ class CAM(nn.Module):
 
     def forward(
         self,
-        f1_norm: Tensor,
-        f2_norm: Tensor,
+        f1_norm: Tensor | None = None,
+        f2_norm: Tensor | None = None,
         lengths: Lengths | None = None,
         key_padding_mask: Tensor | None = None,
+        *,
+        audio: Tensor | None = None,
+        visual: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
+        audio = _either(f1_norm=f1_norm, audio=audio)
+        visual = _either(f2_norm=f2_norm, visual=visual)
         # The weights of audio get no gradient where the published code gives them none.
         trained = "v" if self.heads and self.head_input == "visual" else "av"
-        used, (audio, visual) = self._prepared(f1_norm, f2_norm, lengths, key_padding_mask)
+        used, (audio, visual) = self._prepared(audio, visual, lengths, key_padding_mask)
         attended = self._attended(audio, visual, used, trained)
         features = torch.cat(
             attended if self.head_input == "attended" else (visual, attended[1]), dim=-1
@@ -236,6 +242,14 @@ class Jcam_512(CAM):  # noqa: N801 (the published file's name)
         super().__init__(
             num_segments, in_dim, None, attention_dim, heads=("regressor",), head_input="visual"
         )
+
+
+def _either(**names: Tensor | None) -> Tensor:
+    """The one of two names for an input that is given."""
+    given = [x for x in names.values() if x is not None]
+    if len(given) != 1:
+        raise TypeError(f"give either {' or '.join(names)}, got {'both' if given else 'neither'}")
+    return given[0]
 
 
 def _pair(width: Widths) -> tuple[int, int]:
