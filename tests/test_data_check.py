@@ -148,6 +148,13 @@ DAMAGE = {
         lambda r: edit(r, "planted", (6, slice(None)), 0, "audible"),
         "planted.h5: differs from the labels in r",
     ),
+    "clips file": (lambda r: (r / "clips.h5").write_bytes(b"x"), "clips.h5: not a whole HDF5 file"),
+    "lengths": (
+        lambda r: write_h5(
+            r / "clips.h5", video=np.array([b"a"] * 80), start=np.ones(80), length=np.full(80, 11)
+        ),
+        "clips.h5: found lengths of shape (80,) from 11 to 11",
+    ),
     "claimed sizes": (
         lambda r: claim(r / "labels.h5", (2**30, 2**20, 4)),
         "labels: ",

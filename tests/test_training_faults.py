@@ -268,11 +268,12 @@ def spoil(data, split, position, value=np.nan):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_broken_validation_clip_is_named_and_training_goes_on(data, tmp_path, capsys, value):
-    row = spoil(data, "val", 2, value)
+    row, tested = spoil(data, "val", 2, value), spoil(data, "test", 1, value)
     summary = train_here(**settings(data, tmp_path / "run", epochs=2, model=MODEL))
     assert summary["status"] == "finished"
     printed = capsys.readouterr().out
     assert f"val: the scores of clips {row}:pl{row:09d} are not finite" in printed
+    assert f"test: the scores of clips {tested}:pl{tested:09d} are not finite" in printed
     rows = csv_rows(tmp_path / "run" / "metrics.csv")
     assert [row["val_loss"] for row in rows] == ["", ""]
     assert all(0 <= float(row["val_accuracy"]) < 1 for row in rows)

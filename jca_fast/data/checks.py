@@ -50,6 +50,7 @@ def check(root: str | Path, *, full: bool = False, progress: bool = False) -> li
     findings += _readable("labels", _labels(tables, events))
     findings += _readable("splits", _splits(root, tables, events))
     findings += _readable(files.PLANTED, _planted(root, tables))
+    findings += _readable(files.CLIPS, _clips(root, tables))
     for stem, table in tables.items():
         if "feature" in stem:
             findings += _readable(table.path.name, _values(table, full, progress))
@@ -278,6 +279,18 @@ def _planted(root: Path, tables: Tables) -> Iterator[Finding]:
         return
     bad = ((event == 1) != inside).any(axis=1) | (seen != (visible > 0)).any(axis=1)
     yield _verdict(files.PLANTED, bad, "agrees with the labels", "differs from the labels")
+
+
+def _clips(root: Path, tables: Tables) -> Iterator[Finding]:
+    """A finding on clips.h5: its columns can be read, and its lengths fit the features."""
+    if not (root / files.CLIPS).is_file() or "audio_feature" not in tables:
+        return
+    shape = tables["audio_feature"].shape
+    for column in ("video", "start"):
+        files.read_clip_column((root,), column)
+    lengths = files.read_lengths((root,), shape)
+    padded = 0 if lengths is None else np.count_nonzero(lengths < shape[1])
+    yield Finding("ok", files.CLIPS, f"{padded} clips are padded")
 
 
 def _cache(root: Path, full: bool) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from jca_fast import atomic
 
 from . import cache, cast, files, record
 from .cast import CastReport, cast_reports, cast_table
+from .hdf5 import open_h5
 
 
 def prepare(
@@ -189,7 +190,8 @@ def _fill(
             cast_table(table, staging, manifest, entry, progress)
     for name, entry in manifest["files"].items():
         if "blocks" not in entry:
-            with atomic.naming(staging / name):
+            unlocked = open_h5(root / name) if name.endswith(".h5") else contextlib.nullcontext()
+            with unlocked, atomic.naming(staging / name):
                 shutil.copyfile(root / name, staging / name)
             entry["checksum"] = cache.checksum(staging / name)
 

@@ -208,9 +208,6 @@ class Trainer:
             self.save("best.pt", best=self.best)
         run_state.save(self)
         self.say(epoch_line(row, self.config.epochs, better, self.baseline))
-        if validation.get("not_finite"):
-            broken = ", ".join(validation["not_finite"][:5])
-            self.say(f"val: the scores of clips {broken} are not finite; they count as wrong")
 
     def save(self, name: str, **entries: Any) -> None:
         """Writes a checkpoint into the folder of the run, with more entries if given."""
@@ -228,14 +225,18 @@ class Trainer:
         return 0 < self.config.early_stop <= self.stale
 
     def evaluate(self, dataset: AVEDataset) -> dict[str, Any]:
-        """The loss and the metrics of the current weights on a split."""
+        """The loss and the metrics of the current weights on a split; names its broken clips."""
         c = self.config
         settings: dict[str, Any] = {
             "batch_size": c.batch_size,
             "precision": c.precision,
             "num_workers": c.num_workers,
         }
-        return evaluate_split(self.objective, dataset, self.group, **settings)
+        result = evaluate_split(self.objective, dataset, self.group, **settings)
+        if broken := ", ".join(result.get("not_finite", [])[:5]):
+            split = dataset.split
+            self.say(f"{split}: the scores of clips {broken} are not finite; they count as wrong")
+        return result
 
     def test(self) -> dict[str, Any]:
         """The metrics of best.pt on the test split."""
