@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import memory
-from benchmarks.drop_in import CASES, MODULES, TRAINED, products, providers
+from benchmarks.drop_in import CASES, MODULES, TRAINED, evaluations, products, providers
 from benchmarks.table import Row
 from jca_fast.bench.pairs import check_parity
+from jca_fast.bench.profile import parts
 
 IN_MEMORY = (
     "cam_n8_attention",
@@ -23,6 +24,9 @@ SMOKE = ("cam_n8_attention", "cam_n16", "dcn_n8_512_192")
 
 DEFAULT = (*SMOKE, "released_model", "emotion_model")
 """The modules of a run without --full."""
+
+BOUND = ("ops of jca_fast", "LSTM", "matrix products")
+"""The parts of a training step that bound it: everything else could cost nothing at best."""
 
 SPEAKER = "RJCAforSpeakerVerification"
 
@@ -60,7 +64,17 @@ def test_as_trained(paired, quick, name):
     batch = 4 if quick else CASES[name].batch
     check_parity(providers(name, 4))
     timed = providers(name, batch, training=True)
-    paired(f"{name:.24}", f"batch {batch}", timed, parity=False, batch=batch)
+    spent = {provider: parts(run) for provider, run in timed.items()}
+    share = sum(spent["jca_fast"][part] for part in BOUND) / sum(spent["jca_fast"].values())
+    facts = {"parity": False, "limit": lambda _: share, "batch": batch, "parts": spent}
+    paired(f"{name:.24}", f"batch {batch}", timed, **facts)
+
+
+@pytest.mark.parametrize("name", cases(TRAINED, ("JointCrossAttentional-AV-Fusion",)))
+def test_as_evaluated(paired, quick, name):
+    """The forward of a repository's whole model in evaluation, without gradients."""
+    batch = 4 if quick else CASES[name].batch
+    paired(f"{name:.20} eval", f"batch {batch}", evaluations(name, batch), batch=batch)
 
 
 @pytest.mark.parametrize("name", cases((*IN_MEMORY, *TRAINED), IN_MEMORY[:1]))

@@ -35,6 +35,8 @@ from jca_fast.compat import (
     spiro,
 )
 
+Forward = Callable[[], list[Tensor]]
+
 
 class Case(NamedTuple):
     """A module, the shapes of its inputs for one clip, and the batch of the published recipe."""
@@ -102,6 +104,26 @@ def providers(name: str, batch: int | None = None, training: bool = False) -> di
     """Forward and backward to all weights and inputs (not to regions); ``training`` turns dropout
     on, so that the providers differ.
     """
+    leaves, cotangents, forwards = _forwards(name, batch, training)
+
+    def timed(forward: Forward) -> Provider:
+        return lambda: torch.autograd.grad(forward(), leaves, cotangents, allow_unused=True)
+
+    return {provider: timed(forward) for provider, forward in forwards.items()}
+
+
+def evaluations(name: str, batch: int | None = None) -> dict[str, Provider]:
+    """The forward of a model in evaluation, without gradients."""
+    return {
+        provider: torch.no_grad()(forward)
+        for provider, forward in _forwards(name, batch, training=False)[2].items()
+    }
+
+
+def _forwards(
+    name: str, batch: int | None, training: bool
+) -> tuple[list[Tensor], list[Tensor], dict[str, Forward]]:
+    """The leaves of a model, cotangents of its outputs, and its forward by each provider."""
     case = CASES[name]
     model = case.build().train(training)
     inputs = [
@@ -122,10 +144,8 @@ def providers(name: str, batch: int | None = None, training: bool = False) -> di
         with plain_model(model):
             return flatten(model(*inputs))
 
-    def timed(function: Callable[[], list[Tensor]]) -> Provider:
-        return lambda: torch.autograd.grad(function(), leaves, cotangents, allow_unused=True)
-
-    return {"published": timed(as_published), "jca_fast": timed(lambda: flatten(model(*inputs)))}
+    forwards = {"published": as_published, "jca_fast": lambda: flatten(model(*inputs))}
+    return leaves, cotangents, forwards
 
 
 def products(segments: int) -> Provider:
