@@ -60,7 +60,6 @@ def given(heading: str) -> dict[str, Any]:
     shapes = (
         {
             "A batch of one": {"audio": (10, 128), "video": (10, 7, 7, 512)},
-            "Beyond the published modules": {"audio": (10, 8), "video": (10, 12)},
             "Recursive-joint-co-attention": {"audio": (10, 128), "video": (10, 7, 7, 512)},
             "JointCrossAttentional-AV-Fusion": {"audio": (8, 512), "visual": (8, 512)},
             "Joint-Cross-Attention-for-Audio-Visual-Fusion": {
@@ -81,13 +80,17 @@ def given(heading: str) -> dict[str, Any]:
         else commented(name, results=False)
     )
     objects: dict[str, Any] = {"torch": torch, "opt": OPTIONS}
-    if name == "Beyond the published modules":
-        objects["model"] = released.DCNLayer(12, 8, 2, 0.3).eval()
     if name == "Going back":
         objects["model"] = cam.CAM(8)
     if name == "RJCMA_global_attention":
-        objects["theirs"] = cam.CAM(16, 128, None, heads=()).state_dict()
+        objects["theirs"] = aver_weights()
     return {**objects, **{key: torch.rand(2, *shape) for key, shape in shapes.items()}}
+
+
+def aver_weights() -> dict[str, torch.Tensor]:
+    """The state_dict of AVER's whole model: the attention among encoders and regressors."""
+    weights = cam.CAM(16, 512, 128, heads=("vregressor", "aregressor"), head_input="attended")
+    return {**weights.state_dict(), "reduce_visual.weight": torch.rand(512, 25088)}
 
 
 RESULTS: dict[str, list[dict[str, tuple[int, ...]]]] = {
@@ -255,6 +258,26 @@ def test_the_variant_with_shared_weights_is_rewritten_right():
         torch.testing.assert_close(
             model(audio, visual)[i], x + (h @ w[f"W_h{name}.weight"].T).mT, rtol=1e-4, atol=1e-4
         )
+
+
+def test_the_unchanged_weights_of_that_variant_are_refused_and_its_attention_is_wrong(caplog):
+    theirs = given("RJCMA_global_attention")["theirs"]
+    with pytest.raises(ValueError, match="the weights of AVER"):
+        compat.from_state_dict(theirs)
+    parts = ("affine_", "W_")
+    compat.from_state_dict({key: x for key, x in theirs.items() if key.startswith(parts)})
+    assert "AVER" in caplog.text
+
+
+SHARED = re.compile(r"jca_fast\.compat\.(released|cam|orig_cam|speaker) import")
+
+
+def test_sections_of_repositories_import_from_their_namespaces():
+    for heading, code in blocks("python"):
+        name = heading.rpartition("/")[2].lower().replace("-", "_")
+        if name in compat.REPOSITORIES:
+            assert not SHARED.search(code), heading
+            assert f"jca_fast.compat.{name} import" in code
 
 
 def test_commands(folder, capsys):
