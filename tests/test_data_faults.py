@@ -214,6 +214,14 @@ def test_a_small_file_that_claims_much_is_named(data):
         AVEDataset(data)
 
 
+def test_chunks_that_would_fill_the_memory_are_refused(data):
+    shape = (48, 4, 7, 7, 2**22)
+    with h5py.File(data / "visual_feature.h5", "w") as file:
+        file.create_dataset("avadataset", shape, "f4", chunks=(1, *shape[1:]), compression="gzip")
+    with pytest.raises(ValueError, match=r"'avadataset': found chunks of .*needed: at most"):
+        AVEDataset(data)
+
+
 def test_a_locked_file_is_called_locked(data, monkeypatch):
     def locked(*args, **kwargs):
         raise BlockingIOError(11, "Unable to open file (unable to lock file)")

@@ -6,6 +6,7 @@ process opens the file itself when it first reads a row.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -19,6 +20,8 @@ from jca_fast.data.hdf5 import write_h5 as write_h5
 FEATURES = "avadataset"
 ORDER = "order"
 SPLITS = ("train", "val", "test")
+LARGEST_CHUNK = 2**28
+"""Bytes of a chunk of an HDF5 file, which is unpacked whole; a published clip has 2 MB."""
 ANNOTATIONS = "Annotations.txt"
 PLANTED = "planted.h5"
 CLIPS = "clips.h5"
@@ -78,6 +81,7 @@ class Table:
         wrong_type = self.dtype.kind not in kinds or self.dtype.itemsize > 8
         if wrong_axes or 0 in self.shape or wrong_type:
             raise ValueError(f"{self}: found shape {self.shape}, {self.dtype}; {needed(stem)}")
+        self._check_chunks(getattr(rows, "chunks", None) or ())
 
     def __str__(self) -> str:
         if self.path.suffix == ".h5":
@@ -135,6 +139,14 @@ class Table:
         except UNREADABLE as error:
             found = f"dataset {self.dataset!r} cannot be opened, the file is damaged ({error})"
         raise ValueError(f"{self.path}: {found}; {needed(self.path.stem)}")
+
+    def _check_chunks(self, chunks: tuple[int, ...]) -> None:
+        """Refuse chunks that a small file could unpack to more than the memory."""
+        if math.prod(chunks) * self.dtype.itemsize > LARGEST_CHUNK:
+            raise ValueError(
+                f"{self}: found chunks of {chunks}, {self.dtype}; "
+                f"needed: at most {LARGEST_CHUNK:,} bytes each"
+            )
 
     def _open_npy(self) -> np.memmap:
         try:
