@@ -13,11 +13,10 @@ from jca_fast.kernels.cuda import native
 
 from jca_fast import functional  # noqa: F401  (its import gives the ops their derivatives)
 from jca_fast.ops import backends
-from jca_fast.ops.dropout import threshold
 from jca_fast.ops.library import overload
 from jca_fast.ops.tiers import TIERS, precision
-from tests.ptx import host_time, stub
-from tests.ptx.cuda_device import Attention, Matrix, Plan, name_of
+from tests.ptx import cuda_device, host_time, stub
+from tests.ptx.cuda_device import affinity_call, attention_call, name_of
 
 SEED = torch.tensor(77)
 STREAM = 0x5000
@@ -41,21 +40,16 @@ def operands(dtype, batch=3, m=70, length=50, n=10, d=9, shared=True):
     return torch.randn(batch, m, d).to(dtype), q, k, v
 
 
-def planned(which, tier, scale, p, seed, workspace=0, **tensors):
-    """The plan for these tensors where they are, with an address of the workspace."""
-    q, k, v = (tensors[name] for name in "qkv")
-    call = Attention(
-        batch=q.shape[0], m=q.shape[1], l=k.shape[1], n=q.shape[2], d=v.shape[2],
-        tier=list(TIERS).index(tier), shared_v=int(v.shape[0] != q.shape[0]), scale=scale,
-        dropout_threshold=threshold(p), seed=0 if seed is None else seed.data_ptr(),
-        workspace=workspace, workspace_size=2**40,
-    )  # fmt: skip
-    for name, t in tensors.items():
-        strides = [0 if name in ("v", "dv") and call.shared_v else t.stride(0), *t.stride()[1:]]
-        setattr(call, name, Matrix(t.data_ptr(), (ctypes.c_int64 * 3)(*strides)))
-    plan = Plan()
-    plan_of = getattr(native.library(), f"jca_cuda_plan_{which}")
-    assert plan_of(ctypes.byref(call), ctypes.byref(plan)) == 0
+def planned(op, call, workspace=0):
+    """The plan of a call whose tensors stay where they are, with an address of the workspace."""
+    storages = [t.untyped_storage().data_ptr() for t in call.tensors.values()]
+    call.place({address: address for address in storages})
+    if isinstance(call.values, cuda_device.TanhAttention):
+        call.values.workspace, call.values.workspace_size = workspace, 2**40
+        call.values.seed = 0 if call.seed is None else call.seed.data_ptr()
+    plan = cuda_device.Plan()
+    plan_of = getattr(native.library(), f"jca_cuda_plan_{op}")
+    assert plan_of(ctypes.byref(call.values), ctypes.byref(plan)) == 0
     return plan.launches[: plan.count]
 
 
@@ -80,7 +74,8 @@ def test_a_forward_launches_its_plan(driver, tier, p):
     recorded = driver.launches()
     assert out.shape == (3, 70, 9)
     assert out.dtype == dtype
-    assert same(recorded, planned("forward", tier, 0.25, p, seed, q=q, k=k, v=v, out=out))
+    call = attention_call(tier, dict(q=q, k=k, v=v, out=out), 0.25, p, seed)
+    assert same(recorded, planned("tanh_attention", call))
     assert [x.stream for x in recorded] == [STREAM]
 
 
@@ -96,8 +91,23 @@ def test_a_backward_launches_its_plan(driver, tier, shared):
     named = dict(zip(("dq", "dk", "dv"), grads, strict=True))
     # The workspace has been freed; sum_parts reads it, and its address comes first.
     workspace = int.from_bytes(bytes(recorded[-1].arguments[:8]), "little") if shared else 0
-    plan = planned("backward", tier, 0.25, 0.3, SEED, workspace, q=q, k=k, v=v, grad_out=g, **named)
-    assert same(recorded, plan)
+    call = attention_call(tier, dict(q=q, k=k, v=v, grad_out=g, **named), 0.25, 0.3, SEED)
+    assert same(recorded, planned("tanh_attention_backward", call, workspace))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_affinity_launches_its_plans(driver, tier):
+    with precision(tier) as dtype:
+        _, q, k, _ = operands(dtype)
+        c = torch.ops.jca_fast.joint_affinity.cuda(q, k, 0.25)
+        grad = torch.zeros_like(c)
+        dq, dk = torch.ops.jca_fast.joint_affinity_backward.cuda(grad, q, k, c, 0.25)
+    forward, *backward = driver.launches()
+    assert [c.shape, dq.shape, dk.shape] == [(3, 70, 50), q.shape, k.shape]
+    call = affinity_call(tier, dict(q=q, k=k, c=c), 0.25)
+    assert same([forward], planned("joint_affinity", call))
+    call = affinity_call(tier, dict(q=q, k=k, c=c, grad_c=grad, dq=dq, dk=dk), 0.25)
+    assert same(backward, planned("joint_affinity_backward", call))
 
 
 def test_autograd_launches_the_backward(driver):
@@ -184,8 +194,8 @@ def test_the_row_stands_before_triton_and_offers_only_its_ops():
     assert backends.choose("tanh_attention", "auto", (t, t, t)) != "cuda"
     with pytest.raises(RuntimeError, match="'cuda' cannot run tanh_attention: it runs on CUDA"):
         backends.choose("tanh_attention", "cuda", (t, t, t))
-    with pytest.raises(RuntimeError, match="'cuda' has no kernel for joint_affinity"):
-        overload("joint_affinity", "cuda")(t, t, 1.0)
+    with pytest.raises(RuntimeError, match="'cuda' has no kernel for visual_reduction"):
+        overload("visual_reduction", "cuda")(t, t, 1.0)
 
 
 @pytest.mark.skipif(not native.library_path().is_file(), reason="the CUDA library is not built")

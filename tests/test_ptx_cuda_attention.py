@@ -27,8 +27,10 @@ def test_results_are_right_and_nothing_is_found(tier):
 def plan(**changes) -> tuple[int, cuda_device.Plan]:
     """The status and the plan of a backward of B = 64, M = 512, L = 1024, N = 10, D = 32."""
     sizes = dict(batch=64, m=512, l=1024, n=10, d=32, workspace_size=2**30)
-    call, result = cuda_device.Attention(**sizes | changes), cuda_device.Plan()
-    status = native.library().jca_cuda_plan_backward(ctypes.byref(call), ctypes.byref(result))
+    call, result = cuda_device.TanhAttention(**sizes | changes), cuda_device.Plan()
+    status = native.library().jca_cuda_plan_tanh_attention_backward(
+        ctypes.byref(call), ctypes.byref(result)
+    )
     return status, result
 
 

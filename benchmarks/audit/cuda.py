@@ -2,7 +2,8 @@
 
 Limits on every chip: no stack and no local memory. On sm_90: no global atomics, and a bound on the
 instructions per element. Counted are those of the shortest way through the loop over the other
-side: whole tiles, one block of columns, numbers that lie side by side, no dropout.
+side: whole tiles, one block of columns, numbers that lie side by side, no dropout. The kernels of
+the joint affinity are not counted: memory bounds them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,14 @@ import torch
 
 from .native import describe, problem
 
-__all__ = ["describe", "problem", "tanh_attention", "tanh_attention_backward"]
+__all__ = [
+    "describe",
+    "joint_affinity",
+    "joint_affinity_backward",
+    "problem",
+    "tanh_attention",
+    "tanh_attention_backward",
+]
 
 _CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 
@@ -28,5 +35,7 @@ def _launcher(name: str) -> Callable[..., Any]:
     return launch
 
 
+joint_affinity = _launcher("joint_affinity")
+joint_affinity_backward = _launcher("joint_affinity_backward")
 tanh_attention = _launcher("tanh_attention")
 tanh_attention_backward = _launcher("tanh_attention_backward")

@@ -22,6 +22,15 @@ struct Piece {
     }
 };
 
+// Whether 16 bytes of numbers along a row are one access, in each of the first `columns` columns.
+template <class Number>
+__device__ bool has_vectors(const Number* from, const Piece& piece, int columns) {
+    constexpr int kVector = 16 / sizeof(Number);
+    return reinterpret_cast<uint64_t>(from) % 16 == 0 && piece.column_stride == 1 &&
+           piece.row_stride % kVector == 0 &&
+           (piece.columns >= columns || piece.columns % kVector == 0);
+}
+
 // 16 bytes of numbers along the rows or the columns of a matrix, where they are contiguous.
 template <class T, int ROWS, int COLUMNS, bool ALONG_ROWS>
 __device__ void copy_vectors(typename T::Element (*tile)[COLUMNS + T::kPad],
@@ -68,12 +77,10 @@ __device__ void copy(typename T::Element (*tile)[COLUMNS + T::kPad], const Matri
     constexpr int kVector = 16 / sizeof(typename T::Global);
     const Piece piece{x.row_stride, x.column_stride, rows - row, columns - column, factor};
     const auto* from = sample_of<typename T::Global>(x, sample) + piece.offset(row, column);
-    const bool aligned = reinterpret_cast<uint64_t>(from) % 16 == 0;
-    if (aligned && x.row_stride == 1 && x.column_stride % kVector == 0 &&
-        (piece.rows >= ROWS || piece.rows % kVector == 0))
+    if (reinterpret_cast<uint64_t>(from) % 16 == 0 && x.row_stride == 1 &&
+        x.column_stride % kVector == 0 && (piece.rows >= ROWS || piece.rows % kVector == 0))
         copy_vectors<T, ROWS, COLUMNS, true>(tile, from, piece);
-    else if (aligned && x.column_stride == 1 && x.row_stride % kVector == 0 &&
-             (piece.columns >= COLUMNS || piece.columns % kVector == 0))
+    else if (has_vectors(from, piece, COLUMNS))
         copy_vectors<T, ROWS, COLUMNS, false>(tile, from, piece);
     else
         copy_numbers<T, ROWS, COLUMNS>(tile, from, piece);

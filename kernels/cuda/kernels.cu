@@ -1,4 +1,5 @@
 // The kernels of one precision tier: -DJCA_TIER=exact, tf32, bfloat16 or float16.
+#include "joint_affinity.cuh"
 #include "walk.cuh"
 
 namespace jca_cuda {
@@ -10,6 +11,7 @@ using float16 = Half<__half>;
 }  // namespace tiers
 }  // namespace jca_cuda
 
+using jca_cuda::Affinity;
 using jca_cuda::Walk;
 using Tier = jca_cuda::tiers::JCA_TIER;
 
@@ -29,6 +31,14 @@ __global__ void __launch_bounds__(jca_cuda::kThreads) tanh_attention_rows(const 
 
 __global__ void __launch_bounds__(jca_cuda::kThreads) sum_parts(const jca_cuda::Sum sum) {
     jca_cuda::sum_parts<Tier::Global>(sum);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads, 2) joint_affinity_forward(const Affinity w) {
+    jca_cuda::AffinityWalker<Tier>(w).forward();
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads) joint_affinity_backward(const Affinity w) {
+    jca_cuda::AffinityWalker<Tier>(w).backward();
 }
 
 }  // extern "C"

@@ -1,8 +1,8 @@
 // From sizes, strides and pointers to the launches of an op: pure functions, without a driver.
 //
-//     jca_cuda_attention a = {...};              // sizes, strides, addresses
+//     jca_cuda_tanh_attention a = {...};         // sizes, strides, addresses
 //     jca_cuda_plan plan;
-//     jca_cuda_plan_forward(&a, &plan);          // which kernels, grids and arguments
+//     jca_cuda_plan_tanh_attention(&a, &plan);   // which kernels, grids and arguments
 //     jca_cuda_launch(&plan, device, stream);    // launch.h
 //
 // The arguments are in the plan, packed as the driver takes them, so that a plan can be recorded in
@@ -43,6 +43,8 @@ enum jca_cuda_kernel {
     JCA_CUDA_TANH_ATTENTION_COLUMNS,
     JCA_CUDA_TANH_ATTENTION_ROWS,
     JCA_CUDA_SUM_PARTS,
+    JCA_CUDA_JOINT_AFFINITY_FORWARD,
+    JCA_CUDA_JOINT_AFFINITY_BACKWARD,
     JCA_CUDA_KERNELS
 };
 
@@ -66,7 +68,17 @@ typedef struct {
     jca_cuda_matrix dq, dk, dv;  // which writes contiguous gradients here
     uint64_t workspace;          // address, 16-byte aligned
     int64_t workspace_size;      // bytes
-} jca_cuda_attention;
+} jca_cuda_tanh_attention;
+
+// c = tanh(scale q kᵀ) with q (batch, m, n), k (batch, l, n), c (batch, m, l).
+typedef struct {
+    int64_t batch, m, l, n;
+    int32_t tier;
+    double scale;
+    jca_cuda_matrix q, k, c;
+    jca_cuda_matrix grad_c;  // of the backward,
+    jca_cuda_matrix dq, dk;  // which writes contiguous gradients here
+} jca_cuda_joint_affinity;
 
 enum { JCA_CUDA_ARGUMENT_BYTES = 256, JCA_CUDA_LAUNCHES = 4 };
 
@@ -88,8 +100,14 @@ typedef struct {
 
 // Fill `plan`; a jca_cuda_status. With JCA_CUDA_NO_WORKSPACE, plan->workspace_size says how many
 // bytes are needed. An empty batch has no launches forward.
-JCA_CUDA_API int jca_cuda_plan_forward(const jca_cuda_attention* a, jca_cuda_plan* plan);
-JCA_CUDA_API int jca_cuda_plan_backward(const jca_cuda_attention* a, jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_tanh_attention(const jca_cuda_tanh_attention* a,
+                                              jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_tanh_attention_backward(const jca_cuda_tanh_attention* a,
+                                                       jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_joint_affinity(const jca_cuda_joint_affinity* a,
+                                              jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_joint_affinity_backward(const jca_cuda_joint_affinity* a,
+                                                       jca_cuda_plan* plan);
 JCA_CUDA_API const char* jca_cuda_status_string(int status);
 JCA_CUDA_API const char* jca_cuda_kernel_name(int kernel);
 

@@ -1,4 +1,4 @@
-// The parameters of the tanh attention kernels, as the host packs them and a kernel reads them.
+// The parameters of the kernels, as the host packs them and a kernel reads them.
 #pragma once
 
 #include <stdint.h>
@@ -28,6 +28,16 @@ struct Walk {
     uint32_t threshold;
 };
 
+// The joint affinity: a CTA owns kOwned rows of one side. Forward, it walks over kSpan rows of the
+// other side, and `out` is C; backward, over all of them, and `out` is the gradient of `a`.
+struct Affinity {
+    Matrix a, c;          // owned and walked rows, N columns; the backward does not read a
+    Matrix values, grad;  // C and dC (owned, walked) of the backward
+    Matrix out;
+    int32_t owned, walked, n, n_blocks;
+    float scale;
+};
+
 // out (rows, columns) = the sum of `count` float32 matrices, in their order.
 struct Sum {
     const float* parts;  // contiguous, like out
@@ -39,6 +49,8 @@ struct Sum {
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kOwned = 32 * kWarps;  // rows of a CTA, 32 for each warp
 constexpr int kWalked = 32;          // rows of a step
+constexpr int kSpan = 256;           // rows that a CTA of the affinity walks over
+constexpr int kAffinityPad = 8;      // numbers behind each row of a tile of C
 constexpr int kSlots = 16;           // columns of a block of a and c
 constexpr int kWidth = 32;           // columns of a block of b and d
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 
@@ -25,7 +26,13 @@ ROUNDED = 1.5
 cut their sums, it may be as much as a backend promises, :mod:`jca_fast.ops.backends.parity`."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 SCALE = 0.3
-CALLS = {  # B, M, L, N, D, v shared, dropout, rows contiguous
+AFFINITIES = {  # B, M, L, N, q and k lie as in the layers
+    "affinity": (2, 40, 35, 10, True),
+    "affinity, wide": (1, 140, 40, 20, False),
+    "affinity, aligned": (1, 40, 64, 16, False),
+    "affinity, two spans": (1, 20, 300, 16, True),
+}
+ATTENTIONS = {  # B, M, L, N, D, v shared, dropout, rows contiguous
     "quick": (1, 40, 35, 10, 9, True, 0.3, False),
     "odd": (2, 70, 65, 10, 9, False, 0.0, False),
     "shared v": (17, 3, 20, 5, 3, True, 0.1, False),
@@ -39,12 +46,15 @@ OPTIONS = {
     **{f"{bits} guard bits": Options(guard_bits=bits) for bits in (2, 1, 0)},
 }
 """How a call is executed: the order of warps, and the tensor cores' sums."""
+CALLS = (*ATTENTIONS, *AFFINITIES)
+Results = Iterable[tuple[str, Tensor, Tensor, Tensor]]
+"""The name of each result: got, by PyTorch in the tier's dtype, and exact."""
 
 
 def operands(tier: str, call: str) -> list[Tensor]:
-    """grad_out, q, k, v in the dtype of the tier."""
+    """grad_out, q, k, v of an attention in the dtype of the tier."""
     torch.manual_seed(0)
-    batch, m, length, n, d, shared, _, transposed = CALLS[call]
+    batch, m, length, n, d, shared, _, transposed = ATTENTIONS[call]
     dtype = DTYPES.get(tier, torch.float32)
     shapes = (batch, m, d), (batch, m, n), (batch, length, n), (1 if shared else batch, length, d)
     if transposed:
@@ -54,18 +64,47 @@ def operands(tier: str, call: str) -> list[Tensor]:
 
 def execute(tier: str, call: str, how: str = "together") -> tuple[dict[str, float], Device]:
     """The errors of the result and the gradients over their bounds, and the device."""
-    grad_out, q, k, v = operands(tier, call)
-    p = CALLS[call][-2]
-    options = SCALE, p, torch.tensor(0x123456789ABCDE) if p else None
     device = Device(tier, OPTIONS[how])
-    got = [device.forward(q, k, v, *options), *device.backward(grad_out, q, k, v, *options)]
-    tensors = [grad_out, q, k, v]
-    plain, want = _formula(tensors, options), _formula([t.double() for t in tensors], options)
+    run = _affinity if call in AFFINITIES else _attention
     errors = {}
-    for name, *results in zip(("out", "dq", "dk", "dv"), got, plain, want, strict=True):
-        error, baseline = (_error(x, results[2]) for x in results[:2])
+    for name, got, plain, want in run(device, tier, call):
+        error, baseline = _error(got, want), _error(plain, want)
         errors[name] = error / max(FLOOR[tier], _factor(name, how) * baseline)
     return errors, device
+
+
+def _attention(device: Device, tier: str, call: str) -> Results:
+    tensors = operands(tier, call)
+    p = ATTENTIONS[call][-2]
+    options = SCALE, p, torch.tensor(0x123456789ABCDE) if p else None
+    out = device.tanh_attention(*tensors[1:], *options)
+    got = [out, *device.tanh_attention_backward(*tensors, *options)]
+    plain, want = _formula(tensors, options), _formula([t.double() for t in tensors], options)
+    return zip(("out", "dq", "dk", "dv"), got, plain, want, strict=True)
+
+
+def _affinity(device: Device, tier: str, call: str) -> Results:
+    """The backward gets the rounded exact matrix, as in the self-check."""
+    torch.manual_seed(0)
+    batch, m, length, n, transposed = AFFINITIES[call]
+    dtype = DTYPES.get(tier, torch.float32)
+    q, k = (
+        torch.randn(batch, n, rows).to(dtype).mT
+        if transposed
+        else torch.randn(batch, rows, n).to(dtype)
+        for rows in (m, length)
+    )
+    grad = torch.randn(batch, m, length).to(dtype)
+    c = reference.joint_affinity(q.double(), k.double(), SCALE).to(dtype)
+    formula, backward = reference.joint_affinity, reference.joint_affinity_backward
+    got = [
+        device.joint_affinity(q, k, SCALE),
+        *device.joint_affinity_backward(grad, q, k, c, SCALE),
+    ]
+    plain = [formula(q, k, SCALE), *backward(grad, q, k, c, SCALE)]
+    grad, q, k, c = (t.double() for t in (grad, q, k, c))
+    want = [formula(q, k, SCALE), *backward(grad, q, k, c, SCALE)]
+    return zip(("out", "dq", "dk"), got, plain, want, strict=True)
 
 
 def _factor(name: str, how: str) -> float:
@@ -93,7 +132,7 @@ def _row(tier: str, call: str, how: str) -> tuple[str, bool, dict]:
 
 def main() -> int:
     jobs = [*product(TIERS, CALLS, ["together"])]
-    jobs += product(("exact", "bfloat16"), ("odd", "transposed"), [*OPTIONS][1:])
+    jobs += product(("exact", "bfloat16"), ("odd", "transposed", "affinity"), [*OPTIONS][1:])
     failures, covered = 0, {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for text, failed, bits in pool.map(_row, *zip(*jobs, strict=True)):

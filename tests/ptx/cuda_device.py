@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ class Matrix(ctypes.Structure):
     _fields_ = [("address", ctypes.c_uint64), ("strides", ctypes.c_int64 * 3)]
 
 
-class Attention(ctypes.Structure):
-    """``jca_cuda_attention``."""
+class TanhAttention(ctypes.Structure):
+    """``jca_cuda_tanh_attention``."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "m", "l", "n", "d")),
@@ -40,6 +41,17 @@ class Attention(ctypes.Structure):
         *((name, Matrix) for name in ("q", "k", "v", "out", "grad_out", "dq", "dk", "dv")),
         ("workspace", ctypes.c_uint64),
         ("workspace_size", ctypes.c_int64),
+    ]
+
+
+class JointAffinity(ctypes.Structure):
+    """``jca_cuda_joint_affinity``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "m", "l", "n")),
+        ("tier", ctypes.c_int32),
+        ("scale", ctypes.c_double),
+        *((name, Matrix) for name in ("q", "k", "c", "grad_c", "dq", "dk")),
     ]
 
 
@@ -86,6 +98,44 @@ def text_of(status: int) -> str:
     return native.library().jca_cuda_status_string(status).decode()
 
 
+@dataclass
+class Call:
+    """The sizes of a call, and its tensors by the names of its matrices."""
+
+    values: TanhAttention | JointAffinity
+    tensors: dict[str, Tensor]
+    shared: tuple[str, ...] = ()
+    """The names of those that all samples share."""
+    seed: Tensor | None = None
+
+    def place(self, addresses: dict[int, int]) -> None:
+        """Put matrices at the addresses of their storages."""
+        for name, t in self.tensors.items():
+            start, strides = t.untyped_storage().data_ptr(), list(t.stride())
+            if name in self.shared:
+                strides[0] = 0
+            address = addresses[start] + t.data_ptr() - start
+            setattr(self.values, name, Matrix(address, (ctypes.c_int64 * 3)(*strides)))
+
+
+def attention_call(
+    tier: str, tensors: dict[str, Tensor], scale: float, p: float, seed: Tensor | None
+) -> Call:
+    q, k, v = (tensors[name] for name in "qkv")
+    call = TanhAttention(
+        batch=q.shape[0], m=q.shape[1], l=k.shape[1], n=q.shape[2], d=v.shape[2],
+        tier=TIERS.index(tier), shared_v=int(v.shape[0] == 1), scale=scale,
+        dropout_threshold=threshold(p),
+    )  # fmt: skip
+    return Call(call, tensors, ("v", "dv") if call.shared_v else (), seed)
+
+
+def affinity_call(tier: str, tensors: dict[str, Tensor], scale: float) -> Call:
+    q, k = tensors["q"], tensors["k"]
+    sizes = dict(batch=q.shape[0], m=q.shape[1], l=k.shape[1], n=q.shape[2])
+    return Call(JointAffinity(**sizes, tier=TIERS.index(tier), scale=scale), tensors)
+
+
 class Device:
     """Executes plans; keeps findings and, of each kernel, which instructions have run."""
 
@@ -94,50 +144,50 @@ class Device:
         self.findings = Findings()
         self.covered: dict[str, Array] = {}
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, *options) -> Tensor:
+    def tanh_attention(self, q: Tensor, k: Tensor, v: Tensor, *options) -> Tensor:
         out = _poison(q.shape[0], q.shape[1], v.shape[2], like=q)
-        self._run("forward", dict(q=q, k=k, v=v, out=out), *options)
+        self._run(
+            "tanh_attention", attention_call(self.tier, dict(q=q, k=k, v=v, out=out), *options)
+        )
         return out
 
-    def backward(self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options):
+    def tanh_attention_backward(self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options):
         grads = [_poison(*x.shape, like=x) for x in (q, k, v)]
-        named = dict(zip(("dq", "dk", "dv"), grads, strict=True))
-        self._run("backward", dict(q=q, k=k, v=v, grad_out=grad_out, **named), *options)
+        tensors = dict(zip(("dq", "dk", "dv"), grads, strict=True))
+        tensors |= dict(q=q, k=k, v=v, grad_out=grad_out)
+        self._run("tanh_attention_backward", attention_call(self.tier, tensors, *options))
         return grads
 
-    def _run(self, which: str, tensors: dict[str, Tensor], scale: float, p: float, seed) -> None:
-        plan_of = getattr(native.library(), f"jca_cuda_plan_{which}")
-        call, plan = self._call(tensors, scale, p), Plan()
-        plan_of(ctypes.byref(call), ctypes.byref(plan))
-        storages = {t.untyped_storage().data_ptr(): t for t in tensors.values()}
+    def joint_affinity(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
+        c = _poison(q.shape[0], q.shape[1], k.shape[1], like=q)
+        self._run("joint_affinity", affinity_call(self.tier, dict(q=q, k=k, c=c), scale))
+        return c
+
+    def joint_affinity_backward(self, grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale):
+        dq, dk = (_poison(*x.shape, like=x) for x in (q, k))
+        tensors = dict(q=q, k=k, c=c, grad_c=grad_c, dq=dq, dk=dk)
+        self._run("joint_affinity_backward", affinity_call(self.tier, tensors, scale))
+        return [dq, dk]
+
+    def _run(self, op: str, call: Call) -> None:
+        plan_of, plan = getattr(native.library(), f"jca_cuda_plan_{op}"), Plan()
+        plan_of(ctypes.byref(call.values), ctypes.byref(plan))
+        storages = {t.untyped_storage().data_ptr(): t for t in call.tensors.values()}
         arena = Arena([*(_bytes(t).size for t in storages.values()), plan.workspace_size, 8])
         for own, t in zip(arena.buffers, storages.values(), strict=False):
             own[:] = _bytes(t)
-        arena.buffers[-1][:] = np.frombuffer(_int64(seed), np.uint8)
-        addresses = dict(zip(storages, arena.addresses, strict=False))
-        for name, t in tensors.items():
-            start, strides = t.untyped_storage().data_ptr(), list(t.stride())
-            if name in ("v", "dv") and call.shared_v:
-                strides[0] = 0
-            address = addresses[start] + t.data_ptr() - start
-            setattr(call, name, Matrix(address, (ctypes.c_int64 * 3)(*strides)))
-        call.workspace, call.workspace_size = arena.addresses[-2], plan.workspace_size
-        call.seed = arena.addresses[-1] if seed is not None else 0
-        status = plan_of(ctypes.byref(call), ctypes.byref(plan))
-        if status:
+        call.place(dict(zip(storages, arena.addresses, strict=False)))
+        if isinstance(call.values, TanhAttention):
+            arena.buffers[-1][:] = np.frombuffer(_int64(call.seed), np.uint8)
+            call.values.workspace, call.values.seed = arena.addresses[-2:]
+            call.values.workspace_size = plan.workspace_size
+            call.values.seed *= call.seed is not None
+        if status := plan_of(ctypes.byref(call.values), ctypes.byref(plan)):
             raise ValueError(text_of(status))
         for launch in plan.launches[: plan.count]:
             self._execute(launch, arena)
         for t, own in zip(storages.values(), arena.buffers, strict=False):
             _bytes(t)[:] = own
-
-    def _call(self, tensors: dict[str, Tensor], scale: float, p: float) -> Attention:
-        q, k, v = (tensors[name] for name in "qkv")
-        return Attention(
-            batch=q.shape[0], m=q.shape[1], l=k.shape[1], n=q.shape[2], d=v.shape[2],
-            tier=TIERS.index(self.tier), shared_v=int(v.shape[0] == 1), scale=scale,
-            dropout_threshold=threshold(p),
-        )  # fmt: skip
 
     def _execute(self, plan: LaunchPlan, arena: Arena) -> None:
         name = name_of(plan)

@@ -67,6 +67,14 @@ class Checks {
         fail(why);
     }
 
+    // On the current stream of the first tensor's device.
+    void launch(const jca_cuda_plan& plan) const {
+        const int32_t device = first_.device();
+        void* stream;
+        check(shim.aoti_torch_get_current_cuda_stream(device, &stream), "its stream");
+        status(jca_cuda_launch(&plan, device, stream));
+    }
+
   private:
     void device(const char* name, const Tensor& t) const {
         if (!t.is_on_gpu()) fail(std::string(name) + " must be a dense CUDA tensor");

@@ -2,6 +2,7 @@
 // jca_fast/ops/library.py defines.
 #include <dlfcn.h>
 
+#include "joint_affinity.h"
 #include "tanh_attention.h"
 
 namespace jca_cuda {
@@ -13,6 +14,8 @@ struct Op {
 };
 
 constexpr Op kOps[] = {
+    {"joint_affinity.cuda", joint_affinity},
+    {"joint_affinity_backward.cuda", joint_affinity_backward},
     {"tanh_attention.cuda", tanh_attention},
     {"tanh_attention_backward.cuda", tanh_attention_backward},
 };

@@ -32,15 +32,9 @@ class TanhAttention {
         if (call.shared_v) call.v.strides[0] = 0;
     }
 
-    void launch(const jca_cuda_plan& plan) const {
-        void* stream;
-        jca_cuda::check(shim.aoti_torch_get_current_cuda_stream(q.device(), &stream), "its stream");
-        check.status(jca_cuda_launch(&plan, q.device(), stream));
-    }
-
     const Tensor q, k, v;
     const Checks check;
-    jca_cuda_attention call{};
+    jca_cuda_tanh_attention call{};
 
   private:
     const Tensor seed_;
@@ -52,8 +46,8 @@ void tanh_attention(StableValue* stack, uint64_t, uint64_t) {
     Tensor out = a.q.make({a.call.batch, a.call.m, a.call.d}, a.q.dtype());
     a.call.out = out.matrix();
     jca_cuda_plan plan;
-    a.check.status(jca_cuda_plan_forward(&a.call, &plan));
-    a.launch(plan);
+    a.check.status(jca_cuda_plan_tanh_attention(&a.call, &plan));
+    a.check.launch(plan);
     stack[0] = out.release();
 }
 
@@ -68,7 +62,7 @@ void tanh_attention_backward(StableValue* stack, uint64_t, uint64_t) {
     a.call.dk = dk.matrix();
     a.call.dv = dv.matrix();
     jca_cuda_plan plan;
-    int status = jca_cuda_plan_backward(&a.call, &plan);
+    int status = jca_cuda_plan_tanh_attention_backward(&a.call, &plan);
     // Memory is freed in the order of the stream, so that the workspace may end with this call.
     const bool needs_workspace = status == JCA_CUDA_NO_WORKSPACE;
     const Tensor workspace = needs_workspace
@@ -77,10 +71,10 @@ void tanh_attention_backward(StableValue* stack, uint64_t, uint64_t) {
     if (needs_workspace) {
         a.call.workspace = workspace.address();
         a.call.workspace_size = plan.workspace_size;
-        status = jca_cuda_plan_backward(&a.call, &plan);
+        status = jca_cuda_plan_tanh_attention_backward(&a.call, &plan);
     }
     a.check.status(status);
-    a.launch(plan);
+    a.check.launch(plan);
     stack[0] = dq.release();
     stack[1] = dk.release();
     stack[2] = dv.release();

@@ -1,0 +1,128 @@
+#include "planning.h"
+
+namespace jca_cuda {
+namespace {
+
+constexpr int64_t kGroups = 16;  // at most, of samples that share v: as in the other GPU kernels
+
+bool are_small(const jca_cuda_tanh_attention& a) {
+    return is_small(a.q, a.m, a.n) && is_small(a.k, a.l, a.n) && is_small(a.v, a.l, a.d) &&
+           is_small(a.out, a.m, a.d) && is_small(a.grad_out, a.m, a.d) &&
+           is_small(a.dq, a.m, a.n) && is_small(a.dk, a.l, a.n) && is_small(a.dv, a.l, a.d) &&
+           a.l * a.d < kLimit;  // of the workspace
+}
+
+int problem(const jca_cuda_tanh_attention& a) {
+    if (a.tier < 0 || a.tier >= JCA_CUDA_TIERS) return JCA_CUDA_BAD_TIER;
+    if (a.batch < 0 || std::min({a.m, a.l, a.n, a.d}) < 1) return JCA_CUDA_BAD_SIZE;
+    if (a.dropout_threshold < 0 || a.dropout_threshold > 65536) return JCA_CUDA_BAD_DROPOUT;
+    const bool small = sizes_fit({a.batch, a.m, a.l, a.n, a.d}) && are_small(a);
+    return small ? JCA_CUDA_SUCCESS : JCA_CUDA_TOO_LARGE;
+}
+
+// What all passes share; the caller adds the sides.
+Walk common(const jca_cuda_tanh_attention& a) {
+    Walk w{};
+    const int64_t kept = 65536 - a.dropout_threshold;
+    w.seed = reinterpret_cast<const int64_t*>(a.seed);
+    w.n = int32_t(a.n);
+    w.width = int32_t(a.d);
+    w.batch = int32_t(a.batch);
+    w.n_blocks = int32_t(blocks(a.n, kSlots));
+    w.width_blocks = int32_t(blocks(a.d, kWidth));
+    w.group = 1;
+    w.scale = float(a.scale);
+    w.keep_scale = !a.seed ? 1.0f : kept ? float(65536.0 / double(kept)) : 0.0f;
+    w.threshold = uint32_t(a.dropout_threshold);
+    return w;
+}
+
+Walk forward(const jca_cuda_tanh_attention& a) {
+    Walk w = common(a);
+    w.owned = int32_t(a.m);
+    w.walked = int32_t(a.l);
+    w.a = matrix(a.q);
+    w.c = matrix(a.k);
+    w.d = matrix(a.v);
+    w.out_b = matrix(a.out);
+    return w;
+}
+
+Walk rows(const jca_cuda_tanh_attention& a) {
+    Walk w = forward(a);
+    w.b = matrix(a.grad_out);
+    w.out_a = matrix(a.dq);
+    w.out_b = {};
+    return w;
+}
+
+Walk columns(const jca_cuda_tanh_attention& a) {
+    Walk w = common(a);
+    w.owned = int32_t(a.l);
+    w.walked = int32_t(a.m);
+    w.a = matrix(a.k);
+    w.b = matrix(a.v);
+    w.c = matrix(a.q);
+    w.d = matrix(a.grad_out);
+    w.out_a = matrix(a.dk);
+    w.out_b = matrix(a.dv);
+    return w;
+}
+
+// Bytes of Tiles in walk.cuh.
+size_t tile_bytes(const Sizes& size, bool forward) {
+    const size_t slots = kSlots + size.pad, width = kWidth + size.pad;
+    return size.element * (kWalked * (slots + width) + kOwned * (slots + (forward ? 0 : width)));
+}
+
+int add_walk(jca_cuda_plan* plan, int kernel, const Walk& w, int64_t column_blocks) {
+    const int64_t groups = blocks(w.batch, w.group);
+    return add(plan, kernel, w, blocks(w.owned, kOwned) * groups, column_blocks,
+               tile_bytes(Sizes(plan->tier), !w.out_a.data));
+}
+
+// dv of all samples is the sum of one float32 matrix for each group, in the workspace.
+int share_value(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan, Walk* w, Sum* sum) {
+    const int64_t elements = a.l * a.d;
+    w->group = int32_t(std::max<int64_t>(blocks(a.batch, kGroups), 1));
+    sum->count = int32_t(blocks(a.batch, w->group));  // 0 for an empty batch: dv is 0
+    w->sums_group = 1;
+    plan->workspace_size = sum->count * elements * int64_t(sizeof(float));
+    if (a.workspace_size < plan->workspace_size) return JCA_CUDA_NO_WORKSPACE;
+    sum->parts = reinterpret_cast<const float*>(a.workspace);
+    sum->out = reinterpret_cast<void*>(a.dv.address);
+    sum->elements = elements;
+    w->out_b = {reinterpret_cast<void*>(a.workspace), elements, int32_t(a.d), 1};
+    return JCA_CUDA_SUCCESS;
+}
+
+int plan_backward(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan) {
+    const int64_t slots = blocks(a.n, kSlots), widths = blocks(a.d, kWidth);
+    Walk w = columns(a);
+    Sum sum{};
+    int status = a.shared_v ? share_value(a, plan, &w, &sum) : JCA_CUDA_SUCCESS;
+    if (!status && a.batch)
+        status = add_walk(plan, JCA_CUDA_TANH_ATTENTION_COLUMNS, w, std::max(slots, widths));
+    if (!status && a.batch) status = add_walk(plan, JCA_CUDA_TANH_ATTENTION_ROWS, rows(a), slots);
+    if (!status && a.shared_v)
+        status = add(plan, JCA_CUDA_SUM_PARTS, sum, blocks(sum.elements, kThreads), 1, 0);
+    return status;
+}
+
+}  // namespace
+}  // namespace jca_cuda
+
+int jca_cuda_plan_tanh_attention(const jca_cuda_tanh_attention* a, jca_cuda_plan* plan) {
+    using namespace jca_cuda;
+    begin(plan, a->tier);
+    const int status = problem(*a);
+    if (status || !a->batch) return status;
+    return add_walk(plan, JCA_CUDA_TANH_ATTENTION_FORWARD, forward(*a), blocks(a->d, kWidth));
+}
+
+int jca_cuda_plan_tanh_attention_backward(const jca_cuda_tanh_attention* a, jca_cuda_plan* plan) {
+    using namespace jca_cuda;
+    begin(plan, a->tier);
+    const int status = problem(*a);
+    return status ? status : plan_backward(*a, plan);
+}

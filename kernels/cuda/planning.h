@@ -1,0 +1,73 @@
+// What the plans of all ops share.
+#pragma once
+
+#include <string.h>
+
+#include <algorithm>
+
+#include "plan.h"
+#include "walk.h"
+
+namespace jca_cuda {
+
+constexpr int64_t kLimit = int64_t(1) << 31;
+
+inline int64_t blocks(int64_t size, int64_t block) {
+    return (size + block - 1) / block;
+}
+
+inline Matrix matrix(const jca_cuda_matrix& x) {
+    return {reinterpret_cast<void*>(x.address), x.strides[0], int32_t(x.strides[1]),
+            int32_t(x.strides[2])};
+}
+
+// Rows and columns exchanged.
+inline Matrix transposed(const jca_cuda_matrix& x) {
+    return {reinterpret_cast<void*>(x.address), x.strides[0], int32_t(x.strides[2]),
+            int32_t(x.strides[1])};
+}
+
+// Whether 32 bits hold every offset inside one sample. The stride of a single row or column is any.
+inline bool is_small(const jca_cuda_matrix& x, int64_t rows, int64_t columns) {
+    const auto fits = [](int64_t n) { return n > -kLimit && n < kLimit; };
+    const int64_t down = rows > 1 ? x.strides[1] : 0, right = columns > 1 ? x.strides[2] : 0;
+    if (!fits(down) || !fits(right)) return false;
+    return fits((rows - 1) * down) && fits((columns - 1) * right) &&
+           fits((rows - 1) * down + (columns - 1) * right);
+}
+
+// The last tile may reach beyond the last row.
+inline bool sizes_fit(std::initializer_list<int64_t> sizes) {
+    return std::max(sizes) <= kLimit - kOwned;
+}
+
+inline void begin(jca_cuda_plan* plan, int tier) {
+    plan->tier = tier;
+    plan->count = 0;
+    plan->workspace_size = 0;
+}
+
+template <class Arguments>
+int add(jca_cuda_plan* plan, int kernel, const Arguments& arguments, int64_t x, int64_t y,
+        size_t shared_bytes) {
+    static_assert(sizeof(Arguments) <= JCA_CUDA_ARGUMENT_BYTES, "the plan has room for them");
+    if (x >= kLimit || y > 65535) return JCA_CUDA_TOO_LARGE;
+    jca_cuda_launch_plan& launch = plan->launches[plan->count++];
+    launch = {
+        kernel, {uint32_t(x), uint32_t(y), 1}, kThreads, uint32_t(shared_bytes), sizeof(Arguments),
+        {}};
+    memcpy(launch.arguments, &arguments, sizeof(Arguments));
+    return JCA_CUDA_SUCCESS;
+}
+
+// Bytes of a number in memory and of an element in a tile, and the elements behind a tile's row.
+struct Sizes {
+    explicit Sizes(int tier)
+        : number(tier == JCA_CUDA_BFLOAT16 || tier == JCA_CUDA_FLOAT16 ? 2 : 4),
+          element(tier == JCA_CUDA_EXACT ? 8 : number),
+          pad(number == 2 ? 8 : 4) {}
+
+    const size_t number, element, pad;
+};
+
+}  // namespace jca_cuda
