@@ -142,7 +142,9 @@ with atomic.replacing(sys.argv[1]) as temporary, temporary.open("wb") as file:
 def test_torch_save_beyond_a_limit_names_file_and_reason(tmp_path):
     path = tmp_path / "a.pt"
     path.write_text("old")
-    run = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", LIMITED, path], capture_output=True, text=True
+    )
     assert run.stderr.splitlines()[-1] == f"OSError: {path}: cannot be written: File too large"
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.pt"]

@@ -58,8 +58,8 @@ sys.exit(main(sys.argv[2:]))
 
 
 def limited(size, *arguments):
-    """A command that may write files up to a size only."""
-    command = [sys.executable, "-c", LIMITED, str(size), *map(str, arguments)]
+    """A command that may write files up to a size only; Python would cut byte code at it."""
+    command = [sys.executable, "-B", "-c", LIMITED, str(size), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -139,7 +139,9 @@ checkpoint.save(sys.argv[1], model)
 def test_a_write_beyond_the_limit_names_file_and_reason(tmp_path):
     path = tmp_path / "best.pt"
     path.write_text("old")
-    done = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", LIMITED, path], capture_output=True, text=True
+    )
     assert done.stderr.splitlines()[-1] == f"OSError: {path}: cannot be written: File too large"
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

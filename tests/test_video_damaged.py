@@ -158,9 +158,10 @@ def test_names_of_every_kind(tmp_path, monkeypatch, capfd):
     assert lines[-1] == "12 of 15 videos, 12 segments -> a:set"
 
 
-def test_a_disk_that_is_full(tmp_path, capfd):
+def test_a_disk_that_is_full(tmp_path, capfd, monkeypatch):
     """A limit on the size of files fails as a full disk does: in the middle of a write."""
     make_video(tmp_path / "a.mkv", 4.0, audio="pcm_s16le")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would cut byte code at the limit
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, hard))
     try:
@@ -176,9 +177,10 @@ def test_a_disk_that_is_full(tmp_path, capfd):
     assert [path.name for path in out.rglob("*")] == [".videos"]
 
 
-def test_a_folder_for_scratch_on_a_full_disk_is_named(tmp_path):
+def test_a_folder_for_scratch_on_a_full_disk_is_named(tmp_path, monkeypatch):
     video = make_video(tmp_path / "a.mkv", 1.0, audio="pcm_s16le")
     extractor = load_extractor(Settings(num_segments=1, frames_per_segment=1))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would cut byte code at the limit
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def write():
