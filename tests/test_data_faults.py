@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -167,6 +168,13 @@ def test_a_single_array_under_the_name_of_an_npz_is_named(tmp_path):
     with (tmp_path / "a.npz").open("wb") as file:
         np.save(file, np.ones(3))
     with pytest.raises(ValueError, match=r"a\.npz: not a whole \.npz file"):
+        open_clips(tmp_path / "a.npz", "test")
+
+
+def test_a_part_of_an_npz_that_is_no_array_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("audio.npy", b"no array")
+    with pytest.raises(ValueError, match=r"a\.npz: not a whole \.npz file, audio is not an array"):
         open_clips(tmp_path / "a.npz", "test")
 
 

@@ -97,17 +97,22 @@ def read_npz(path: str) -> tuple[TensorDataset, list[str]]:
     damage = (ValueError, OSError, EOFError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
     try:
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            present = sorted(archive.files)
+            used = {"audio", "visual", "clips"} & set(present)
+            arrays = {name: archive[name] for name in used}
     except (*damage, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path}: not a whole .npz file of plain arrays ({error})") from error
     except MemoryError:
         raise ValueError(f"{path}: its arrays do not fit in memory") from None
+    for name, values in arrays.items():
+        if not isinstance(values, np.ndarray):  # NumPy reads other parts of a zip file as bytes
+            raise ValueError(f"{path}: not a whole .npz file, {name} is not an array")
     for name, axes, needed in (
         ("audio", (3,), "(n, N, d_a)"),
         ("visual", (4, 5), "(n, N, 7, 7, d_v) or (n, N, R, d_v)"),
     ):
         if name not in arrays:
-            raise ValueError(f"{path}: found arrays {sorted(arrays)}; needed: {name} {needed}")
+            raise ValueError(f"{path}: found arrays {present}; needed: {name} {needed}")
         values = arrays[name]
         if values.ndim not in axes or values.dtype.kind not in "fiu":
             found = f"{name} of shape {values.shape}, {values.dtype}"
