@@ -26,6 +26,7 @@ from jca_fast.modules import (
     ReleasedLayer,
     ResidualRNN,
 )
+from jca_fast.modules.joint_feature import joint_of_each
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMS = pytest.mark.parametrize("form", ["paper", "released"])
@@ -302,7 +303,7 @@ def test_autocast_keeps_the_residual_stream(backend, joint):
 
     def plain(*features):
         for layer in fusion.layers:
-            joints = layer.joint.for_each(features)
+            joints = joint_of_each(layer.joint, features)
             updates = []
             for i, (x, j) in enumerate(zip(features, joints, strict=True)):
                 w_j, w_x, w_c, w_h = (layer.weights(s)[i] for s in ("W_j", "W_", "W_c", "W_h"))

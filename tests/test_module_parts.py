@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, prune, weight_norm
 from jca_fast import AVELocalizer, JointCoAttention
 from jca_fast.compat import cam, orig_cam, released, rjcma
 from jca_fast.modules import AdditiveReduction, AudioGuidedReduction, ResidualRNN
+from jca_fast.modules.joint_feature import JointFeature
 
 N = 5
 
@@ -391,3 +392,53 @@ def test_maps_are_made_inside_the_call_of_a_layer(form):
     for _ in range(2):
         _, maps = module(*inputs, return_maps=True)
         maps[0]["H"][0].sum().backward()
+
+
+# ---- other parts that the fused path could pass by
+
+
+class OtherJoint(nn.Module):
+    """A joint feature of the user's, with none of the attributes of :class:`JointFeature`."""
+
+    def forward(self, inputs, used=None):
+        return [2 * torch.cat(list(inputs), dim=-1)]
+
+
+class Doubled(JointFeature):
+    def forward(self, inputs, used=None):
+        return [2 * joint for joint in super().forward(inputs, used)]
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize("kind", [OtherJoint, lambda: Doubled((4, 2), "concat")])
+def test_a_replaced_joint_feature_is_called(form, kind):
+    module = JointCoAttention(4, 2, 3, 2, 1, form, "concat").double()
+    inputs = [torch.randn(2, 3, width, dtype=torch.float64) for width in (4, 2)]
+    expected = copy.deepcopy(module)
+    for name, parameter in expected.named_parameters():
+        if "W_j" in name or "key" in name:
+            parameter.data *= 2  # the scores are linear in J and in its weight
+    module.layers[0].joint = kind()
+    torch.testing.assert_close(module(*inputs), expected(*inputs))
+    maps = module(*inputs, return_maps=True)[1][0]
+    torch.testing.assert_close(maps, expected(*inputs, return_maps=True)[1][0])
+
+
+@pytest.mark.parametrize("form", ["paper", "released"])
+def test_a_hook_on_the_joint_feature_fires(form):
+    module = JointCoAttention(4, 2, 3, 2, 1, form)
+    seen = []
+    module.layers[0].joint.register_forward_hook(lambda *args: seen.append(args[0]))
+    module(torch.randn(2, 3, 4), torch.randn(2, 3, 2))
+    assert seen
+
+
+def test_a_part_that_an_ablation_leaves_out_may_be_replaced():
+    sizes = {"audio_features": 3, "region_features": 4, "num_regions": 2, "num_segments": 5}
+    model = AVELocalizer(4, 4, 1, joint_rnn=False, unimodal_rnn=False, **sizes)
+    inputs = torch.randn(2, 5, 3), torch.randn(2, 5, 2, 4)
+    seen = []
+    for part in (model.audio_network, model.visual_network, model.joint_network, model.head):
+        part.register_forward_hook(lambda *args: seen.append(args[0]))
+    model(*inputs)
+    assert len(seen) == 4

@@ -208,9 +208,7 @@ class AVELocalizer(Pretrained):
             features.append(call_recurrent(self.visual_network, reduced, used))  # (B, n, d_v)
         if self.modalities == "both":
             features, maps["coattention"] = self._fuse(features, used, return_maps)
-        joint = torch.cat(features, dim=-1)
-        if self.config["joint_rnn"]:
-            joint = call_recurrent(self.joint_network, joint, used)
+        joint = call_recurrent(self.joint_network, torch.cat(features, dim=-1), used)
         return self.head(joint), maps
 
     def _prepared(self, x: Tensor, used: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .lengths import zero_padding
 from .linear import call_linear, reset_children, xavier_linear
+from .plain import is_plain
 
 JOINT_STRATEGIES = (
     "add",
@@ -100,11 +101,6 @@ class JointFeature(nn.Module):
         pairs = zip(self.fc, joints, strict=True)
         return [zero_padding(call_linear(fc, j), used) for fc, j in pairs]
 
-    def for_each(self, inputs: Sequence[Tensor], used: Tensor | None = None) -> list[Tensor]:
-        """One J (B, N, d) for every modality; a J that :meth:`forward` shares is repeated."""
-        joints = self(inputs, used)
-        return joints if self.kind == "cross" else joints * len(inputs)
-
     def _combine(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         if self.kind == "cross":
             return [
@@ -117,3 +113,16 @@ class JointFeature(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dims={self.dims}, strategy={self.strategy!r}"
+
+
+def joint_of_each(
+    module: nn.Module, inputs: Sequence[Tensor], used: Tensor | None = None
+) -> list[Tensor]:
+    """One J (B, N, d) for every modality; a J that ``module`` shares is repeated."""
+    joints = list(module(inputs, used))
+    return joints if len(joints) == len(inputs) else joints * len(inputs)
+
+
+def is_concatenation(module: nn.Module) -> bool:
+    """Whether a call of ``module`` only concatenates, which the fused op does by itself."""
+    return is_plain(module, JointFeature) and module.strategy == "concat"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..functional import joint_affinity, joint_coattention
 from .checks import check_like, labels
-from .joint_feature import JointFeature
+from .joint_feature import JointFeature, is_concatenation, joint_of_each
 from .lengths import zero_padding
 from .plain import dropout_rate
 
@@ -36,7 +36,9 @@ class PaperLayer(nn.Module):
     under the paper's names for i in (a, v): ``W_ja`` (N, N), ``W_a`` (k, N), ``W_ca`` (k, d),
     ``W_ha`` (k, N), and the same for v. For n < N the weights are cut to n segments.
 
-    ``dropout`` is an ``nn.Dropout``; its ``p`` and ``training`` apply. C_i is stored only if
+    ``joint`` may be replaced by a module whose call on the list of modalities and ``used`` returns
+    one J for all, or one for each, in a list. ``dropout`` is an ``nn.Dropout``; its ``p`` and
+    ``training`` apply. C_i is stored only if
     ``dropout`` has been replaced by a module that has to be called.
 
     Source: Eqs. 3-6 of Duan et al., WACV 2021.
@@ -106,7 +108,7 @@ class PaperLayer(nn.Module):
         rate = dropout_rate(self.dropout)
         if rate is None:
             return self._stored(inputs, used)
-        joints = [] if self.joint.strategy == "concat" else self.joint(inputs, used)
+        joints = [] if is_concatenation(self.joint) else self.joint(inputs, used)
         weights = (self.weights(symbol, inputs[0].shape[1]) for symbol in SYMBOLS)
         return joint_coattention(
             inputs, *weights, joints=joints, dropout_p=rate, backend=self.backend
@@ -124,7 +126,10 @@ class PaperLayer(nn.Module):
         return {"C": tuple(c), "H": tuple(self._attention(inputs, c))}
 
     def _affinities(self, inputs: Sequence[Tensor], used: Tensor | None) -> list[Tensor]:
-        joints, w_j = self.joint.for_each(inputs, used), self.weights("W_j", inputs[0].shape[1])
+        joints, w_j = (
+            joint_of_each(self.joint, inputs, used),
+            self.weights("W_j", inputs[0].shape[1]),
+        )
         parts = zip(inputs, joints, w_j, strict=True)
         return [joint_affinity(x, j, w, backend=self.backend) for x, j, w in parts]
 

@@ -11,7 +11,7 @@ from ..functional import joint_affinity
 from ..ops.checks import inverse_root
 from ..ops.released_attention import released_attention
 from .checks import check_like, labels
-from .joint_feature import JointFeature
+from .joint_feature import JointFeature, joint_of_each
 from .lengths import zero_padding
 from .linear import call_linear, over_segments, reset_children, xavier_linear
 from .paper_layer import LayerOutput, Maps
@@ -106,7 +106,7 @@ class ReleasedLayer(nn.Module):
         self, inputs: Sequence[Tensor], used: Tensor | None, dropout: bool = True
     ) -> tuple[Tensor, ...]:
         """T_i (B, n, d) of every modality; ``dropout=False`` omits the dropout of C."""
-        queries, keys = self.joint.for_each(inputs, used), self._keys(inputs)
+        queries, keys = joint_of_each(self.joint, inputs, used), self._keys(inputs)
         values = [call_linear(value, x) for value, x in zip(self.value, inputs, strict=True)]
         module = self.dropout if dropout else None
         parts = zip(queries, keys, values, strict=True)
@@ -119,7 +119,7 @@ class ReleasedLayer(nn.Module):
 
     def maps(self, *inputs: Tensor, used: Tensor | None = None) -> Maps:
         """C_i (B, d_i, d) and T_i (B, n, d), the counterpart of H_i, without dropout."""
-        pairs = zip(self._keys(inputs), self.joint.for_each(inputs, used), strict=True)
+        pairs = zip(self._keys(inputs), joint_of_each(self.joint, inputs, used), strict=True)
         c = tuple(joint_affinity(k, q, backend=self.backend) for k, q in pairs)
         t = self._attended(inputs, used, dropout=False)
         return {"C": c, "H": tuple(zero_padding(t_x, used) for t_x in t)}
