@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..ops.checks import check_dense
 from .checks import check_together
 
 Lengths = Tensor | Sequence[int]
@@ -31,7 +32,8 @@ def used_segments(
 
     Raises:
         TypeError, ValueError: both are given, or one has the wrong dtype, shape or range. The range
-            is checked where ``lengths`` is on the CPU; elsewhere a larger length counts as N.
+            is checked where ``lengths`` is on the CPU, outside compilers and transforms of
+            functions; elsewhere a larger length counts as N.
     """
     if lengths is None and key_padding_mask is None:
         return None
@@ -86,34 +88,62 @@ def _checked_mask(mask: Tensor, like: Tensor) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"key_padding_mask must be a bool tensor (B, N), got {got}")
+    check_dense("key_padding_mask", mask, "(B, N)")
     if mask.shape != like.shape[:2]:
         needed = tuple(like.shape[:2])
         raise ValueError(f"key_padding_mask must have shape {needed}, got {tuple(mask.shape)}")
-    return mask.to(like.device)
+    return _on_device_of(like, "key_padding_mask", mask)
 
 
-def _as_counts(lengths: Sequence[int]) -> Tensor:
+def as_counts(lengths: Lengths) -> Tensor:
+    """``lengths`` as an int64 tensor; TypeError if they are no integers."""
+    if isinstance(lengths, Tensor):
+        counts = lengths  # its len() would fix the batch size of an exported program
+        check_dense("lengths", counts, "(B,)")
+    else:
+        counts = _from_numbers(lengths)
+    if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers (B,), got {counts.dtype}")
+    return counts.to(torch.int64)  # unsigned integers do not compare with others
+
+
+def _from_numbers(lengths: Sequence[int]) -> Tensor:
     try:
-        return torch.as_tensor(lengths, dtype=None if len(lengths) else torch.int64)
+        dtype = None if len(lengths) else torch.int64
+        return torch.as_tensor(lengths, dtype=dtype, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         got = type(lengths).__name__
         raise TypeError(f"lengths must be integers (B,), got {got}: {error}") from None
 
 
 def _checked_lengths(lengths: Lengths, like: Tensor) -> Tensor:
-    if isinstance(lengths, Tensor):
-        counts = lengths  # its len() would fix the batch size of an exported program
-    else:
-        counts = _as_counts(lengths)
-    if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers (B,), got {counts.dtype}")
+    counts = as_counts(lengths)
     if counts.shape != like.shape[:1]:
         raise ValueError(f"lengths must have shape ({like.shape[0]},), got {tuple(counts.shape)}")
-    known = counts.is_cpu and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
     if (
-        known
+        _are_known(counts)
         and counts.numel()
         and not 0 <= int(counts.min()) <= int(counts.max()) <= like.shape[1]
     ):
         raise ValueError(f"lengths must lie between 0 and {like.shape[1]}, got {counts.tolist()}")
-    return counts.to(like.device)
+    return _on_device_of(like, "lengths", counts)
+
+
+def _are_known(counts: Tensor) -> bool:
+    """Whether the numbers may be read: neither on a GPU, nor while a program is traced, nor inside
+    a transform of functions.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return (
+        type(counts) is Tensor
+        and counts.is_cpu
+        and not torch._C._len_torch_dispatch_stack()  # such as make_fx
+        and not torch._C._functorch.is_functorch_wrapped_tensor(counts)
+    )
+
+
+def _on_device_of(like: Tensor, name: str, values: Tensor) -> Tensor:
+    if values.is_meta and not like.is_meta:
+        raise ValueError(f"{name} must be on {like.device} or another device, got meta")
+    return values.to(like.device)

@@ -187,9 +187,10 @@ class ResidualRNN(nn.Module):
 def call_recurrent(network: nn.Module, x: Tensor, used: Tensor | None) -> Tensor:
     """A network over the segments, :class:`ResidualRNN` or one that sees each segment alone.
 
-    ``used`` (B, N, 1) marks the segments in use; only a recurrent network needs to know them.
+    ``used`` (B, N, 1) marks the segments in use; only a recurrent network needs to know them, and
+    a module around one.
     """
-    if hasattr(network, "init_hidden"):
+    if used is not None and any(hasattr(part, "init_hidden") for part in network.modules()):
         return network(x, **padding_mask(used))
     return call_linear(network, x)
 

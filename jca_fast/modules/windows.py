@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_positive
+from .lengths import Lengths, as_counts
 
 
 def window_starts(segments: int, size: int, step: int | None = None) -> list[int]:
@@ -30,22 +31,25 @@ def window_starts(segments: int, size: int, step: int | None = None) -> list[int
 
 def cut_windows(x: Tensor, size: int, step: int | None = None) -> Tensor:
     """The windows of x (B, T, ...): (B, W, min(size, T), ...); see :func:`window_starts`."""
+    _check_axes("x", x, 2, "(B, T, ...)")
     starts = window_starts(x.shape[1], size, step)
     return torch.stack([x[:, start : start + size] for start in starts], dim=1)
 
 
-def window_lengths(lengths: Tensor, segments: int, size: int, step: int | None = None) -> Tensor:
+def window_lengths(lengths: Lengths, segments: int, size: int, step: int | None = None) -> Tensor:
     """The number of segments in use of every window, (B, W), for clips of ``lengths`` (B,)."""
-    starts = torch.tensor(window_starts(segments, size, step), device=lengths.device)  # (W,)
-    return (lengths[:, None] - starts).clamp(0, min(size, segments))
+    counts = as_counts(lengths)
+    starts = torch.tensor(window_starts(segments, size, step), device=counts.device)  # (W,)
+    return (counts[:, None] - starts).clamp(0, min(size, segments))
 
 
 def join_windows(y: Tensor, segments: int, step: int | None = None) -> Tensor:
     """The inverse of :func:`cut_windows`: (B, W, size, ...) -> (B, segments, ...).
 
-    A segment in several windows gets the mean of their results. ``step`` is the step of the cut;
-    None means the size of a window.
+    A segment in several windows gets the mean of their results, summed in float32 at least.
+    ``step`` is the step of the cut; None means the size of a window.
     """
+    _check_axes("y", y, 3, "(B, W, size, ...)")
     batch, count, size = y.shape[:3]
     starts = window_starts(segments, size, step)
     if count != len(starts):
@@ -53,9 +57,18 @@ def join_windows(y: Tensor, segments: int, step: int | None = None) -> Tensor:
             f"y must have {len(starts)} windows (B, W, {size}, ...) for {segments} segments, "
             f"got {tuple(y.shape)}"
         )
-    total = y.new_zeros(batch, segments, *y.shape[3:])
-    times = y.new_zeros(segments, *(1 for _ in y.shape[3:]))
+    dtype = torch.promote_types(y.dtype, torch.float32)
+    total = y.new_zeros(batch, segments, *y.shape[3:], dtype=dtype)
+    times = y.new_zeros(segments, *(1 for _ in y.shape[3:]), dtype=dtype)
     for i, start in enumerate(starts):
         total[:, start : start + size] += y[:, i]
         times[start : start + size] += 1
-    return total / times
+    mean = total / times
+    return mean.to(y.dtype) if y.is_floating_point() else mean
+
+
+def _check_axes(name: str, x: Tensor, axes: int, layout: str) -> None:
+    """``x`` must be a tensor with at least ``axes`` dimensions."""
+    if not isinstance(x, Tensor) or x.ndim < axes:
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name} must be a tensor {layout}, got {got}")
