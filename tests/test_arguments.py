@@ -108,3 +108,32 @@ def test_special_values_in_the_formulas_are_those_of_autograd():
     found = reference.joint_coattention_backward(grads, maps, groups[0], [], *groups[1:], *options)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.isnan(), b.isnan())
+
+
+@pytest.mark.parametrize("name", ["inputs", "joints", "w_j", "w_x", "w_c", "w_h", "scales"])
+@pytest.mark.parametrize("bad", [None, 0.5, torch.tensor(0.5), {"audio": X}])
+def test_a_layer_names_the_list_that_is_none(name, bad):
+    groups = {"w_j": [X[0]] * 2, "w_x": [X[0]] * 2, "w_c": [torch.ones(2, 4)] * 2}
+    arguments = {"inputs": [X, X], **groups, "w_h": [X[0]] * 2}
+    if bad is None and name == "scales":
+        return
+    with pytest.raises((TypeError, ValueError), match=name):
+        joint_coattention(**{**arguments, name: bad})
+
+
+def test_a_layer_takes_any_iterable_of_tensors():
+    weights = [[X[0]] * 2, [X[0]] * 2, [torch.ones(2, 4)] * 2, [X[0]] * 2]
+    expected = joint_coattention([X, X], *weights)
+    given = joint_coattention(iter([X, X]), *map(iter, weights), scales=iter([0.5, 0.5]))
+    torch.testing.assert_close(given, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("p", [None, "0.1", [0.1], torch.ones(2)])
+def test_constructors_name_the_probability(p):
+    with pytest.raises(TypeError, match="dropout must be a number between 0 and 1, got"):
+        JointCoAttention(2, 2, dropout=p)
+
+
+def test_one_width_is_no_list_of_widths():
+    with pytest.raises(TypeError, match=r"dims must hold the widths of two or more .*, got 512"):
+        JointCoAttention(dims=512)

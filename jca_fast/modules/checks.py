@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import SupportsIndex
 
 from torch import Tensor
@@ -21,6 +21,8 @@ def check_positive(**sizes: SupportsIndex) -> None:
 def check_probability(**probabilities: float) -> None:
     """Each named probability must lie in [0, 1]."""
     for name, p in probabilities.items():
+        if not isinstance(p, Real):
+            raise TypeError(f"{name} must be a number between 0 and 1, got {p!r}")
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"{name} must be a probability between 0 and 1, got {p!r}")
 

@@ -188,6 +188,8 @@ def _modality_dims(
         return int(audio_dim), int(visual_dim)
     if audio_dim is not None or visual_dim is not None:
         raise ValueError("give either audio_dim and visual_dim, or dims; not both")
+    if not hasattr(dims, "__len__"):
+        raise TypeError(f"dims must hold the widths of two or more modalities, got {dims!r}")
     if len(dims) < 2:
         raise ValueError(f"dims must hold the widths of two or more modalities, got {tuple(dims)}")
     check_positive(**{f"dims[{i}]": width for i, width in enumerate(dims)})

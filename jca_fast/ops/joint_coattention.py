@@ -14,7 +14,7 @@ omits the first term of X_i' where ``residual`` is False.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -77,19 +77,21 @@ def joint_coattention(
 
     Source: Eqs. 3-8 of Duan et al., WACV 2021.
     """
-    groups = {"inputs": inputs, "joints": joints, "w_j": w_j, "w_x": w_x, "w_c": w_c, "w_h": w_h}
+    given = {"inputs": inputs, "joints": joints, "w_j": w_j, "w_x": w_x, "w_c": w_c, "w_h": w_h}
+    groups: dict[str, Sequence[Tensor]] = {name: _as_list(name, g) for name, g in given.items()}
     _check_groups(groups)
     tensors = autocast(list(chain.from_iterable(groups.values())))
     check_alike(
         [f"{name}[{i}]" for name, group in groups.items() for i in range(len(group))], tensors
     )
-    factors = _factors(scales, w_c)
+    factors = _factors(scales, groups["w_c"])
     seed = dropout_seed(dropout_p, seed, generator, tensors[0].device)
     backend = choose("joint_coattention", backend, tensors)
     grouped: list[Any] = _split(tensors, [len(group) for group in groups.values()])
-    if not joints and torch.compiler.is_exporting():
+    if not groups["joints"] and torch.compiler.is_exporting():
         grouped[1] = None  # PyTorch's ahead-of-time compiler does not support an empty list
     options = (factors, float(dropout_p), seed, False)
+    inputs = groups["inputs"]
     if all(x.dtype == cast.dtype for x, cast in zip(inputs, tensors, strict=False)):
         return tuple(_call(backend, *grouped, *options))
     # Under autocast the residual is added in the dtype of the inputs, so that X is not rounded.
@@ -101,6 +103,7 @@ def _factors(scales: Sequence[float] | None, w_c: Sequence[Tensor]) -> list[floa
     """One factor of the scores for each modality; 1/sqrt(d) if ``scales`` is None."""
     if scales is None:
         return [inverse_root(w.shape[1]) for w in w_c]
+    scales = _as_list("scales", scales)
     if len(scales) != len(w_c):
         raise ValueError(
             f"scales must hold one factor for each of the {len(w_c)} modalities, got {len(scales)}"
@@ -108,6 +111,13 @@ def _factors(scales: Sequence[float] | None, w_c: Sequence[Tensor]) -> list[floa
     for i, scale in enumerate(scales):
         check_number(f"scales[{i}]", scale)
     return [float(scale) for scale in scales]
+
+
+def _as_list(name: str, group: Iterable[Any]) -> list[Any]:
+    try:
+        return list(group)
+    except TypeError:
+        raise TypeError(f"{name} must be a list, got {type(group).__name__}") from None
 
 
 def _check_groups(groups: dict[str, Sequence[Tensor]]) -> None:
