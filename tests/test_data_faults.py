@@ -178,6 +178,13 @@ def test_a_part_of_an_npz_that_is_no_array_is_named(tmp_path):
         open_clips(tmp_path / "a.npz", "test")
 
 
+def test_names_of_two_axes_in_an_npz_are_refused(tmp_path):
+    arrays = {"audio": np.ones((2, 4, 6)), "visual": np.ones((2, 4, 3, 5))}
+    np.savez(tmp_path / "a.npz", **arrays, clips=np.array([["a", "b"], ["c", "d"]]))
+    with pytest.raises(ValueError, match=r"a\.npz: found clips of shape \(2, 2\); needed: clips"):
+        open_clips(tmp_path / "a.npz", "test")
+
+
 def test_long_doubles_are_named(data):
     write_h5(data / "audio_feature.h5", avadataset=np.ones((48, 4, 6), np.longdouble))
     with pytest.raises(ValueError, match=r"audio_feature\.h5.*: found shape .*float128"):

@@ -120,7 +120,10 @@ def read_npz(path: str) -> tuple[TensorDataset, list[str]]:
     audio, visual = (
         torch.from_numpy(arrays[name].astype(np.float32)) for name in ("audio", "visual")
     )
-    clips = [str(name) for name in np.atleast_1d(arrays.get("clips", np.arange(len(audio))))]
+    names = arrays.get("clips", np.arange(len(audio)))
+    if names.ndim > 1:
+        raise ValueError(f"{path}: found clips of shape {names.shape}; needed: clips (n,)")
+    clips = [str(name) for name in np.atleast_1d(names)]
     if not len(audio) == len(visual) == len(clips) > 0:
         raise ValueError(
             f"{path}: audio, visual and clips must have one length above 0, got "
