@@ -34,8 +34,12 @@ def fresh(code, *arguments, **environment):
 
 def test_import_takes_at_most_50_ms_more_than_torch(tmp_path):
     """Time of the CPU, all public names loaded, byte code compiled before; the best of five."""
-    times = [float(fresh(COST, PYTHONPYCACHEPREFIX=str(tmp_path))) for _ in range(6)]
-    assert min(times[1:]) < 0.05, times
+    folder = os.environ.get("PYTHONPYCACHEPREFIX") or str(tmp_path)
+    fresh(COST, PYTHONPYCACHEPREFIX=folder)
+    times: list[float] = []
+    while len(times) < 5 and not (times and times[-1] < 0.05):
+        times.append(float(fresh(COST, PYTHONPYCACHEPREFIX=folder)))
+    assert times[-1] < 0.05, times
 
 
 THREADS = """
