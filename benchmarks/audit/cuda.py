@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 from jca_fast.ops.tiers import TIERS
 
@@ -54,6 +55,16 @@ def image(tier: str) -> bytes:
     get.restype = ctypes.c_void_p
     start = get(list(TIERS).index(tier), ctypes.byref(size))
     return ctypes.string_at(start, size.value)
+
+
+def ptx(tier: str) -> str:
+    """The PTX in the fat binary of a tier, of which its machine code is made."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "kernels.fatbin")
+        file.write_bytes(image(tier))
+        _run("cuobjdump", "-xptx", "all", file.name, folder=folder)
+        (found,) = Path(folder).glob("*.ptx")
+        return found.read_text()
 
 
 def audit(tier: str) -> list[Row]:
@@ -134,9 +145,9 @@ def shortest_round(instructions: list[tuple[str, list[int]]], tier: str) -> int:
     return len(way)
 
 
-def _run(name: str, *arguments: str) -> str:
+def _run(name: str, *arguments: str, folder: str | None = None) -> str:
     command = [str(tool(name)), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout
 
 
 def main() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -44,13 +46,15 @@ class Binary:
 
 
 def tool(name: str) -> Path:
-    """``nvdisasm`` or ``cuobjdump`` from the installed Triton."""
-    import triton
-
-    path = Path(triton.__file__).parent / "backends/nvidia/bin" / name
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: this Triton has no NVIDIA tools")
-    return path
+    """``nvdisasm`` or ``cuobjdump`` from the installed Triton, or from the PATH."""
+    triton = importlib.util.find_spec("triton")
+    if triton and triton.origin:
+        path = Path(triton.origin).parent / "backends/nvidia/bin" / name
+        if path.exists():
+            return path
+    if found := shutil.which(name):
+        return Path(found)
+    raise FileNotFoundError(f"{name} is missing: neither Triton nor the PATH has it")
 
 
 def read(cubins: Sequence[bytes], capability: int) -> list[Binary]:

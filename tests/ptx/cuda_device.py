@@ -11,6 +11,8 @@ import torch
 from jca_fast.kernels.cuda import native
 from torch import Tensor
 
+from benchmarks.audit.cuda import ptx
+from benchmarks.audit.sass import tool
 from jca_fast.ops.dropout import threshold
 
 from .formats import Array
@@ -79,13 +81,21 @@ class Plan(ctypes.Structure):
     ]
 
 
+def problem() -> str:
+    """Why no plan can be executed on this machine; "" where one can."""
+    if not native.library_path().is_file():
+        return "the CUDA library is not built"
+    try:
+        tool("cuobjdump")
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
+
+
 @functools.cache
 def kernels(tier: str) -> dict[str, Kernel]:
-    """The kernels of a tier: the PTX in the library, of which its machine code is made."""
-    image, size = native.library().jca_cuda_image, ctypes.c_size_t()
-    image.restype = ctypes.c_void_p
-    fatbin = ctypes.string_at(image(TIERS.index(tier), ctypes.byref(size)), size.value)
-    return parse(fatbin[fatbin.index(b".version ") :].partition(b"\0")[0].decode())
+    """The kernels of a tier, from the PTX in the library."""
+    return parse(ptx(tier))
 
 
 def name_of(launch: LaunchPlan) -> str:
