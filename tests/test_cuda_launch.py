@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,6 +215,32 @@ def test_the_library_loads_without_a_driver_and_says_so():
     assert done.stdout.startswith("no CUDA driver is installed")
     no_driver = 7  # jca_cuda_status
     assert done.stdout.split()[-1] == str(no_driver)
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+@pytest.mark.parametrize("version", [None, native.ABI_VERSION + 1])
+def test_a_stale_library_is_named_with_the_way_to_build_it_again(monkeypatch, tmp_path, version):
+    """The libraries of the first days had no version."""
+    from jca_fast.kernels import cuda
+
+    path = tmp_path / "libjca_cuda.so"
+    source = f"int jca_cuda_abi_version(void) {{ return {version}; }}" if version else ""
+    command = ["cc", "-shared", "-x", "c", "-", "-o", str(path)]
+    subprocess.run(command, input=source, text=True, check=True)
+    monkeypatch.setattr(native, "library_path", lambda: path)
+    monkeypatch.setattr(native, "load", functools.cache(native.load.__wrapped__))
+    expected = (
+        f"the library libjca_cuda.so has ABI version {version or 0}, this package needs "
+        f"{native.ABI_VERSION} (pip install -e . with nvcc builds it again)"
+    )
+    assert native.problem.__wrapped__() == cuda.describe() == expected
+    with pytest.raises(RuntimeError, match="ABI version"):
+        native.library()
+
+
+def test_the_version_of_the_library_is_that_of_its_header():
+    header = (Path(__file__).parents[1] / "kernels/cuda/plan.h").read_text()
+    assert f"#define JCA_CUDA_ABI_VERSION {native.ABI_VERSION}\n" in header
 
 
 def test_a_machine_that_cannot_run_it_says_why():

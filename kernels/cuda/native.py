@@ -10,6 +10,10 @@ import torch
 
 from jca_fast.ops.tiers import float32_tier
 
+ABI_VERSION = 1
+"""The ``JCA_CUDA_ABI_VERSION`` of plan.h that the loaded library must have."""
+_BUILD = "pip install -e . with nvcc builds it"
+
 
 def library_path() -> Path:
     """Where the build puts the library: jca_fast/lib of the imported package."""
@@ -19,26 +23,49 @@ def library_path() -> Path:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The library, which needs neither a driver nor PyTorch to load."""
-    found = ctypes.CDLL(str(library_path()))
+def load() -> tuple[ctypes.CDLL | None, str]:
+    """The library and "", or None and why it cannot be used. It needs neither a driver nor
+    PyTorch.
+    """
+    path = library_path()
+    if not path.is_file():
+        return None, f"the library {path.name} is not built ({_BUILD})"
+    try:
+        found = ctypes.CDLL(str(path))
+        reason = _prepare(found)
+    except (OSError, AttributeError) as error:
+        return None, f"the library {path.name} cannot be loaded: {error}"
+    return (None, f"the library {path.name} {reason}") if reason else (found, "")
+
+
+def _prepare(found: ctypes.CDLL) -> str:
+    """Check the version and set the types of results; "" or what is wrong with the library."""
+    # The first libraries had no version.
+    version = found.jca_cuda_abi_version() if hasattr(found, "jca_cuda_abi_version") else 0
+    if version != ABI_VERSION:
+        return f"has ABI version {version}, this package needs {ABI_VERSION} ({_BUILD} again)"
     for name in ("problem", "build", "register_ops", "status_string", "kernel_name"):
         getattr(found, f"jca_cuda_{name}").restype = ctypes.c_char_p
-    return found
+    return ""
+
+
+def library() -> ctypes.CDLL:
+    """The loaded library; RuntimeError says why there is none."""
+    loaded, reason = load()
+    if loaded is None:
+        raise RuntimeError(reason)
+    return loaded
 
 
 @functools.cache
 def problem() -> str:
     """Why the kernels cannot run on this machine; "" where they can, which registers the ops."""
-    path = library_path()
-    if not path.is_file():
-        return f"the library {path.name} is not built (pip install -e . with nvcc builds it)"
+    loaded, reason = load()
+    if loaded is None:
+        return reason
     if torch.version.cuda is None:
         return f"this PyTorch, {torch.__version__}, is not built for CUDA"
-    try:
-        return library().jca_cuda_problem().decode() or register()
-    except (OSError, AttributeError) as error:
-        return f"the library {path.name} cannot be loaded: {error}"
+    return loaded.jca_cuda_problem().decode() or register()
 
 
 def register() -> str:
@@ -64,4 +91,5 @@ def _is_tf32() -> bool:
 
 def describe() -> str:
     """One line for reports: what compiled the kernels and for which chips, or the problem."""
-    return library().jca_cuda_build().decode() if library_path().is_file() else problem()
+    loaded, reason = load()
+    return reason if loaded is None else loaded.jca_cuda_build().decode()

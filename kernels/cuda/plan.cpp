@@ -1,5 +1,9 @@
 #include "plan.h"
 
+int jca_cuda_abi_version(void) {
+    return JCA_CUDA_ABI_VERSION;
+}
+
 const char* jca_cuda_status_string(int status) {
     switch (status) {
         case JCA_CUDA_SUCCESS: return "success";

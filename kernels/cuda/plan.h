@@ -17,6 +17,9 @@ extern "C" {
 
 #define JCA_CUDA_API __attribute__((visibility("default")))
 
+// One more with each change of these structs and functions, or of those of launch.h.
+#define JCA_CUDA_ABI_VERSION 1
+
 enum jca_cuda_tier {  // of float32: the exact one and TF32
     JCA_CUDA_EXACT,
     JCA_CUDA_TF32,
@@ -108,6 +111,7 @@ JCA_CUDA_API int jca_cuda_plan_joint_affinity(const jca_cuda_joint_affinity* a,
                                               jca_cuda_plan* plan);
 JCA_CUDA_API int jca_cuda_plan_joint_affinity_backward(const jca_cuda_joint_affinity* a,
                                                        jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_abi_version(void);
 JCA_CUDA_API const char* jca_cuda_status_string(int status);
 JCA_CUDA_API const char* jca_cuda_kernel_name(int kernel);
 
