@@ -3,14 +3,14 @@
 namespace jca_cuda {
 namespace {
 
-int problem(const jca_cuda_joint_affinity& a) {
-    if (a.tier < 0 || a.tier >= JCA_CUDA_TIERS) return JCA_CUDA_BAD_TIER;
-    if (a.batch < 0 || std::min({a.m, a.l, a.n}) < 1) return JCA_CUDA_BAD_SIZE;
-    const bool small = sizes_fit({a.batch, a.m, a.l, a.n}) && is_small(a.q, a.m, a.n) &&
-                       is_small(a.k, a.l, a.n) && is_small(a.c, a.m, a.l) &&
-                       is_small(a.grad_c, a.m, a.l) && is_small(a.dq, a.m, a.n) &&
-                       is_small(a.dk, a.l, a.n);
-    return small ? JCA_CUDA_SUCCESS : JCA_CUDA_TOO_LARGE;
+int begin(jca_cuda_plan* plan, const jca_cuda_joint_affinity& a) {
+    return begin_plan(plan, a.tier, a.batch, {a.m, a.l, a.n},
+                      {{a.q, a.m, a.n},
+                       {a.k, a.l, a.n},
+                       {a.c, a.m, a.l},
+                       {a.grad_c, a.m, a.l},
+                       {a.dq, a.m, a.n},
+                       {a.dk, a.l, a.n}});
 }
 
 // Rows of q are owned, rows of k walked over.
@@ -57,8 +57,7 @@ int add_affinity(jca_cuda_plan* plan, int kernel, const Affinity& w, int64_t bat
 
 int jca_cuda_plan_joint_affinity(const jca_cuda_joint_affinity* a, jca_cuda_plan* plan) {
     using namespace jca_cuda;
-    begin(plan, a->tier);
-    const int status = problem(*a);
+    const int status = begin(plan, *a);
     if (status || !a->batch) return status;
     Affinity w = rows(*a);
     w.out = matrix(a->c);
@@ -67,8 +66,7 @@ int jca_cuda_plan_joint_affinity(const jca_cuda_joint_affinity* a, jca_cuda_plan
 
 int jca_cuda_plan_joint_affinity_backward(const jca_cuda_joint_affinity* a, jca_cuda_plan* plan) {
     using namespace jca_cuda;
-    begin(plan, a->tier);
-    int status = problem(*a);
+    int status = begin(plan, *a);
     if (status || !a->batch) return status;
     const int64_t slots = blocks(a->n, kSlots);
     status = add_affinity(plan, JCA_CUDA_JOINT_AFFINITY_BACKWARD, rows(*a), a->batch, slots);

@@ -5,19 +5,19 @@ namespace {
 
 constexpr int64_t kGroups = 16;  // at most, of samples that share v: as in the other GPU kernels
 
-bool are_small(const jca_cuda_tanh_attention& a) {
-    return is_small(a.q, a.m, a.n) && is_small(a.k, a.l, a.n) && is_small(a.v, a.l, a.d) &&
-           is_small(a.out, a.m, a.d) && is_small(a.grad_out, a.m, a.d) &&
-           is_small(a.dq, a.m, a.n) && is_small(a.dk, a.l, a.n) && is_small(a.dv, a.l, a.d) &&
-           a.l * a.d < kLimit;  // of the workspace
-}
-
-int problem(const jca_cuda_tanh_attention& a) {
-    if (a.tier < 0 || a.tier >= JCA_CUDA_TIERS) return JCA_CUDA_BAD_TIER;
-    if (a.batch < 0 || std::min({a.m, a.l, a.n, a.d}) < 1) return JCA_CUDA_BAD_SIZE;
+int begin(jca_cuda_plan* plan, const jca_cuda_tanh_attention& a) {
+    const int status = begin_plan(plan, a.tier, a.batch, {a.m, a.l, a.n, a.d},
+                                  {{a.q, a.m, a.n},
+                                   {a.k, a.l, a.n},
+                                   {a.v, a.l, a.d},
+                                   {a.out, a.m, a.d},
+                                   {a.grad_out, a.m, a.d},
+                                   {a.dq, a.m, a.n},
+                                   {a.dk, a.l, a.n},
+                                   {a.dv, a.l, a.d}});
+    if (status) return status;
     if (a.dropout_threshold < 0 || a.dropout_threshold > 65536) return JCA_CUDA_BAD_DROPOUT;
-    const bool small = sizes_fit({a.batch, a.m, a.l, a.n, a.d}) && are_small(a);
-    return small ? JCA_CUDA_SUCCESS : JCA_CUDA_TOO_LARGE;
+    return a.l * a.d < kLimit ? JCA_CUDA_SUCCESS : JCA_CUDA_TOO_LARGE;  // of the workspace
 }
 
 // What all passes share; the caller adds the sides.
@@ -114,15 +114,13 @@ int plan_backward(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan) {
 
 int jca_cuda_plan_tanh_attention(const jca_cuda_tanh_attention* a, jca_cuda_plan* plan) {
     using namespace jca_cuda;
-    begin(plan, a->tier);
-    const int status = problem(*a);
+    const int status = begin(plan, *a);
     if (status || !a->batch) return status;
     return add_walk(plan, JCA_CUDA_TANH_ATTENTION_FORWARD, forward(*a), blocks(a->d, kWidth));
 }
 
 int jca_cuda_plan_tanh_attention_backward(const jca_cuda_tanh_attention* a, jca_cuda_plan* plan) {
     using namespace jca_cuda;
-    begin(plan, a->tier);
-    const int status = problem(*a);
+    const int status = begin(plan, *a);
     return status ? status : plan_backward(*a, plan);
 }

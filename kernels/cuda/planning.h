@@ -36,15 +36,24 @@ inline bool is_small(const jca_cuda_matrix& x, int64_t rows, int64_t columns) {
            fits((rows - 1) * down + (columns - 1) * right);
 }
 
-// The last tile may reach beyond the last row.
-inline bool sizes_fit(std::initializer_list<int64_t> sizes) {
-    return std::max(sizes) <= kLimit - kOwned;
-}
+struct Sized {
+    const jca_cuda_matrix& x;
+    int64_t rows, columns;
+};
 
-inline void begin(jca_cuda_plan* plan, int tier) {
+// An empty plan, and what is wrong with the tier, the sizes or the strides of a call.
+inline int begin_plan(jca_cuda_plan* plan, int tier, int64_t batch,
+                      std::initializer_list<int64_t> sizes, std::initializer_list<Sized> matrices) {
     plan->tier = tier;
     plan->count = 0;
     plan->workspace_size = 0;
+    if (tier < 0 || tier >= JCA_CUDA_TIERS) return JCA_CUDA_BAD_TIER;
+    if (batch < 0 || std::min(sizes) < 1) return JCA_CUDA_BAD_SIZE;
+    // The last tile may reach beyond the last row.
+    if (std::max(batch, std::max(sizes)) > kLimit - kOwned) return JCA_CUDA_TOO_LARGE;
+    for (const Sized& m : matrices)
+        if (!is_small(m.x, m.rows, m.columns)) return JCA_CUDA_TOO_LARGE;
+    return JCA_CUDA_SUCCESS;
 }
 
 template <class Arguments>

@@ -4,6 +4,8 @@
 
 #include <math.h>
 
+#include <type_traits>
+
 #include "tensor.h"
 
 namespace jca_cuda {
@@ -11,13 +13,19 @@ namespace {
 
 constexpr int64_t kAny = -1;
 
+template <class Call, class = void>
+constexpr bool kHasWorkspace = false;
+template <class Call>
+constexpr bool kHasWorkspace<Call, std::void_t<decltype(Call::workspace)>> = true;
+
 // Whether PyTorch multiplies float32 in TF32 now. Its C shim does not say; Python answers.
 int (*is_tf32)();
 
 class Checks {
   public:
     // The first tensor gives the device and the dtype of all others.
-    Checks(const char* op, const Tensor& first) : op_(op), first_(first) {}
+    Checks(const char* op, const char* name, const Tensor& first)
+        : op_(op), name_(name), first_(first) {}
 
     [[noreturn]] void fail(const std::string& text) const {
         throw std::runtime_error(std::string("jca_fast::") + op_ + ".cuda: " + text);
@@ -25,7 +33,8 @@ class Checks {
 
     void tensor(const char* name, const Tensor& t, std::initializer_list<int64_t> shape) const {
         device(name, t);
-        if (t.dtype() != first_.dtype()) fail(std::string(name) + " must have the dtype of q");
+        if (t.dtype() != first_.dtype())
+            fail(std::string(name) + " must have the dtype of " + name_);
         bool same = t.dims() == int64_t(shape.size());
         for (size_t i = 0; same && i < shape.size(); ++i)
             same = shape.begin()[i] == kAny || shape.begin()[i] == t.sizes()[i];
@@ -40,7 +49,7 @@ class Checks {
             return is_tf32() ? JCA_CUDA_TF32 : JCA_CUDA_EXACT;
         if (dtype == shim.aoti_torch_dtype_bfloat16()) return JCA_CUDA_BFLOAT16;
         if (dtype == shim.aoti_torch_dtype_float16()) return JCA_CUDA_FLOAT16;
-        fail("q must be float32, bfloat16 or float16, got another dtype");
+        fail(std::string(name_) + " must be float32, bfloat16 or float16, got another dtype");
     }
 
     // Threshold in 1/65536, to even on ties like Python's round.
@@ -59,7 +68,26 @@ class Checks {
         return t.address();
     }
 
-    void status(int status) const {
+    // Plan a call and launch it on the current stream of the first tensor's device.
+    template <class Call>
+    void run(int (*plan_of)(const Call*, jca_cuda_plan*), Call& call) const {
+        jca_cuda_plan plan;
+        int status = plan_of(&call, &plan);
+        // Memory is freed in the order of the stream, so that the workspace may end with this call.
+        Tensor workspace(StableValue(0));
+        if constexpr (kHasWorkspace<Call>)
+            if (status == JCA_CUDA_NO_WORKSPACE) {
+                workspace = first_.make({plan.workspace_size}, shim.aoti_torch_dtype_uint8());
+                call.workspace = workspace.address();
+                call.workspace_size = plan.workspace_size;
+                status = plan_of(&call, &plan);
+            }
+        require(status);
+        launch(plan);
+    }
+
+  private:
+    void require(int status) const {
         if (!status) return;
         const char* why = status == JCA_CUDA_FAILED      ? jca_cuda_error()
                           : status == JCA_CUDA_NO_DRIVER ? jca_cuda_problem()
@@ -67,20 +95,18 @@ class Checks {
         fail(why);
     }
 
-    // On the current stream of the first tensor's device.
     void launch(const jca_cuda_plan& plan) const {
         const int32_t device = first_.device();
         void* stream;
         check(shim.aoti_torch_get_current_cuda_stream(device, &stream), "its stream");
-        status(jca_cuda_launch(&plan, device, stream));
+        require(jca_cuda_launch(&plan, device, stream));
     }
 
-  private:
     void device(const char* name, const Tensor& t) const {
         if (!t.is_on_gpu()) fail(std::string(name) + " must be a dense CUDA tensor");
         if (t.device() != first_.device())
             fail(std::string(name) + " must be on cuda:" + std::to_string(first_.device()) +
-                 " like q, got cuda:" + std::to_string(t.device()));
+                 " like " + name_ + ", got cuda:" + std::to_string(t.device()));
     }
 
     static std::string text(const int64_t* sizes, size_t dims) {
@@ -90,7 +116,7 @@ class Checks {
         return out;
     }
 
-    const char* op_;
+    const char *op_, *name_;
     const Tensor& first_;
 };
 

@@ -10,7 +10,7 @@ namespace {
 class JointAffinity {
   public:
     JointAffinity(const char* op, StableValue q_value, StableValue k_value, StableValue scale)
-        : q(q_value), k(k_value), check(op, q) {
+        : q(q_value), k(k_value), check(op, "q", q) {
         check.tensor("q", q, {kAny, kAny, kAny});
         call.batch = q.sizes()[0];
         call.m = q.sizes()[1];
@@ -33,9 +33,7 @@ void joint_affinity(StableValue* stack, uint64_t, uint64_t) {
     JointAffinity a("joint_affinity", stack[0], stack[1], stack[2]);
     Tensor c = a.q.make({a.call.batch, a.call.m, a.call.l}, a.q.dtype());
     a.call.c = c.matrix();
-    jca_cuda_plan plan;
-    a.check.status(jca_cuda_plan_joint_affinity(&a.call, &plan));
-    a.check.launch(plan);
+    a.check.run(jca_cuda_plan_joint_affinity, a.call);
     stack[0] = c.release();
 }
 
@@ -50,9 +48,7 @@ void joint_affinity_backward(StableValue* stack, uint64_t, uint64_t) {
     a.call.c = c.matrix();
     a.call.dq = dq.matrix();
     a.call.dk = dk.matrix();
-    jca_cuda_plan plan;
-    a.check.status(jca_cuda_plan_joint_affinity_backward(&a.call, &plan));
-    a.check.launch(plan);
+    a.check.run(jca_cuda_plan_joint_affinity_backward, a.call);
     stack[0] = dq.release();
     stack[1] = dk.release();
 }

@@ -10,7 +10,7 @@ namespace {
 class TanhAttention {
   public:
     TanhAttention(const char* op, StableValue* stack)
-        : q(stack[0]), k(stack[1]), v(stack[2]), check(op, q), seed_(take(stack[5])) {
+        : q(stack[0]), k(stack[1]), v(stack[2]), check(op, "q", q), seed_(take(stack[5])) {
         check.tensor("q", q, {kAny, kAny, kAny});
         const int64_t batch = q.sizes()[0], n = q.sizes()[2];
         check.tensor("k", k, {batch, kAny, n});
@@ -45,9 +45,7 @@ void tanh_attention(StableValue* stack, uint64_t, uint64_t) {
     TanhAttention a("tanh_attention", stack);
     Tensor out = a.q.make({a.call.batch, a.call.m, a.call.d}, a.q.dtype());
     a.call.out = out.matrix();
-    jca_cuda_plan plan;
-    a.check.status(jca_cuda_plan_tanh_attention(&a.call, &plan));
-    a.check.launch(plan);
+    a.check.run(jca_cuda_plan_tanh_attention, a.call);
     stack[0] = out.release();
 }
 
@@ -61,20 +59,7 @@ void tanh_attention_backward(StableValue* stack, uint64_t, uint64_t) {
     a.call.dq = dq.matrix();
     a.call.dk = dk.matrix();
     a.call.dv = dv.matrix();
-    jca_cuda_plan plan;
-    int status = jca_cuda_plan_tanh_attention_backward(&a.call, &plan);
-    // Memory is freed in the order of the stream, so that the workspace may end with this call.
-    const bool needs_workspace = status == JCA_CUDA_NO_WORKSPACE;
-    const Tensor workspace = needs_workspace
-                                 ? a.q.make({plan.workspace_size}, shim.aoti_torch_dtype_uint8())
-                                 : Tensor(StableValue(0));
-    if (needs_workspace) {
-        a.call.workspace = workspace.address();
-        a.call.workspace_size = plan.workspace_size;
-        status = jca_cuda_plan_tanh_attention_backward(&a.call, &plan);
-    }
-    a.check.status(status);
-    a.check.launch(plan);
+    a.check.run(jca_cuda_plan_tanh_attention_backward, a.call);
     stack[0] = dq.release();
     stack[1] = dk.release();
     stack[2] = dv.release();

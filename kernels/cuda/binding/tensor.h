@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "../launch.h"
 #include "shim.h"
@@ -25,7 +26,10 @@ class Tensor {
     explicit Tensor(TorchTensor* handle) : handle_(handle) {}
     explicit Tensor(StableValue value) : handle_(reinterpret_cast<TorchTensor*>(value)) {}
     Tensor(Tensor&& other) noexcept : handle_(other.handle_) { other.handle_ = nullptr; }
-    Tensor& operator=(Tensor&&) = delete;
+    Tensor& operator=(Tensor&& other) noexcept {
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
     ~Tensor() {
         if (handle_) shim.aoti_torch_delete_tensor_object(handle_);
     }
