@@ -104,7 +104,9 @@ def providers(name: str, batch: int | None = None, training: bool = False) -> di
     """Forward and backward to all weights and inputs (not to regions); ``training`` turns dropout
     on, so that the providers differ.
     """
-    leaves, cotangents, forwards = _forwards(name, batch, training)
+    leaves, forwards = _forwards(name, batch, training)
+    with torch.no_grad():
+        cotangents = [torch.randn_like(y) for y in forwards["jca_fast"]()]
 
     def timed(forward: Forward) -> Provider:
         return lambda: torch.autograd.grad(forward(), leaves, cotangents, allow_unused=True)
@@ -114,16 +116,14 @@ def providers(name: str, batch: int | None = None, training: bool = False) -> di
 
 def evaluations(name: str, batch: int | None = None) -> dict[str, Provider]:
     """The forward of a model in evaluation, without gradients."""
-    return {
-        provider: torch.no_grad()(forward)
-        for provider, forward in _forwards(name, batch, training=False)[2].items()
-    }
+    _, forwards = _forwards(name, batch, training=False)
+    return {provider: torch.no_grad()(forward) for provider, forward in forwards.items()}
 
 
 def _forwards(
     name: str, batch: int | None, training: bool
-) -> tuple[list[Tensor], list[Tensor], dict[str, Forward]]:
-    """The leaves of a model, cotangents of its outputs, and its forward by each provider."""
+) -> tuple[list[Tensor], dict[str, Forward]]:
+    """The leaves of a model and its forward by each provider."""
     case = CASES[name]
     model = case.build().train(training)
     inputs = [
@@ -133,19 +133,15 @@ def _forwards(
         for shape in case.shapes
     ]
     leaves = [x for x in (*inputs, *model.parameters()) if x.requires_grad]
-    with torch.no_grad():
-        cotangents = [torch.randn_like(y) for y in flatten(model(*inputs))]
 
     def as_published() -> list[Tensor]:
         if isinstance(model, cam.CAM):
-            return looped(model, *inputs)[
-                : len(cotangents)
-            ]  # the heads, or without heads the attended features
+            # the heads' outputs; without heads, both features
+            return looped(model, *inputs)[: len(model.heads) or 2]
         with plain_model(model):
             return flatten(model(*inputs))
 
-    forwards = {"published": as_published, "jca_fast": lambda: flatten(model(*inputs))}
-    return leaves, cotangents, forwards
+    return leaves, {"published": as_published, "jca_fast": lambda: flatten(model(*inputs))}
 
 
 def products(segments: int) -> Provider:
