@@ -22,13 +22,11 @@ IN_MEMORY = (
 )
 SMOKE = ("cam_n8_attention", "cam_n16", "dcn_n8_512_192")
 
-DEFAULT = (*SMOKE, "released_model", "emotion_model")
-"""The modules of a run without --full."""
+DEFAULT = (*SMOKE, "JointCrossAttentional-AV-Fusion")
+"""The modules and the repository of a run without --full: the fastest of each kind."""
 
 BOUND = ("ops of jca_fast", "LSTM", "matrix products")
 """The parts of a training step that bound it: everything else could cost nothing at best."""
-
-SPEAKER = "RJCAforSpeakerVerification"
 
 
 def cases(names, default):
@@ -58,7 +56,7 @@ def test_products_of_position_attn(paired):
     )
 
 
-@pytest.mark.parametrize("name", cases(TRAINED, (SPEAKER,)))
+@pytest.mark.parametrize("name", cases(TRAINED, DEFAULT))
 def test_as_trained(paired, quick, name):
     """A repository's whole model with its dropout, at the batch size of its script."""
     batch = 4 if quick else CASES[name].batch
@@ -70,7 +68,7 @@ def test_as_trained(paired, quick, name):
     paired(f"{name:.24}", f"batch {batch}", timed, **facts)
 
 
-@pytest.mark.parametrize("name", cases(TRAINED, ("JointCrossAttentional-AV-Fusion",)))
+@pytest.mark.parametrize("name", cases(TRAINED, DEFAULT))
 def test_as_evaluated(paired, quick, name):
     """The forward of a repository's whole model in evaluation, without gradients."""
     batch = 4 if quick else CASES[name].batch

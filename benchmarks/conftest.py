@@ -125,6 +125,8 @@ def paired(benchmark, report, rounds):
     ) -> Summary:
         if parity:
             check_parity(providers)
+        else:  # which warms up, too
+            interleave(providers, 0)
         count = rounds(sum(seconds(provider) for provider in providers.values()))
         others = {name: provider for name, provider in providers.items() if name != "jca_fast"}
         times: dict[str, list[float]] = {name: [] for name in others}
@@ -133,7 +135,6 @@ def paired(benchmark, report, rounds):
             for name, provider in others.items():
                 times[name].append(seconds(provider))
 
-        interleave(providers, 1)
         benchmark.pedantic(providers["jca_fast"], setup=others_first, rounds=count)
         result = summarise({**times, "jca_fast": list(benchmark.stats.stats.data)})
         row = Row(what, shape, result, limit=limit(result) if limit else None)
