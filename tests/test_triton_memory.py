@@ -117,9 +117,10 @@ def tensors_of(shapes, dtype):
     return [(0.5 * torch.randn(shape)).to(dtype) for shape in shapes]
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "float16"])
 @pytest.mark.parametrize("name", CALLS)
 def test_writes_all_it_returns_and_never_holds_the_matrix(name, tier):
+    """float16 has the tiles and the launches of bfloat16."""
     call, shapes, matrix = CALLS[name]
     with precision(tier) as dtype:
         tensors = tensors_of(shapes, dtype)
