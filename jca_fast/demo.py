@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +106,7 @@ def demonstrate(args: argparse.Namespace, out: Path) -> None:
     print(f"jca-fast demo in {out}, seed {args.seed}", flush=True)
     with step("planted set", f"{args.clips} clips of 10 segments, 28 events and background"):
         plant(out / "data", args.clips, args.seed)
-    results = {}
-    for modalities, name in MODALITIES.items():
-        with step(name, f"{args.epochs} epochs"):
-            results[modalities] = train_one(out, modalities, args.epochs, args.seed)
+    results = train_all(out, args.epochs, args.seed)
     with step("pictures", "attention, time line and maps of 3 clips"):
         pictures = draw(out)
     summary = summarize(results, args, backends(out), time.perf_counter() - start)
@@ -169,8 +170,28 @@ def plant(root: Path, clips: int, seed: int) -> None:
     synthesize(root, num_clips=clips, seed=seed, overwrite=True, **DATA)
 
 
-def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, Any]:
-    """Trains and scores one model; the lines of the training go into train.log.
+def train_all(out: Path, epochs: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Trains and scores the joint model in this process, and beside it, if there is a second core,
+    the models of one modality in another.
+
+    Returns the dict of `evaluate_checkpoint` by modalities.
+    """
+    names = f"{', '.join(MODALITIES.values())}: {epochs} epochs each"
+    with step("training", names), contextlib.ExitStack() as stack:
+        train = functools.partial(train_one, out, epochs=epochs, seed=seed)
+        others = [modalities for modalities in MODALITIES if modalities != "both"]
+        if len(os.sched_getaffinity(0)) == 1:
+            return {modalities: train(modalities) for modalities in MODALITIES}
+        spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
+        pool = stack.enter_context(ProcessPoolExecutor(1, spawn))
+        found = {modalities: pool.submit(train, modalities, bar=False) for modalities in others}
+        return {"both": train("both")} | {name: future.result() for name, future in found.items()}
+
+
+def train_one(
+    out: Path, modalities: str, epochs: int, seed: int, bar: bool | None = None
+) -> dict[str, Any]:
+    """Trains and scores one model on one thread; the lines of the training go into train.log.
 
     Returns the dict of `evaluate_checkpoint`.
     """
@@ -188,12 +209,13 @@ def train_one(out: Path, modalities: str, epochs: int, seed: int) -> dict[str, A
         epochs=epochs,
         seed=seed,
         resume=False,
+        progress=bar,
         **TRAINING,
     )
     path = folder / "train.log"
-    with path.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    with one_thread(), path.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         run_training(config)
-    return evaluate_checkpoint(folder, out / "data", device="cpu")
+        return evaluate_checkpoint(folder, out / "data", device="cpu")
 
 
 def draw(out: Path) -> list[Path]:

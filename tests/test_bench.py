@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jca_fast.bench import measure, profile
+from jca_fast.bench.command import table
 from jca_fast.cli import main
 
 TINY = (2, 4, 8, 8, 2)
@@ -67,6 +68,15 @@ def test_page_is_one_file_that_needs_no_network(ran, result):
         assert case in page
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
+
+
+def test_table_on_the_terminal_has_a_line_for_each_case(result):
+    lines = table(result)
+    assert [line.split("  ")[0] for line in lines[1:-1]] == list(result["cases"])
+    assert max(map(len, lines)) <= 100
+    first = next(iter(result["cases"].values()))["times"]
+    first["eager"].update(ms=1608.4, ratio=5.43, low=5.32, high=6.27)
+    assert table(result)[1].endswith("     1608  5.4 (5.3 to 6.3)")
 
 
 def compared(tmp_path, before, after):

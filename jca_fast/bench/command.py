@@ -51,10 +51,25 @@ def run(args: argparse.Namespace) -> int:
     result = measure(args.quick)
     write_json(out / "bench.json", result)
     write_text(out / "bench.html", page(result))
+    print("\n".join(table(result)))
     for reason in result["disturbances"]:
         print(f"DISTURBED RUN, do not rely on it: {reason}")
     print(f"{out / 'bench.html'}, {out / 'bench.json'}")
     return 0
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """A line for each case: milliseconds, and the ratio with its 20th and 80th percentile."""
+    width = max(map(len, result["cases"]))
+    lines = [f"{'milliseconds':<{width}}  jca_fast    eager  times faster"]
+    for name, case in result["cases"].items():
+        ours, eager = (case["times"][provider] for provider in ("jca_fast", "eager"))
+        ms = [f"{t:8.0f}" if t >= 100 else f"{t:8.3g}" for t in (ours["ms"], eager["ms"])]
+        ratio = f"{eager['ratio']:.1f} ({eager['low']:.1f} to {eager['high']:.1f})"
+        lines.append(f"{name:<{width}}  {ms[0]} {ms[1]}  {ratio}")
+    facts = result["machine"]
+    machine = f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}"
+    return [*lines, f"{machine}, kernels {facts['kernels']}"]
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from jca_fast import demo
 
@@ -43,10 +42,7 @@ def demonstrate(args: argparse.Namespace, out: Path) -> None:
         synthesize_videos(out / PLANTED, args.clips, seed=args.seed, overwrite=True)
     with demo.step("features", f"embedded extractor, {FRAMES} pictures a second"):
         extract_all(out)
-    results: dict[str, dict[str, Any]] = {}
-    for modalities, name in demo.MODALITIES.items():
-        with demo.step(name, f"{args.epochs} epochs"):
-            results[modalities] = demo.train_one(out, modalities, args.epochs, args.seed)
+    results = demo.train_all(out, args.epochs, args.seed)
     with demo.step("page", "a video of the test split, localized"):
         video = held_out(out)
         localize_one(video, out)
