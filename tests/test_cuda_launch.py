@@ -19,7 +19,7 @@ from jca_fast.ops import backends
 from jca_fast.ops.library import overload
 from jca_fast.ops.tiers import TIERS, precision
 from tests.ptx import cuda_device, host_time, stub
-from tests.ptx.cuda_device import affinity_call, attention_call, name_of
+from tests.ptx.cuda_device import affinity_call, attention_call, name_of, released_call
 
 SEED = torch.tensor(77)
 STREAM = 0x5000
@@ -47,7 +47,7 @@ def planned(op, call, workspace=0):
     """The plan of a call whose tensors stay where they are, with an address of the workspace."""
     storages = [t.untyped_storage().data_ptr() for t in call.tensors.values()]
     call.place({address: address for address in storages})
-    if isinstance(call.values, cuda_device.TanhAttention):
+    if not isinstance(call.values, cuda_device.JointAffinity):
         call.values.workspace, call.values.workspace_size = workspace, 2**40
         call.values.seed = 0 if call.seed is None else call.seed.data_ptr()
     plan = cuda_device.Plan()
@@ -113,6 +113,28 @@ def test_the_affinity_launches_its_plans(driver, tier):
     assert same(backward, planned("joint_affinity_backward", call))
 
 
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_released_form_launches_its_plans(driver, tier):
+    with precision(tier) as dtype:
+        query, key, value, out, grad = (
+            torch.zeros(2, 10, d, dtype=dtype) for d in (40, 35, 35, 40, 40)
+        )
+        options = 0.25, 0.3, SEED
+        t = torch.ops.jca_fast.released_attention.cuda(query, key, value, *options)
+        backward = torch.ops.jca_fast.released_attention_backward.cuda
+        grads = backward(grad, out, query, key, value, *options)
+    forward, *others = driver.launches()
+    assert [x.shape for x in (t, *grads)] == [x.shape for x in (query, query, key, value)]
+    call = released_call(tier, dict(query=query, key=key, value=value, out=t), *options)
+    assert same([forward], planned("released_attention", call))
+    tensors = dict(zip(("dquery", "dkey", "dvalue"), grads, strict=True))
+    tensors |= dict(query=query, key=key, value=value, out=out, grad_out=grad)
+    # The activation writes to the workspace, which has been freed: the third of its matrices.
+    workspace = int.from_bytes(bytes(others[0].arguments[48:56]), "little")
+    call = released_call(tier, tensors, *options)
+    assert same(others, planned("released_attention_backward", call, workspace))
+
+
 def test_autograd_launches_the_backward(driver):
     _, q, k, v = (t.requires_grad_() for t in operands(torch.float32, batch=2))
     out = torch.ops.jca_fast.tanh_attention.cuda(q, k, v, 0.25, 0.0, None)
@@ -173,6 +195,17 @@ def test_a_wrong_direct_call_is_refused_before_it_launches(driver, text):
     with pytest.raises(RuntimeError) as raised:
         call(q, k, v, 1.0, 0.0, None)
     assert text in str(raised.value)
+    assert not driver.launches()
+
+
+def test_a_wrong_direct_call_names_the_arguments_of_its_op(driver):
+    query, key, value = (torch.zeros(2, 10, d) for d in (40, 35, 36))
+    with pytest.raises(
+        RuntimeError, match=r"value must have shape \(2, 10, 35\), got \(2, 10, 36\)"
+    ):
+        torch.ops.jca_fast.released_attention.cuda(query, key, value, 1.0, 0.0, None)
+    with pytest.raises(RuntimeError, match="key must have the dtype of query"):
+        torch.ops.jca_fast.released_attention.cuda(query, key.half(), value, 1.0, 0.0, None)
     assert not driver.launches()
 
 

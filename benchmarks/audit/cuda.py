@@ -123,10 +123,22 @@ def parse(listing: str) -> list[tuple[str, list[int]]]:
 def shortest_round(instructions: list[tuple[str, list[int]]], tier: str) -> int:
     """The number of instructions of the shortest way from the tanh of one tile to that of the
     next; both compute :data:`ELEMENTS`.
+
+    An integer division before the loop has a reciprocal too, and an activation behind it a tanh.
+    Their ways lead round an outer loop, or nowhere.
     """
     unit = "MUFU.RCP" if tier == "exact" else "MUFU.TANH"
-    tanh = [i for i, (op, _) in enumerate(instructions) if op == unit]
-    first = tanh[-1]  # not the first: an integer division before the loop has a reciprocal too
+    units = [i for i, (op, _) in enumerate(instructions) if op == unit]
+    ways = (shortest_way(instructions, i) for i in units[:: ELEMENTS // 2])
+    way = min((way for way in ways if way), key=len)
+    computed = sum(instructions[i][0] == unit for i in way)
+    if computed != ELEMENTS:
+        raise ValueError(f"a round computes {computed} {unit}, expected {ELEMENTS}")
+    return len(way)
+
+
+def shortest_way(instructions: list[tuple[str, list[int]]], first: int) -> list[int]:
+    """The shortest way from an instruction back to it; empty where there is none."""
     previous: dict[int, int] = {}
     queue = deque([first])
     while queue and first not in previous:
@@ -135,14 +147,13 @@ def shortest_round(instructions: list[tuple[str, list[int]]], tier: str) -> int:
             if following < len(instructions) and following not in previous:
                 previous[following] = at
                 queue.append(following)
+    if first not in previous:
+        return []
     way, at = [first], previous[first]
     while at != first:
         way.append(at)
         at = previous[at]
-    computed = sum(instructions[i][0] == unit for i in way)
-    if computed != ELEMENTS:
-        raise ValueError(f"a round computes {computed} {unit}, expected {ELEMENTS}")
-    return len(way)
+    return way
 
 
 def _run(name: str, *arguments: str, folder: str | None = None) -> str:

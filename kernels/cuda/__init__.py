@@ -19,6 +19,8 @@ __all__ = [
     "joint_affinity",
     "joint_affinity_backward",
     "problem",
+    "released_attention",
+    "released_attention_backward",
     "tanh_attention",
     "tanh_attention_backward",
 ]
@@ -37,5 +39,7 @@ def _launcher(name: str) -> Callable[..., Any]:
 
 joint_affinity = _launcher("joint_affinity")
 joint_affinity_backward = _launcher("joint_affinity_backward")
+released_attention = _launcher("released_attention")
+released_attention_backward = _launcher("released_attention_backward")
 tanh_attention = _launcher("tanh_attention")
 tanh_attention_backward = _launcher("tanh_attention_backward")

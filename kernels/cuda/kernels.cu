@@ -1,5 +1,6 @@
 // The kernels of one precision tier: -DJCA_TIER=exact, tf32, bfloat16 or float16.
 #include "joint_affinity.cuh"
+#include "released_attention.cuh"
 #include "walk.cuh"
 
 namespace jca_cuda {
@@ -11,6 +12,7 @@ using float16 = Half<__half>;
 }  // namespace tiers
 }  // namespace jca_cuda
 
+using jca_cuda::Activation;
 using jca_cuda::Affinity;
 using jca_cuda::Walk;
 using Tier = jca_cuda::tiers::JCA_TIER;
@@ -39,6 +41,10 @@ __global__ void __launch_bounds__(jca_cuda::kThreads, 2) joint_affinity_forward(
 
 __global__ void __launch_bounds__(jca_cuda::kThreads) joint_affinity_backward(const Affinity w) {
     jca_cuda::AffinityWalker<Tier>(w).backward();
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads) released_activation(const Activation a) {
+    jca_cuda::activation_backward<Tier>(a);
 }
 
 }  // extern "C"

@@ -18,7 +18,7 @@ extern "C" {
 #define JCA_CUDA_API __attribute__((visibility("default")))
 
 // One more with each change of these structs and functions, or of those of launch.h.
-#define JCA_CUDA_ABI_VERSION 1
+#define JCA_CUDA_ABI_VERSION 2
 
 enum jca_cuda_tier {  // of float32: the exact one and TF32
     JCA_CUDA_EXACT,
@@ -48,6 +48,7 @@ enum jca_cuda_kernel {
     JCA_CUDA_SUM_PARTS,
     JCA_CUDA_JOINT_AFFINITY_FORWARD,
     JCA_CUDA_JOINT_AFFINITY_BACKWARD,
+    JCA_CUDA_RELEASED_ACTIVATION,
     JCA_CUDA_KERNELS
 };
 
@@ -72,6 +73,22 @@ typedef struct {
     uint64_t workspace;          // address, 16-byte aligned
     int64_t workspace_size;      // bytes
 } jca_cuda_tanh_attention;
+
+// out = relu(tanh(value cᵀ)) with c = tanh(scale keyᵀ query), query and out (batch, n, d), key and
+// value (batch, n, d_x).
+typedef struct {
+    int64_t batch, n, d, d_x;
+    int32_t tier;
+    double scale;
+    int64_t dropout_threshold;  // of 65536
+    uint64_t seed;              // address of the int64 seed of the dropout mask; 0: no dropout
+    jca_cuda_matrix query, key, value;
+    jca_cuda_matrix out;                   // written by the forward, read by the backward
+    jca_cuda_matrix grad_out;              // of the backward,
+    jca_cuda_matrix dquery, dkey, dvalue;  // which writes contiguous gradients here
+    uint64_t workspace;                    // address, 16-byte aligned
+    int64_t workspace_size;                // bytes
+} jca_cuda_released_attention;
 
 // c = tanh(scale q kᵀ) with q (batch, m, n), k (batch, l, n), c (batch, m, l).
 typedef struct {
@@ -111,6 +128,10 @@ JCA_CUDA_API int jca_cuda_plan_joint_affinity(const jca_cuda_joint_affinity* a,
                                               jca_cuda_plan* plan);
 JCA_CUDA_API int jca_cuda_plan_joint_affinity_backward(const jca_cuda_joint_affinity* a,
                                                        jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_released_attention(const jca_cuda_released_attention* a,
+                                                  jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_released_attention_backward(const jca_cuda_released_attention* a,
+                                                           jca_cuda_plan* plan);
 JCA_CUDA_API int jca_cuda_abi_version(void);
 JCA_CUDA_API const char* jca_cuda_status_string(int status);
 JCA_CUDA_API const char* jca_cuda_kernel_name(int kernel);

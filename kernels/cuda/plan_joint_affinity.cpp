@@ -34,8 +34,8 @@ Affinity columns(const jca_cuda_joint_affinity& a) {
     Affinity w = rows(a);
     w.a = matrix(a.k);
     w.c = matrix(a.q);
-    w.values = transposed(a.c);
-    w.grad = transposed(a.grad_c);
+    w.values = matrix(transposed(a.c));
+    w.grad = matrix(transposed(a.grad_c));
     w.out = matrix(a.dk);
     w.owned = int32_t(a.l);
     w.walked = int32_t(a.m);

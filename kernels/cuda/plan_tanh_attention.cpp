@@ -1,24 +1,9 @@
-#include "planning.h"
+#include "plan_tanh_attention.h"
 
 namespace jca_cuda {
 namespace {
 
 constexpr int64_t kGroups = 16;  // at most, of samples that share v: as in the other GPU kernels
-
-int begin(jca_cuda_plan* plan, const jca_cuda_tanh_attention& a) {
-    const int status = begin_plan(plan, a.tier, a.batch, {a.m, a.l, a.n, a.d},
-                                  {{a.q, a.m, a.n},
-                                   {a.k, a.l, a.n},
-                                   {a.v, a.l, a.d},
-                                   {a.out, a.m, a.d},
-                                   {a.grad_out, a.m, a.d},
-                                   {a.dq, a.m, a.n},
-                                   {a.dk, a.l, a.n},
-                                   {a.dv, a.l, a.d}});
-    if (status) return status;
-    if (a.dropout_threshold < 0 || a.dropout_threshold > 65536) return JCA_CUDA_BAD_DROPOUT;
-    return a.l * a.d < kLimit ? JCA_CUDA_SUCCESS : JCA_CUDA_TOO_LARGE;  // of the workspace
-}
 
 // What all passes share; the caller adds the sides.
 Walk common(const jca_cuda_tanh_attention& a) {
@@ -82,26 +67,51 @@ int add_walk(jca_cuda_plan* plan, int kernel, const Walk& w, int64_t column_bloc
 }
 
 // dv of all samples is the sum of one float32 matrix for each group, in the workspace.
-int share_value(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan, Walk* w, Sum* sum) {
-    const int64_t elements = a.l * a.d;
+Sum share_value(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan, Walk* w) {
+    Sum sum{};
+    sum.elements = a.l * a.d;
     w->group = int32_t(std::max<int64_t>(blocks(a.batch, kGroups), 1));
-    sum->count = int32_t(blocks(a.batch, w->group));  // 0 for an empty batch: dv is 0
     w->sums_group = 1;
-    plan->workspace_size = sum->count * elements * int64_t(sizeof(float));
-    if (a.workspace_size < plan->workspace_size) return JCA_CUDA_NO_WORKSPACE;
-    sum->parts = reinterpret_cast<const float*>(a.workspace);
-    sum->out = reinterpret_cast<void*>(a.dv.address);
-    sum->elements = elements;
-    w->out_b = {reinterpret_cast<void*>(a.workspace), elements, int32_t(a.d), 1};
-    return JCA_CUDA_SUCCESS;
+    sum.count = int32_t(blocks(a.batch, w->group));  // 0 for an empty batch: dv is 0
+    const int64_t bytes = sum.count * sum.elements * int64_t(sizeof(float));
+    auto* parts = reinterpret_cast<float*>(reserve(plan, a.workspace, bytes));
+    sum.parts = parts;
+    sum.out = reinterpret_cast<void*>(a.dv.address);
+    w->out_b = {parts, sum.elements, int32_t(a.d), 1};
+    return sum;
 }
 
-int plan_backward(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan) {
+}  // namespace
+
+int begin(jca_cuda_plan* plan, const jca_cuda_tanh_attention& a) {
+    const int status = begin_plan(plan, a.tier, a.batch, {a.m, a.l, a.n, a.d},
+                                  {{a.q, a.m, a.n},
+                                   {a.k, a.l, a.n},
+                                   {a.v, a.l, a.d},
+                                   {a.out, a.m, a.d},
+                                   {a.grad_out, a.m, a.d},
+                                   {a.dq, a.m, a.n},
+                                   {a.dk, a.l, a.n},
+                                   {a.dv, a.l, a.d}});
+    if (status) return status;
+    if (a.dropout_threshold < 0 || a.dropout_threshold > 65536) return JCA_CUDA_BAD_DROPOUT;
+    return a.l * a.d < kLimit ? JCA_CUDA_SUCCESS : JCA_CUDA_TOO_LARGE;  // of the workspace
+}
+
+int add_forward(const jca_cuda_tanh_attention& a, bool activate, jca_cuda_plan* plan) {
+    if (!a.batch) return JCA_CUDA_SUCCESS;
+    Walk w = forward(a);
+    w.activate = activate;
+    return add_walk(plan, JCA_CUDA_TANH_ATTENTION_FORWARD, w, blocks(a.d, kWidth));
+}
+
+int add_backward(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan) {
     const int64_t slots = blocks(a.n, kSlots), widths = blocks(a.d, kWidth);
     Walk w = columns(a);
     Sum sum{};
-    int status = a.shared_v ? share_value(a, plan, &w, &sum) : JCA_CUDA_SUCCESS;
-    if (!status && a.batch)
+    if (a.shared_v) sum = share_value(a, plan, &w);
+    int status = JCA_CUDA_SUCCESS;
+    if (a.batch)
         status = add_walk(plan, JCA_CUDA_TANH_ATTENTION_COLUMNS, w, std::max(slots, widths));
     if (!status && a.batch) status = add_walk(plan, JCA_CUDA_TANH_ATTENTION_ROWS, rows(a), slots);
     if (!status && a.shared_v)
@@ -109,18 +119,18 @@ int plan_backward(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan) {
     return status;
 }
 
-}  // namespace
 }  // namespace jca_cuda
 
 int jca_cuda_plan_tanh_attention(const jca_cuda_tanh_attention* a, jca_cuda_plan* plan) {
     using namespace jca_cuda;
-    const int status = begin(plan, *a);
-    if (status || !a->batch) return status;
-    return add_walk(plan, JCA_CUDA_TANH_ATTENTION_FORWARD, forward(*a), blocks(a->d, kWidth));
+    int status = begin(plan, *a);
+    if (!status) status = add_forward(*a, false, plan);
+    return finish(plan, status, a->workspace_size);
 }
 
 int jca_cuda_plan_tanh_attention_backward(const jca_cuda_tanh_attention* a, jca_cuda_plan* plan) {
     using namespace jca_cuda;
-    const int status = begin(plan, *a);
-    return status ? status : plan_backward(*a, plan);
+    int status = begin(plan, *a);
+    if (!status) status = add_backward(*a, plan);
+    return finish(plan, status, a->workspace_size);
 }

@@ -22,9 +22,8 @@ inline Matrix matrix(const jca_cuda_matrix& x) {
 }
 
 // Rows and columns exchanged.
-inline Matrix transposed(const jca_cuda_matrix& x) {
-    return {reinterpret_cast<void*>(x.address), x.strides[0], int32_t(x.strides[2]),
-            int32_t(x.strides[1])};
+inline jca_cuda_matrix transposed(const jca_cuda_matrix& x) {
+    return {x.address, {x.strides[0], x.strides[2], x.strides[1]}};
 }
 
 // Whether 32 bits hold every offset inside one sample. The stride of a single row or column is any.
@@ -54,6 +53,20 @@ inline int begin_plan(jca_cuda_plan* plan, int tier, int64_t batch,
     for (const Sized& m : matrices)
         if (!is_small(m.x, m.rows, m.columns)) return JCA_CUDA_TOO_LARGE;
     return JCA_CUDA_SUCCESS;
+}
+
+// The address of `bytes` more of the workspace.
+inline uint64_t reserve(jca_cuda_plan* plan, uint64_t workspace, int64_t bytes) {
+    const uint64_t address = workspace + uint64_t(plan->workspace_size);
+    plan->workspace_size += (bytes + 15) / 16 * 16;
+    return address;
+}
+
+// What the function of a plan returns; a plan that fails has no launches.
+inline int finish(jca_cuda_plan* plan, int status, int64_t workspace_size) {
+    if (!status && workspace_size < plan->workspace_size) status = JCA_CUDA_NO_WORKSPACE;
+    if (status) plan->count = 0;
+    return status;
 }
 
 template <class Arguments>

@@ -135,6 +135,8 @@ class Walker {
         for (int sample = group * w.group; sample < end; ++sample) {
             walk(sample);
             if constexpr (kBackward) store_a(sample);
+            if constexpr (PASS == kForward)
+                if (w.activate) activate_result();
             if (PASS != kRows && !w.sums_group) store_b(sample);
         }
         if (PASS != kRows && w.sums_group)
@@ -244,6 +246,19 @@ class Walker {
         if (bits >> 16 < w.threshold) p[next_m][next_j][e] = dp[next_m][next_j][e] = 0;
     }
 
+    // relu(tanh(.)) of the result, in place; NaN stays NaN.
+    __device__ void activate_result() {
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int j = 0; j < kWidth / 8; ++j)
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    const float x = T::tanh(sum_b_[m][j][e] * w.keep_scale);
+                    sum_b_[m][j][e] = x < 0 ? 0.0f : x;
+                }
+    }
+
     __device__ void store_a(int sample) {
         store(sum_a_, static_cast<Number*>(w.out_a.data) + sample * w.out_a.batch_stride, w.out_a,
               w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n);
@@ -252,7 +267,7 @@ class Walker {
 
     __device__ void store_b(int sample) {
         store(sum_b_, static_cast<Number*>(w.out_b.data) + sample * w.out_b.batch_stride, w.out_b,
-              w.keep_scale, first_, w.owned, result_ * kWidth, w.width);
+              w.activate ? 1.0f : w.keep_scale, first_, w.owned, result_ * kWidth, w.width);
         clear(sum_b_);
     }
 

@@ -24,6 +24,7 @@ struct Walk {
     int32_t n_blocks, width_blocks;  // of kSlots and kWidth columns
     int32_t group;                   // samples of a CTA
     int32_t sums_group;  // 1: out_b has one float32 matrix for each group, the sum of its samples
+    int32_t activate;    // 1: the forward stores relu(tanh(out_b))
     float scale, keep_scale;
     uint32_t threshold;
 };
@@ -36,6 +37,12 @@ struct Affinity {
     Matrix out;
     int32_t owned, walked, n, n_blocks;
     float scale;
+};
+
+// out = grad (T > 0) (1 - T²), the gradient in front of the activation T = relu(tanh(.)).
+struct Activation {
+    Matrix grad, activated, out;  // all rows x columns
+    int32_t rows, columns;
 };
 
 // out (rows, columns) = the sum of `count` float32 matrices, in their order.

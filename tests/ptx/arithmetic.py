@@ -165,10 +165,9 @@ def _extract_bits(ins: Instruction, a: Any, start: Any, length: Any) -> Any:
 
 @elementwise("bfi", sources=(SAME, SAME, "u32", "u32"))
 def _insert_bits(ins: Instruction, a: Any, b: Any, start: Any, length: Any) -> Any:
-    if WIDTHS[ins.parts[-1]] != 32:
-        raise unknown(ins)
+    width = WIDTHS[ins.parts[-1]]
     a, b = np.asarray(a).astype(np.int64), np.asarray(b).astype(np.int64)
-    start, length = ((x & np.uint32(255)).clip(0, 32).astype(np.int64) for x in (start, length))
+    start, length = ((x & np.uint32(255)).clip(0, width).astype(np.int64) for x in (start, length))
     field = (np.int64(1) << length) - 1 << start
     return b & ~field | a << start & field
 

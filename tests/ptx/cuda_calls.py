@@ -32,6 +32,12 @@ AFFINITIES = {  # B, M, L, N, q and k lie as in the layers
     "affinity, aligned": (1, 40, 64, 16, False),
     "affinity, two spans": (1, 20, 300, 16, True),
 }
+RELEASED = {  # B, N, d, d_x, dropout, rows contiguous
+    "released": (1, 10, 34, 20, 0.3, True),
+    "released, aligned": (2, 16, 136, 64, 0.0, True),
+    "released, transposed": (1, 9, 33, 36, 0.3, False),
+    "released, long": (1, 35, 40, 24, 0.3, True),
+}
 ATTENTIONS = {  # B, M, L, N, D, v shared, dropout, rows contiguous
     "quick": (1, 40, 35, 10, 9, True, 0.3, False),
     "odd": (2, 70, 65, 10, 9, False, 0.0, False),
@@ -46,7 +52,7 @@ OPTIONS = {
     **{f"{bits} guard bits": Options(guard_bits=bits) for bits in (2, 1, 0)},
 }
 """How a call is executed: the order of warps, and the tensor cores' sums."""
-CALLS = (*ATTENTIONS, *AFFINITIES)
+CALLS = (*ATTENTIONS, *AFFINITIES, *RELEASED)
 Results = Iterable[tuple[str, Tensor, Tensor, Tensor]]
 """The name of each result: got, by PyTorch in the tier's dtype, and exact."""
 
@@ -65,7 +71,7 @@ def operands(tier: str, call: str) -> list[Tensor]:
 def execute(tier: str, call: str, how: str = "together") -> tuple[dict[str, float], Device]:
     """The errors of the result and the gradients over their bounds, and the device."""
     device = Device(tier, OPTIONS[how])
-    run = _affinity if call in AFFINITIES else _attention
+    run = _affinity if call in AFFINITIES else _released if call in RELEASED else _attention
     errors = {}
     for name, got, plain, want in run(device, tier, call):
         error, baseline = _error(got, want), _error(plain, want)
@@ -107,6 +113,32 @@ def _affinity(device: Device, tier: str, call: str) -> Results:
     return zip(("out", "dq", "dk"), got, plain, want, strict=True)
 
 
+def _released(device: Device, tier: str, call: str) -> Results:
+    """The backward gets the rounded exact result, as in the self-check."""
+    torch.manual_seed(0)
+    batch, n, d, d_x, p, contiguous = RELEASED[call]
+    dtype = DTYPES.get(tier, torch.float32)
+    grad, query, key, value = (
+        torch.randn(batch, n, columns).to(dtype)
+        if contiguous
+        else torch.randn(batch, columns, n).to(dtype).mT
+        for columns in (d, d, d_x, d_x)
+    )
+    # A larger scale leaves T near 1, where only the error of tanh is left.
+    options = 0.1 * n**-0.5, p, torch.tensor(0x123456789ABCDE) if p else None
+    wide = [t.double() for t in (query, key, value)]
+    formula, backward = reference.released_attention, reference.released_attention_backward
+    exact = formula(*wide, *options)
+    out, given = exact.to(dtype), (query, key, value, *options)
+    got = [
+        device.released_attention(*given),
+        *device.released_attention_backward(grad, out, *given),
+    ]
+    plain = [formula(*given), *backward(grad, out, *given)]
+    want = [exact, *backward(grad.double(), out.double(), *wide, *options)]
+    return zip(("out", "dquery", "dkey", "dvalue"), got, plain, want, strict=True)
+
+
 def _factor(name: str, how: str) -> float:
     cuts = OPTIONS[how].guard_bits is not None
     return FACTOR["out" if name == "out" else "grad"] if cuts else ROUNDED
@@ -132,7 +164,9 @@ def _row(tier: str, call: str, how: str) -> tuple[str, bool, dict]:
 
 def main() -> int:
     jobs = [*product(TIERS, CALLS, ["together"])]
-    jobs += product(("exact", "bfloat16"), ("odd", "transposed", "affinity"), [*OPTIONS][1:])
+    jobs += product(
+        ("exact", "bfloat16"), ("odd", "transposed", "affinity", "released"), [*OPTIONS][1:]
+    )
     failures, covered = 0, {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for text, failed, bits in pool.map(_row, *zip(*jobs, strict=True)):

@@ -57,6 +57,22 @@ class JointAffinity(ctypes.Structure):
     ]
 
 
+class ReleasedAttention(ctypes.Structure):
+    """``jca_cuda_released_attention``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "n", "d", "d_x")),
+        ("tier", ctypes.c_int32),
+        ("scale", ctypes.c_double),
+        ("dropout_threshold", ctypes.c_int64),
+        ("seed", ctypes.c_uint64),
+        *((name, Matrix) for name in ("query", "key", "value", "out", "grad_out")),
+        *((name, Matrix) for name in ("dquery", "dkey", "dvalue")),
+        ("workspace", ctypes.c_uint64),
+        ("workspace_size", ctypes.c_int64),
+    ]
+
+
 class LaunchPlan(ctypes.Structure):
     """``jca_cuda_launch_plan``."""
 
@@ -112,7 +128,7 @@ def text_of(status: int) -> str:
 class Call:
     """The sizes of a call, and its tensors by the names of its matrices."""
 
-    values: TanhAttention | JointAffinity
+    values: TanhAttention | JointAffinity | ReleasedAttention
     tensors: dict[str, Tensor]
     shared: tuple[str, ...] = ()
     """The names of those that all samples share."""
@@ -146,6 +162,15 @@ def affinity_call(tier: str, tensors: dict[str, Tensor], scale: float) -> Call:
     return Call(JointAffinity(**sizes, tier=TIERS.index(tier), scale=scale), tensors)
 
 
+def released_call(
+    tier: str, tensors: dict[str, Tensor], scale: float, p: float, seed: Tensor | None
+) -> Call:
+    (batch, n, d), d_x = tensors["query"].shape, tensors["key"].shape[2]
+    sizes = dict(batch=batch, n=n, d=d, d_x=d_x, tier=TIERS.index(tier))
+    call = ReleasedAttention(**sizes, scale=scale, dropout_threshold=threshold(p))
+    return Call(call, tensors, seed=seed)
+
+
 class Device:
     """Executes plans; keeps findings and, of each kernel, which instructions have run."""
 
@@ -168,6 +193,21 @@ class Device:
         self._run("tanh_attention_backward", attention_call(self.tier, tensors, *options))
         return grads
 
+    def released_attention(self, query: Tensor, key: Tensor, value: Tensor, *options) -> Tensor:
+        out = _poison(*query.shape, like=query)
+        tensors = dict(query=query, key=key, value=value, out=out)
+        self._run("released_attention", released_call(self.tier, tensors, *options))
+        return out
+
+    def released_attention_backward(
+        self, grad_out: Tensor, out: Tensor, query: Tensor, key: Tensor, value: Tensor, *options
+    ):
+        tensors = dict(query=query, key=key, value=value, out=out, grad_out=grad_out)
+        grads = {f"d{name}": _poison(*x.shape, like=x) for name, x in list(tensors.items())[:3]}
+        call = released_call(self.tier, tensors | grads, *options)
+        self._run("released_attention_backward", call)
+        return list(grads.values())
+
     def joint_affinity(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         c = _poison(q.shape[0], q.shape[1], k.shape[1], like=q)
         self._run("joint_affinity", affinity_call(self.tier, dict(q=q, k=k, c=c), scale))
@@ -187,7 +227,7 @@ class Device:
         for own, t in zip(arena.buffers, storages.values(), strict=False):
             own[:] = _bytes(t)
         call.place(dict(zip(storages, arena.addresses, strict=False)))
-        if isinstance(call.values, TanhAttention):
+        if not isinstance(call.values, JointAffinity):
             arena.buffers[-1][:] = np.frombuffer(_int64(call.seed), np.uint8)
             call.values.workspace, call.values.seed = arena.addresses[-2:]
             call.values.workspace_size = plan.workspace_size

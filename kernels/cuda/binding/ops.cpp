@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include "joint_affinity.h"
+#include "released_attention.h"
 #include "tanh_attention.h"
 
 namespace jca_cuda {
@@ -16,6 +17,8 @@ struct Op {
 constexpr Op kOps[] = {
     {"joint_affinity.cuda", joint_affinity},
     {"joint_affinity_backward.cuda", joint_affinity_backward},
+    {"released_attention.cuda", released_attention},
+    {"released_attention_backward.cuda", released_attention_backward},
     {"tanh_attention.cuda", tanh_attention},
     {"tanh_attention_backward.cuda", tanh_attention_backward},
 };
