@@ -13,7 +13,7 @@
 
 #include "copy.cuh"
 #include "mask.cuh"
-#include "tiers.cuh"
+#include "products.cuh"
 
 namespace jca_cuda {
 
@@ -26,95 +26,6 @@ struct Tiles {
     typename T::Element a[kOwned][kSlots + T::kPad];
     typename T::Element b[kOwned][kWidth + T::kPad];  // last: the forward has no memory for it
 };
-
-typedef float Block[2][kWalked / 8][4];  // a warp's 32 x 32 numbers: 2 x 4 results of a product
-
-template <int TILES>
-__device__ void add(float (&sum)[2][TILES][4], const float (&low)[2][TILES][4],
-                    const float (&high)[2][TILES][4]) {
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-        for (int j = 0; j < TILES; ++j)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-                sum[m][j][e] = __fadd_rn(sum[m][j][e], __fadd_rn(low[m][j][e], high[m][j][e]));
-}
-
-// sum += left right over STEPS steps. `left(m, step)` is the operand of rows [16 m, 16 m + 16),
-// `right(x, step, j)` gives those of the results j and j + 1.
-//
-// Tensor cores cut their sums toward zero. The exact tier therefore starts each sum from zero, its
-// small products apart from its large ones, and adds both by adders that round.
-template <class T, int STEPS, int TILES, class Left, class Right>
-__device__ void multiply(float (&sum)[2][TILES][4], Left left, Right right) {
-    float high[2][TILES][4] = {}, low[2][TILES][4] = {};
-#pragma unroll
-    for (int step = 0; step < STEPS; ++step) {
-        const typename T::Left a[2] = {left(0, step), left(1, step)};
-#pragma unroll
-        for (int j = 0; j < TILES; j += 2) {
-            typename T::Right b[2];
-            right(b, step, j);
-#pragma unroll
-            for (int m = 0; m < 2; ++m)
-#pragma unroll
-                for (int i = 0; i < 2; ++i)
-                    if constexpr (T::kExact)
-                        T::multiply(high[m][j + i], low[m][j + i], a[m], b[i]);
-                    else
-                        T::multiply(sum[m][j + i], a[m], b[i]);
-        }
-    }
-    if constexpr (T::kExact) add(sum, low, high);
-}
-
-// s += left rightᵀ, both over COLUMNS columns of their tiles.
-template <class T, int COLUMNS>
-__device__ void add_scores(Block& s, const typename T::Element (*left)[COLUMNS + T::kPad],
-                           const typename T::Element (*right)[COLUMNS + T::kPad]) {
-    const int row = threadIdx.x / 32 * 32;
-    multiply<T, COLUMNS / T::kStep>(
-        s, [&](int m, int step) { return T::left(left, row + 16 * m, step * T::kStep); },
-        [&](typename T::Right(&b)[2], int step, int j) {
-            T::right_of_rows(b, right, 8 * j, step * T::kStep);
-        });
-}
-
-// sum += x right, over the walked rows.
-template <class T, int COLUMNS>
-__device__ void add_product(float (&sum)[2][COLUMNS / 8][4], const Block& x,
-                            const typename T::Element (*right)[COLUMNS + T::kPad]) {
-    multiply<T, kWalked / T::kStep>(
-        sum, [&](int m, int step) { return T::left_of(x[m], step * T::kStep / 8); },
-        [&](typename T::Right(&b)[2], int step, int j) {
-            T::right_of_columns(b, right, step * T::kStep, 8 * j);
-        });
-}
-
-// Where an element of a Block stands in the warp's 32 x 32 numbers.
-__device__ inline int row_of(int m, int e) {
-    return 16 * m + threadIdx.x % 32 / 4 + e / 2 * 8;
-}
-__device__ inline int column_of(int j, int e) {
-    return 8 * j + threadIdx.x % 4 * 2 + e % 2;
-}
-
-// Store factor * x at `row` of the matrix and its block of columns.
-template <class Number, int TILES>
-__device__ void store(const float (&x)[2][TILES][4], Number* to, const Matrix& out, float factor,
-                      int row, int rows, int column, int columns) {
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-        for (int j = 0; j < TILES; ++j)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const int r = row + row_of(m, e), c = column + column_of(j, e);
-                if (r < rows && c < columns)
-                    to[r * out.row_stride + c * out.column_stride] = Number(x[m][j][e] * factor);
-            }
-}
 
 // The pass of a warp over one block of owned rows.
 template <class T, Pass PASS>
