@@ -19,7 +19,13 @@ from jca_fast.ops import backends
 from jca_fast.ops.library import overload
 from jca_fast.ops.tiers import TIERS, precision
 from tests.ptx import cuda_device, host_time, stub
-from tests.ptx.cuda_device import affinity_call, attention_call, name_of, released_call
+from tests.ptx.cuda_device import (
+    affinity_call,
+    attention_call,
+    name_of,
+    released_call,
+    visual_call,
+)
 
 SEED = torch.tensor(77)
 STREAM = 0x5000
@@ -47,9 +53,10 @@ def planned(op, call, workspace=0):
     """The plan of a call whose tensors stay where they are, with an address of the workspace."""
     storages = [t.untyped_storage().data_ptr() for t in call.tensors.values()]
     call.place({address: address for address in storages})
-    if not isinstance(call.values, cuda_device.JointAffinity):
+    if hasattr(call.values, "workspace"):
         call.values.workspace, call.values.workspace_size = workspace, 2**40
-        call.values.seed = 0 if call.seed is None else call.seed.data_ptr()
+    if call.seed is not None:
+        call.values.seed = call.seed.data_ptr()
     plan = cuda_device.Plan()
     plan_of = getattr(native.library(), f"jca_cuda_plan_{op}")
     assert plan_of(ctypes.byref(call.values), ctypes.byref(plan)) == 0
@@ -133,6 +140,36 @@ def test_the_released_form_launches_its_plans(driver, tier):
     workspace = int.from_bytes(bytes(others[0].arguments[48:56]), "little")
     call = released_call(tier, tensors, *options)
     assert same(others, planned("released_attention_backward", call, workspace))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("needed", [True, False])
+def test_the_visual_reduction_launches_its_plans(driver, tier, needed):
+    """``scratch`` is memory of the call, of which the recorded arguments know the address."""
+    torch.manual_seed(0)
+    with precision(tier) as dtype:
+        query, keys = torch.randn(3, 24).to(dtype), torch.randn(3, 24, 7).to(dtype).mT
+        out, weights = torch.ops.jca_fast.visual_reduction.cuda(query, keys, 0.25)
+        arguments = torch.zeros_like(out), torch.zeros_like(weights), query, keys, weights
+        dquery, dkeys = torch.ops.jca_fast.visual_reduction_backward.cuda(*arguments, 0.25, needed)
+    assert dkeys.shape == (keys.shape if needed else (0,))
+    names = "grad_out", "grad_weights", "query", "keys", "weights"
+    tensors = dict(zip(names, arguments, strict=True)) | {"dquery": dquery}
+    tensors |= {"dkeys": dkeys} if needed else {}
+    calls = {
+        "visual_reduction": dict(query=query, keys=keys, out=out, weights=weights),
+        "visual_reduction_backward": tensors,
+    }
+    for launch, (op, named) in zip(driver.launches(), calls.items(), strict=True):
+        scratch = Visual.from_buffer_copy(launch.arguments).scratch
+        assert bool(scratch) == (needed or op == "visual_reduction")
+        assert same([launch], planned(op, visual_call(tier, named, 0.25), scratch))
+
+
+class Visual(ctypes.Structure):
+    """``Visual`` of walk.h, up to the workspace; a matrix takes 24 bytes."""
+
+    _fields_ = [("matrices", ctypes.c_uint64 * 3 * 7), ("scratch", ctypes.c_uint64)]
 
 
 def test_autograd_launches_the_backward(driver):
@@ -230,8 +267,8 @@ def test_the_row_stands_before_triton_and_offers_only_its_ops():
     assert backends.choose("tanh_attention", "auto", (t, t, t)) != "cuda"
     with pytest.raises(RuntimeError, match="'cuda' cannot run tanh_attention: it runs on CUDA"):
         backends.choose("tanh_attention", "cuda", (t, t, t))
-    with pytest.raises(RuntimeError, match="'cuda' has no kernel for visual_reduction"):
-        overload("visual_reduction", "cuda")(t, t, 1.0)
+    with pytest.raises(RuntimeError, match="'cuda' has no kernel for tanh_dropout"):
+        overload("tanh_dropout", "cuda")(t, 1.0, 0.0, None)
 
 
 @pytest.mark.skipif(not native.library_path().is_file(), reason="the CUDA library is not built")

@@ -23,6 +23,8 @@ __all__ = [
     "released_attention_backward",
     "tanh_attention",
     "tanh_attention_backward",
+    "visual_reduction",
+    "visual_reduction_backward",
 ]
 
 _CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
@@ -43,3 +45,5 @@ released_attention = _launcher("released_attention")
 released_attention_backward = _launcher("released_attention_backward")
 tanh_attention = _launcher("tanh_attention")
 tanh_attention_backward = _launcher("tanh_attention_backward")
+visual_reduction = _launcher("visual_reduction")
+visual_reduction_backward = _launcher("visual_reduction_backward")

@@ -1,6 +1,7 @@
 // The kernels of one precision tier: -DJCA_TIER=exact, tf32, bfloat16 or float16.
 #include "joint_affinity.cuh"
 #include "released_attention.cuh"
+#include "visual_reduction.cuh"
 #include "walk.cuh"
 
 namespace jca_cuda {
@@ -14,6 +15,7 @@ using float16 = Half<__half>;
 
 using jca_cuda::Activation;
 using jca_cuda::Affinity;
+using jca_cuda::Visual;
 using jca_cuda::Walk;
 using Tier = jca_cuda::tiers::JCA_TIER;
 
@@ -45,6 +47,14 @@ __global__ void __launch_bounds__(jca_cuda::kThreads) joint_affinity_backward(co
 
 __global__ void __launch_bounds__(jca_cuda::kThreads) released_activation(const Activation a) {
     jca_cuda::activation_backward<Tier>(a);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads, 4) visual_reduction_forward(const Visual w) {
+    jca_cuda::VisualReducer<Tier>(w).forward();
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads, 3) visual_reduction_backward(const Visual w) {
+    jca_cuda::VisualReducer<Tier>(w).backward();
 }
 
 }  // extern "C"

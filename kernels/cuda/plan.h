@@ -18,7 +18,7 @@ extern "C" {
 #define JCA_CUDA_API __attribute__((visibility("default")))
 
 // One more with each change of these structs and functions, or of those of launch.h.
-#define JCA_CUDA_ABI_VERSION 2
+#define JCA_CUDA_ABI_VERSION 3
 
 enum jca_cuda_tier {  // of float32: the exact one and TF32
     JCA_CUDA_EXACT,
@@ -49,6 +49,8 @@ enum jca_cuda_kernel {
     JCA_CUDA_JOINT_AFFINITY_FORWARD,
     JCA_CUDA_JOINT_AFFINITY_BACKWARD,
     JCA_CUDA_RELEASED_ACTIVATION,
+    JCA_CUDA_VISUAL_REDUCTION_FORWARD,
+    JCA_CUDA_VISUAL_REDUCTION_BACKWARD,
     JCA_CUDA_KERNELS
 };
 
@@ -100,6 +102,20 @@ typedef struct {
     jca_cuda_matrix dq, dk;  // which writes contiguous gradients here
 } jca_cuda_joint_affinity;
 
+// weights = softmax(scale keys query), out = keysᵀ weights with query (segments, width), keys
+// (segments, regions, width). A vector is a matrix of one row.
+typedef struct {
+    int64_t segments, regions, width;
+    int32_t tier;
+    double scale;
+    jca_cuda_matrix query, keys, weights;
+    jca_cuda_matrix out;                     // of the forward
+    jca_cuda_matrix grad_out, grad_weights;  // of the backward,
+    jca_cuda_matrix dquery, dkeys;  // which writes contiguous gradients here; dkeys.address 0: none
+    uint64_t workspace;             // address, 16-byte aligned
+    int64_t workspace_size;         // bytes
+} jca_cuda_visual_reduction;
+
 enum { JCA_CUDA_ARGUMENT_BYTES = 256, JCA_CUDA_LAUNCHES = 4 };
 
 typedef struct {
@@ -132,6 +148,10 @@ JCA_CUDA_API int jca_cuda_plan_released_attention(const jca_cuda_released_attent
                                                   jca_cuda_plan* plan);
 JCA_CUDA_API int jca_cuda_plan_released_attention_backward(const jca_cuda_released_attention* a,
                                                            jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_visual_reduction(const jca_cuda_visual_reduction* a,
+                                                jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_visual_reduction_backward(const jca_cuda_visual_reduction* a,
+                                                         jca_cuda_plan* plan);
 JCA_CUDA_API int jca_cuda_abi_version(void);
 JCA_CUDA_API const char* jca_cuda_status_string(int status);
 JCA_CUDA_API const char* jca_cuda_kernel_name(int kernel);

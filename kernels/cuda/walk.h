@@ -45,6 +45,21 @@ struct Activation {
     int32_t rows, columns;
 };
 
+// The visual reduction of R regions: a CTA owns a segment. Matrices are (S, R, D); a vector is a
+// matrix of one row.
+struct Visual {
+    Matrix query, keys, weights;
+    Matrix grad_out, grad_weights;  // of the backward
+    Matrix out;                     // or the gradient of the query
+    Matrix dkeys;                   // of the backward; null: not needed
+    float* scratch;                 // (blocks, S, R): scores, or g of the backward
+    int32_t segments, regions, width;
+    int32_t team;                   // warps that share a row: 1, 2 or 4
+    int32_t blocks;                 // of as many columns as a team holds
+    int32_t vectors, grad_vectors;  // whether rows of keys, and of dkeys, are accessed by 16 bytes
+    float scale;
+};
+
 // out (rows, columns) = the sum of `count` float32 matrices, in their order.
 struct Sum {
     const float* parts;  // contiguous, like out
@@ -60,5 +75,16 @@ constexpr int kSpan = 256;           // rows that a CTA of the affinity walks ov
 constexpr int kAffinityPad = 8;      // numbers behind each row of a tile of C
 constexpr int kSlots = 16;           // columns of a block of a and c
 constexpr int kWidth = 32;           // columns of a block of b and d
+
+constexpr int kLane = 16;           // numbers of a row that a lane of the visual reduction holds
+constexpr int kReach = 32 * kLane;  // and a warp
+constexpr int kTogether = 2;        // rows that it reads at once
+
+// Shared memory of the visual reduction.
+struct VisualTiles {
+    float parts[kWarps][kLane][32];  // of a result
+    float maximum[kWarps], total[kWarps];
+    float partial[2][kWarps][kTogether];  // of the scores of rows that a team shares
+};
 
 }  // namespace jca_cuda

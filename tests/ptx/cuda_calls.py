@@ -38,6 +38,14 @@ RELEASED = {  # B, N, d, d_x, dropout, rows contiguous
     "released, transposed": (1, 9, 33, 36, 0.3, False),
     "released, long": (1, 35, 40, 24, 0.3, True),
 }
+VISUALS = {  # S, R, D, rows contiguous, gradient of the regions wanted
+    "visual": (2, 11, 72, False, True),
+    "visual, odd": (3, 9, 7, False, True),
+    "visual, transposed": (2, 17, 33, True, True),
+    "visual, frozen": (2, 5, 520, False, False),
+    "visual, a team": (1, 5, 1032, False, True),
+    "visual, blocks": (1, 3, 2056, False, True),
+}
 ATTENTIONS = {  # B, M, L, N, D, v shared, dropout, rows contiguous
     "quick": (1, 40, 35, 10, 9, True, 0.3, False),
     "odd": (2, 70, 65, 10, 9, False, 0.0, False),
@@ -52,7 +60,7 @@ OPTIONS = {
     **{f"{bits} guard bits": Options(guard_bits=bits) for bits in (2, 1, 0)},
 }
 """How a call is executed: the order of warps, and the tensor cores' sums."""
-CALLS = (*ATTENTIONS, *AFFINITIES, *RELEASED)
+CALLS = (*ATTENTIONS, *AFFINITIES, *RELEASED, *VISUALS)
 Results = Iterable[tuple[str, Tensor, Tensor, Tensor]]
 """The name of each result: got, by PyTorch in the tier's dtype, and exact."""
 
@@ -71,7 +79,8 @@ def operands(tier: str, call: str) -> list[Tensor]:
 def execute(tier: str, call: str, how: str = "together") -> tuple[dict[str, float], Device]:
     """The errors of the result and the gradients over their bounds, and the device."""
     device = Device(tier, OPTIONS[how])
-    run = _affinity if call in AFFINITIES else _released if call in RELEASED else _attention
+    runs = {**dict.fromkeys(AFFINITIES, _affinity), **dict.fromkeys(RELEASED, _released)}
+    run = _visual if call in VISUALS else runs.get(call, _attention)
     errors = {}
     for name, got, plain, want in run(device, tier, call):
         error, baseline = _error(got, want), _error(plain, want)
@@ -139,9 +148,33 @@ def _released(device: Device, tier: str, call: str) -> Results:
     return zip(("out", "dquery", "dkey", "dvalue"), got, plain, want, strict=True)
 
 
+def _visual(device: Device, tier: str, call: str) -> Results:
+    """The backward gets the rounded exact weights, as in the self-check."""
+    torch.manual_seed(0)
+    segments, count, width, transposed, need = VISUALS[call]
+    dtype = DTYPES.get(tier, torch.float32)
+    shape = (segments, width, count) if transposed else (segments, count, width)
+    regions = torch.randn(shape).to(dtype)
+    regions = regions.mT if transposed else regions
+    query, grad = (torch.randn(segments, width).to(dtype) for _ in range(2))
+    grad_weights, scale = torch.randn(segments, count).to(dtype), width**-0.5
+    formula, backward = reference.visual_reduction, reference.visual_reduction_backward
+    weights = formula(query.double(), regions.double(), scale)[1].to(dtype)
+    arguments = grad, grad_weights, query, regions, weights
+    got = [
+        *device.visual_reduction(query, regions, scale),
+        *device.visual_reduction_backward(*arguments, scale, need),
+    ]
+    plain = [*formula(query, regions, scale), *backward(*arguments, scale, need)]
+    wide = [t.double() for t in arguments]
+    want = [*formula(*wide[2:4], scale), *backward(*wide, scale, need)]
+    names = ("out", "out: weights", "dq", "dk")[: len(got)]
+    return zip(names, got, plain, want, strict=False)
+
+
 def _factor(name: str, how: str) -> float:
     cuts = OPTIONS[how].guard_bits is not None
-    return FACTOR["out" if name == "out" else "grad"] if cuts else ROUNDED
+    return FACTOR["out" if name.startswith("out") else "grad"] if cuts else ROUNDED
 
 
 def _formula(tensors: list[Tensor], options: tuple) -> list[Tensor]:

@@ -73,6 +73,20 @@ class ReleasedAttention(ctypes.Structure):
     ]
 
 
+class VisualReduction(ctypes.Structure):
+    """``jca_cuda_visual_reduction``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("segments", "regions", "width")),
+        ("tier", ctypes.c_int32),
+        ("scale", ctypes.c_double),
+        *((name, Matrix) for name in ("query", "keys", "weights", "out", "grad_out")),
+        *((name, Matrix) for name in ("grad_weights", "dquery", "dkeys")),
+        ("workspace", ctypes.c_uint64),
+        ("workspace_size", ctypes.c_int64),
+    ]
+
+
 class LaunchPlan(ctypes.Structure):
     """``jca_cuda_launch_plan``."""
 
@@ -128,7 +142,7 @@ def text_of(status: int) -> str:
 class Call:
     """The sizes of a call, and its tensors by the names of its matrices."""
 
-    values: TanhAttention | JointAffinity | ReleasedAttention
+    values: TanhAttention | JointAffinity | ReleasedAttention | VisualReduction
     tensors: dict[str, Tensor]
     shared: tuple[str, ...] = ()
     """The names of those that all samples share."""
@@ -138,6 +152,8 @@ class Call:
         """Put matrices at the addresses of their storages."""
         for name, t in self.tensors.items():
             start, strides = t.untyped_storage().data_ptr(), list(t.stride())
+            if t.dim() == 2:  # a vector is a matrix of one row
+                strides.insert(1, 0)
             if name in self.shared:
                 strides[0] = 0
             address = addresses[start] + t.data_ptr() - start
@@ -169,6 +185,12 @@ def released_call(
     sizes = dict(batch=batch, n=n, d=d, d_x=d_x, tier=TIERS.index(tier))
     call = ReleasedAttention(**sizes, scale=scale, dropout_threshold=threshold(p))
     return Call(call, tensors, seed=seed)
+
+
+def visual_call(tier: str, tensors: dict[str, Tensor], scale: float) -> Call:
+    segments, regions, width = tensors["keys"].shape
+    sizes = dict(segments=segments, regions=regions, width=width)
+    return Call(VisualReduction(**sizes, tier=TIERS.index(tier), scale=scale), tensors)
 
 
 class Device:
@@ -219,19 +241,37 @@ class Device:
         self._run("joint_affinity_backward", affinity_call(self.tier, tensors, scale))
         return [dq, dk]
 
+    def visual_reduction(self, query: Tensor, keys: Tensor, scale: float) -> list[Tensor]:
+        out, weights = _poison(*query.shape, like=query), _poison(*keys.shape[:2], like=query)
+        tensors = dict(query=query, keys=keys, out=out, weights=weights)
+        self._run("visual_reduction", visual_call(self.tier, tensors, scale))
+        return [out, weights]
+
+    def visual_reduction_backward(self, *arguments: Tensor | float | bool) -> list[Tensor]:
+        *given, scale, need_keys = arguments
+        names = "grad_out", "grad_weights", "query", "keys", "weights"
+        tensors = dict(zip(names, given, strict=True))
+        tensors["dquery"] = _poison(*tensors["query"].shape, like=tensors["query"])
+        if need_keys:
+            tensors["dkeys"] = _poison(*tensors["keys"].shape, like=tensors["keys"])
+        self._run("visual_reduction_backward", visual_call(self.tier, tensors, scale))
+        return [tensors[name] for name in ("dquery", "dkeys") if name in tensors]
+
     def _run(self, op: str, call: Call) -> None:
         plan_of, plan = getattr(native.library(), f"jca_cuda_plan_{op}"), Plan()
-        plan_of(ctypes.byref(call.values), ctypes.byref(plan))
         storages = {t.untyped_storage().data_ptr(): t for t in call.tensors.values()}
+        call.place({start: start for start in storages})
+        plan_of(ctypes.byref(call.values), ctypes.byref(plan))
         arena = Arena([*(_bytes(t).size for t in storages.values()), plan.workspace_size, 8])
         for own, t in zip(arena.buffers, storages.values(), strict=False):
             own[:] = _bytes(t)
         call.place(dict(zip(storages, arena.addresses, strict=False)))
-        if not isinstance(call.values, JointAffinity):
-            arena.buffers[-1][:] = np.frombuffer(_int64(call.seed), np.uint8)
-            call.values.workspace, call.values.seed = arena.addresses[-2:]
+        if hasattr(call.values, "workspace"):
+            call.values.workspace = arena.addresses[-2]
             call.values.workspace_size = plan.workspace_size
-            call.values.seed *= call.seed is not None
+        if call.seed is not None:
+            arena.buffers[-1][:] = np.frombuffer(_int64(call.seed), np.uint8)
+            call.values.seed = arena.addresses[-1]
         if status := plan_of(ctypes.byref(call.values), ctypes.byref(plan)):
             raise ValueError(text_of(status))
         for launch in plan.launches[: plan.count]:
@@ -261,5 +301,5 @@ def _bytes(t: Tensor) -> Array:
     return torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage()).numpy()
 
 
-def _int64(seed: Tensor | None) -> bytes:
-    return int(0 if seed is None else seed).to_bytes(8, "little", signed=True)
+def _int64(seed: Tensor) -> bytes:
+    return int(seed).to_bytes(8, "little", signed=True)

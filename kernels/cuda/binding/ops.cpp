@@ -5,6 +5,7 @@
 #include "joint_affinity.h"
 #include "released_attention.h"
 #include "tanh_attention.h"
+#include "visual_reduction.h"
 
 namespace jca_cuda {
 namespace {
@@ -21,6 +22,8 @@ constexpr Op kOps[] = {
     {"released_attention_backward.cuda", released_attention_backward},
     {"tanh_attention.cuda", tanh_attention},
     {"tanh_attention_backward.cuda", tanh_attention_backward},
+    {"visual_reduction.cuda", visual_reduction},
+    {"visual_reduction_backward.cuda", visual_reduction_backward},
 };
 
 // "", or the function that this PyTorch lacks. Functions of CUDA are in libtorch_cuda.

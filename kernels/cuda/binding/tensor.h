@@ -52,6 +52,11 @@ class Tensor {
         const int64_t* s = get<int64_t*>(shim.aoti_torch_get_strides);
         return {address(), {s[0], s[1], s[2]}};
     }
+    // A vector of each sample, as a matrix of one row.
+    jca_cuda_matrix vectors() const {
+        const int64_t* s = get<int64_t*>(shim.aoti_torch_get_strides);
+        return {address(), {s[0], 0, s[1]}};
+    }
     StableValue release() {
         const StableValue value = reinterpret_cast<StableValue>(handle_);
         handle_ = nullptr;
