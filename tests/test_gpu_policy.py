@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from jca_fast import doctor
 from jca_fast.functional import tanh_attention
 from jca_fast.ops import backends, library, reference
-from jca_fast.ops.backends import gpu, launchers, parity, trust
+from jca_fast.ops.backends import gpu, launchers, parity, recorded, trust
 from jca_fast.ops.backends.parity import Case, Result, run_checks
 from jca_fast.ops.released_attention import released_attention
 from jca_fast.ops.tiers import precision
@@ -332,6 +332,67 @@ def test_auto_takes_cuda_kernels_before_triton_where_their_own_check_passed(
     assert len(caught) == (not passed)
     assert backends.choose("joint_affinity", "auto", tensors) == "triton"
     assert device["runs"] == ["exact"]
+
+
+RECORDED = {("tanh_attention", "sm90", "exact"): ((100, "cuda"), (1000, "triton"))}
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "elements", "chosen"),
+    [
+        ("tanh_attention", torch.float32, 1, "cuda"),
+        ("tanh_attention", torch.float32, 999, "cuda"),
+        ("tanh_attention", torch.float32, 1000, "triton"),
+        ("tanh_attention", torch.bfloat16, 1000, "cuda"),
+        ("joint_affinity", torch.float32, 1000, "cuda"),
+    ],
+)
+def test_auto_takes_what_recorded_runs_show_to_be_the_fastest(
+    monkeypatch, op, dtype, elements, chosen
+):
+    """By architecture, tier and size; without a record the order of the table."""
+    monkeypatch.delenv("JCA_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(recorded, "FASTEST", RECORDED)
+    monkeypatch.setattr(recorded, "device_class", lambda index: "sm90")
+    cautions = []
+    rows = (
+        replace(backends.find(n), reasons=lambda op, t: [], cautions=lambda op, t: cautions)
+        for n in ("cuda", "triton", "reference")
+    )
+    monkeypatch.setattr(backends, "BACKENDS", tuple(rows))
+    tensor = SimpleNamespace(
+        is_cuda=True, device=torch.device("cuda", 0), dtype=dtype, shape=(elements,),
+        numel=lambda: elements,
+    )  # fmt: skip
+    assert backends.choose(op, "auto", [tensor]) == chosen
+    assert re.search(rf"{chosen} +chosen", backends.explain(tensor, op=op))
+    assert backends.choose(op, "auto", [torch.zeros(elements)]) == "cuda"
+
+
+def test_a_faster_backend_that_is_not_trusted_is_not_taken(monkeypatch):
+    monkeypatch.delenv("JCA_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "fastest", lambda op, tensors: "triton")
+    rows = (
+        replace(
+            backends.find(n),
+            reasons=lambda op, t: [],
+            cautions=lambda op, t, n=n: ["its self-check failed"] * (n == "triton"),
+        )
+        for n in ("cuda", "triton", "reference")
+    )
+    monkeypatch.setattr(backends, "BACKENDS", tuple(rows))
+    assert backends.choose("tanh_attention", "auto", [torch.zeros(1)]) == "cuda"
+
+
+def test_the_fastest_backend_is_a_constant_of_a_compiled_graph(monkeypatch):
+    monkeypatch.setattr(recorded, "FASTEST", RECORDED)
+    monkeypatch.setattr(recorded, "device_class", lambda index: "sm90")
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def call(x):
+        return x + len(recorded._recorded("tanh_attention", 0, torch.float32))
+
+    assert call(torch.zeros(1)).item() == len(RECORDED["tanh_attention", "sm90", "exact"])
 
 
 def test_reasons_name_what_is_wrong():

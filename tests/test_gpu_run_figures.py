@@ -142,10 +142,57 @@ def test_write_table_takes_whole_runs_that_passed(tmp_path, monkeypatch, capsys)
     assert target.read_text().startswith('"""The devices on which GPU kernels are known')
 
 
-def table(path: Path) -> frozenset:
+def timed(backend: str, time: str, device: str = "one", **microseconds: float) -> dict:
+    """A record of a run with the times of layers at B = 1 and 64, and of the visual reduction."""
+
+    def row(batch: int, us: float, **way: dict) -> dict:
+        return {"tier": "exact", "layers": 1, "batch": batch, "forward": {}, **way}
+
+    def times(us: float) -> dict:
+        return {"fused": {"median": us}, "eager": {"median": 1.0}}
+
+    layers = [
+        row(batch, 1, **{"forward+backward": {"graph": times(1), "eager": times(us)}})
+        for batch, us in ((64, microseconds["large"]), (1, microseconds["small"]))
+    ]
+    visual = {"forward": {"graph": times(9)}, "forward+backward": {"graph": times(5)}}
+    phases = {"layers": {"rows": layers}, "visual": {"rows": [row(640, 1, **visual)]}}
+    machine = {"architecture": "sm90", "device": device, "time": time}
+    return recorded(backend=backend, complete=False, machine=machine, phases=phases)
+
+
+def test_write_table_takes_the_fastest_of_several_backends_by_size(tmp_path, monkeypatch):
+    """Launched one by one where that was measured. One backend alone, another device, a failed case
+    and a dry run compare nothing; a later record replaces an earlier one.
+    """
+    target = tmp_path / "verified.py"
+    target.write_text((store.ROOT / "jca_fast" / "ops" / "backends" / "verified.py").read_text())
+    monkeypatch.setattr(trusted, "TARGET", target)
+    dry = {"dry run": True}
+    records = [
+        timed("cuda", "1", small=1, large=1),
+        timed("cuda", "2", small=10, large=300),
+        timed("triton", "1", device="another", small=1, large=1),
+        timed("triton", "3", small=1, large=1) | dry,
+    ]
+    for i, record in enumerate(records):
+        store.write(tmp_path / f"gpu_{i}.json", record)
+    assert trusted.write_table(tmp_path) == 0
+    assert table(target, "FASTEST") == {}
+    store.write(tmp_path / "gpu_4.json", timed("triton", "4", small=80, large=200))
+    for _ in range(2):
+        assert trusted.write_table(tmp_path) == 0
+        assert table(target, "FASTEST") == {
+            ("joint_coattention", "sm90", "exact"): ((5120, "cuda"), (64 * 5120, "triton")),
+            ("visual_reduction", "sm90", "exact"): ((640 * 512, "cuda"),),
+        }
+    assert table(target) == frozenset()
+
+
+def table(path: Path, name: str = "VERIFIED"):
     scope: dict = {}
     exec(path.read_text(), scope)
-    return scope["VERIFIED"]
+    return scope[name]
 
 
 def test_counters_of_each_launch():

@@ -4,8 +4,9 @@
 Checks run first and in parallel; timings follow, alone on the machine. Writes
 ``benchmarks/results/gpu_<architecture>_<time>`` ``.json`` after every phase and a log beside it,
 prints a short table at the end, and fails if anything is missing. ``--only layers,visual`` repeats
-a part; ``--write-table`` turns the recorded runs that passed everything into the table of
-architectures on which "auto" trusts the kernels.
+a part, and ``--backend`` measures another backend. ``--write-table`` turns the recorded runs that
+passed everything into the table of architectures on which "auto" trusts the kernels, and the times
+of several backends into that of the fastest ones.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def measure(
         "passed": False,
         "complete": sorted(phases) == sorted(plan.BUDGETS) and options == plan.Options(),
         "dry run": options.dry,
+        "backend": backend(options),
         "tiers": options.tiers,
         "budgets": plan.BUDGETS,
         "machine": store.machine(options.dry, commit),
@@ -121,6 +123,13 @@ def measure(
         (out / f"{name}.log").write_text("\n\n".join(site.log))
     print(f"{summary.table(record)}\n{out / name}.json")
     return 0 if record["passed"] else 1
+
+
+def backend(options: plan.Options) -> str:
+    """The name of the backend that the workers measure."""
+    from benchmarks.gpu import subjects
+
+    return options.backend or subjects.BACKEND[0]
 
 
 def end_with_us(site: Site) -> None:

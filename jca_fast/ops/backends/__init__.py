@@ -1,9 +1,10 @@
 """The table of backends. It decides which one runs a call, and explains why others do not.
 
 ``backend="auto"`` takes the first row with no reason and no caution against it, or the backend that
-the environment variable ``JCA_FAST_BACKEND`` names. A backend that is named and cannot run
-raises an error with its reasons: nothing falls back silently. An exported program keeps "auto",
-so that it chooses its backend when it runs.
+the environment variable ``JCA_FAST_BACKEND`` names. The row that recorded runs show to be the
+fastest for the architecture, the tier and the size of a call comes first. A backend that is named
+and cannot run raises an error with its reasons: nothing falls back silently. An exported program
+keeps "auto", so that it chooses its backend when it runs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from .gpu import GpuKernels
 from .launchers import problem
+from .recorded import fastest
 
 AUTO = "auto"
 _VARIABLE = os.environ.encodekey("JCA_FAST_BACKEND")
@@ -98,8 +100,14 @@ BACKENDS: tuple[Backend, ...] = (
 )
 
 
+def _in_order(op: str, tensors: Sequence[Tensor]) -> Sequence[Backend]:
+    """The rows as "auto" tries them."""
+    first = fastest(op, tensors)
+    return sorted(BACKENDS, key=lambda row: row.name != first) if first else BACKENDS
+
+
 def names() -> tuple[str, ...]:
-    """The backends in the order in which "auto" tries them."""
+    """The backends in the order in which "auto" tries them where no recorded run has another."""
     return tuple(backend.name for backend in BACKENDS)
 
 
@@ -146,7 +154,7 @@ def choose(op: str, requested: str, tensors: Sequence[Tensor]) -> str:
         if reasons := backend.reasons(op, tensors):
             raise RuntimeError(f"backend {backend.name!r} cannot run {op}: " + "; ".join(reasons))
         return backend.name
-    for backend in BACKENDS:
+    for backend in _in_order(op, tensors):
         if not backend.reasons(op, tensors) and not backend.cautions(op, tensors):
             return backend.name
     raise RuntimeError(f"no backend can run {op}:\n{explain(*tensors, op=op)}")
@@ -165,7 +173,7 @@ def explain(*tensors: Tensor, op: str = "tanh_attention") -> str:
     lines = [f"{op} of {described}" if tensors else op]
     forced = _default()
     taken = False
-    for backend in BACKENDS:
+    for backend in _in_order(op, tensors):
         reasons = backend.reasons(op, tensors)
         cautions = [] if reasons or forced != "auto" else backend.cautions(op, tensors)
         if reasons:
