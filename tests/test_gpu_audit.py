@@ -281,19 +281,42 @@ def test_without_triton_it_says_what_to_install(capsys, monkeypatch):
     assert "triton is not installed" in capsys.readouterr().err
 
 
+ELEMENTS = cuda.OTHER_ELEMENTS
+
+
+def code_of(*lines: str) -> str:
+    """Machine code as cuobjdump prints it."""
+    return "\n".join(f"/*{16 * i:04x}*/ {line} ;" for i, line in enumerate(lines))
+
+
 def cuda_listing(*extra: str) -> str:
-    """A loop in whose rounds a thread computes tanh 32 times, with a way around ``extra``."""
-    tanh = ["MUFU.TANH R1, R2"] * cuda.ELEMENTS
-    body = [f"@!P0 BRA 0x{16 * (1 + len(extra)):x}", *extra, *tanh, "@P1 BRA 0x0", "EXIT"]
-    return "\n".join(f"/*{16 * i:04x}*/ {line} ;" for i, line in enumerate(body))
+    """A loop in whose rounds a thread computes tanh 32 times, with a way around ``extra``, and a
+    tanh behind it.
+    """
+    tanh = ["HMMA.16816 R1, R2", *["MUFU.TANH R1, R2"] * ELEMENTS]
+    first = f"@!P0 BRA 0x{16 * (1 + len(extra)):x}"
+    return code_of(first, *extra, *tanh, "@P1 BRA 0x0", "MUFU.TANH R1, R2", "@P2 BRA 0x0", "EXIT")
 
 
 def test_a_round_of_a_cuda_kernel_is_counted_along_its_shortest_way():
     instructions = cuda.parse(cuda_listing("LDS R3, [R4]", "STS [R4], R3", "MOV R1, R2"))
-    assert cuda.shortest_round(instructions, "bfloat16") == cuda.ELEMENTS + 2
-    row = cuda.judge(90, "bfloat16", "tanh_attention_forward", (99, 0, 0), cuda_listing("NOP"))
+    assert cuda.shortest_round(instructions, "bfloat16", ELEMENTS) == ELEMENTS + 3
+    row = cuda.judge(90, "tf32", "tanh_attention_forward", (99, 0, 0), cuda_listing("NOP"))
     assert not row.breaches
-    assert row.per_element == (cuda.ELEMENTS + 2) / cuda.ELEMENTS
+    assert row.per_element == (ELEMENTS + 3) / ELEMENTS
+
+
+def test_the_counted_way_takes_every_product():
+    """A branch over a product is for a run-time condition that always holds."""
+    tanh = ["MUFU.TANH R1, R2"] * ELEMENTS
+    code = code_of("@!P0 BRA 0x20", "HMMA.16816 R1, R2", *tanh, "@P1 BRA 0x0", "EXIT")
+    assert cuda.shortest_round(cuda.parse(code), "bfloat16", ELEMENTS) == ELEMENTS + 3
+
+
+def test_a_way_past_all_products_is_no_round():
+    code = code_of(*["MUFU.TANH R1, R2"] * ELEMENTS, "@P1 BRA 0x0", "EXIT")
+    with pytest.raises(ValueError, match=r"no round computes 32 MUFU\.TANH"):
+        cuda.shortest_round(cuda.parse(code), "bfloat16", ELEMENTS)
 
 
 @pytest.mark.parametrize(
@@ -310,9 +333,9 @@ def test_a_cuda_kernel_that_breaks_a_limit_is_named(resources, code, text):
 
 
 def test_a_slow_round_of_a_cuda_kernel_breaks_its_limit():
-    many = cuda.ELEMENTS * 4
-    body = ["MOV R1, R2"] * many + ["MUFU.TANH R1, R2"] * cuda.ELEMENTS + ["@P1 BRA 0x0", "EXIT"]
-    slow = "\n".join(f"/*{16 * i:04x}*/ {line} ;" for i, line in enumerate(body))
-    row = cuda.judge(90, "bfloat16", "tanh_attention_forward", (99, 0, 0), slow)
-    assert "instructions per element, limit 3.7" in row.breaches[0]
-    assert not cuda.judge(80, "bfloat16", "tanh_attention_forward", (99, 0, 0), "").breaches
+    many = ELEMENTS * 16
+    tanh = ["HMMA.16816 R1, R2", *["MUFU.TANH R1, R2"] * ELEMENTS]
+    slow = code_of(*["MOV R1, R2"] * many, *tanh, "@P1 BRA 0x0", "EXIT")
+    row = cuda.judge(90, "tf32", "tanh_attention_forward", (99, 0, 0), slow)
+    assert "instructions per element, limit 15.5" in row.breaches[0]
+    assert not cuda.judge(80, "tf32", "tanh_attention_forward", (99, 0, 0), "").breaches

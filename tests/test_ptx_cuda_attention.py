@@ -14,13 +14,19 @@ WHY = cuda_device.problem()
 pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 
-@pytest.mark.parametrize("tier", ["exact", "bfloat16"])
+KERNELS = {
+    "exact": {*(f"tanh_attention_{x}" for x in ("forward", "columns", "rows")), "sum_parts"},
+    "bfloat16": {*(f"narrow_attention_{x}" for x in ("forward", "backward")), "sum_parts"},
+}
+
+
+@pytest.mark.parametrize("tier", KERNELS)
 def test_results_are_right_and_nothing_is_found(tier):
     """With dropout; a wrong mask would be seen. ``python -m tests.ptx.cuda_calls`` has all."""
     errors, device = execute(tier, "quick")
     assert not device.findings.lines()
     assert all(error <= 1 for error in errors.values()), errors
-    assert len(device.covered) == 4
+    assert set(device.covered) == KERNELS[tier]
 
 
 def plan(**changes) -> tuple[int, cuda_device.Plan]:
@@ -44,6 +50,27 @@ def test_a_plan_of_the_paper_size():
     ]
     assert result.workspace_size == 4 * 16 * 1024 * 32
     assert max(x.shared_bytes for x in result.launches) <= 99 * 1024
+
+
+def test_a_plan_of_16_bits_has_one_pass_where_all_is_one_block_wide():
+    launches = {}
+    for n, d in ((10, 32), (20, 32), (10, 40)):
+        status, result = plan(shared_v=1, tier=cuda_device.TIERS.index("bfloat16"), n=n, d=d)
+        assert status == 0
+        assert max(x.shared_bytes for x in result.launches) <= 99 * 1024
+        launches[n, d] = [
+            (cuda_device.name_of(x), tuple(x.grid)) for x in result.launches[: result.count]
+        ]
+        if (n, d) == (10, 32):
+            assert result.workspace_size == 4 * (16 * 1024 * 32 + 8 * 64 * 512 * 10)
+    assert launches[10, 32] == [
+        ("narrow_attention_backward", (8 * 16, 1, 1)),
+        ("sum_parts", (64 * 512 * 10 // 128, 1, 1)),
+        ("sum_parts", (1024 * 32 // 128, 1, 1)),
+    ]
+    two_passes = ["tanh_attention_columns", "tanh_attention_rows", "sum_parts"]
+    assert [name for name, _ in launches[20, 32]] == two_passes
+    assert [name for name, _ in launches[10, 40]] == two_passes
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,18 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    ("tier", "call", "how"),
-    [("exact", "released", "0 guard bits"), ("bfloat16", "released, transposed", "together")],
+    ("tier", "call", "how", "kernel"),
+    [
+        ("exact", "released", "0 guard bits", "tanh_attention"),
+        ("bfloat16", "released, transposed", "together", "narrow_attention"),
+    ],
 )
-def test_results_are_right_and_nothing_is_found(tier, call, how):
+def test_results_are_right_and_nothing_is_found(tier, call, how, kernel):
     """With dropout; a wrong mask would be seen. ``python -m tests.ptx.cuda_calls`` has all."""
     errors, device = execute(tier, call, how)
     assert not device.findings.lines()
     assert all(error <= 1 for error in errors.values()), errors
-    assert {"tanh_attention_forward", "released_activation"} < set(device.covered)
+    assert {f"{kernel}_forward", "released_activation"} < set(device.covered)
 
 
 def test_nan_and_infinity_go_where_the_reference_lets_them_go():

@@ -1,6 +1,7 @@
 // From matrices in global memory to tiles in shared memory, as the numbers of a tier.
 #pragma once
 
+#include "tiers.cuh"
 #include "walk.h"
 
 namespace jca_cuda {
@@ -84,6 +85,60 @@ __device__ void copy(typename T::Element (*tile)[COLUMNS + T::kPad], const Matri
         copy_vectors<T, ROWS, COLUMNS, false>(tile, from, piece);
     else
         copy_numbers<T, ROWS, COLUMNS>(tile, from, piece);
+}
+
+// A thread's asynchronous copies from a matrix to a tile, ROWS rows at a time, numbers as they are.
+// arrived() waits for them.
+template <class T, int ROWS, int COLUMNS>
+class Stream {
+  public:
+    using Number = typename T::Global;
+
+    // From the columns from `column` on to the tile.
+    __device__ void begin(typename T::Element (*tile)[COLUMNS + T::kPad], const Matrix& x,
+                          int sample, int rows, int column, int columns) {
+        const auto* first = sample_of<Number>(x, sample);
+        const Piece piece{x.row_stride, x.column_stride, rows, columns - column, 1};
+        is_async_ = has_vectors(first, piece, COLUMNS);
+        const int r = threadIdx.x / kAcross, c = threadIdx.x % kAcross * kVector;
+        from_ = first + r * x.row_stride + column + c;
+        row_stride_ = x.row_stride;
+        to_ = keep(shared_address(&tile[r][c]));
+        left_ = column + c < columns ? rows - r : 0;
+    }
+
+    // Whether 16 bytes along a row are one access.
+    __device__ bool is_async() const { return is_async_; }
+
+    // Copy the next ROWS rows to the tile `offset` bytes further; those that do not exist become
+    // zero.
+    __device__ void next(unsigned offset) {
+#pragma unroll
+        for (int i = 0; i < ROWS; i += kStep) {
+            asm volatile(
+                "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to_ + offset + i * kRowBytes),
+                "l"(from_), "r"(left_ > i ? 16 : 0)
+                : "memory");
+            from_ += int64_t(kStep) * row_stride_;
+        }
+        left_ -= ROWS;
+    }
+
+  private:
+    static constexpr int kVector = 16 / sizeof(Number), kAcross = COLUMNS / kVector;
+    static constexpr int kStep = kThreads / kAcross;  // rows that all threads copy at a time
+
+    static constexpr unsigned kRowBytes = sizeof(Number) * (COLUMNS + T::kPad);
+
+    const Number* from_;  // the thread's first number of the next rows
+    unsigned to_;         // and its place in the tile
+    int left_;            // rows from there on
+    int row_stride_;
+    bool is_async_;
+};
+
+__device__ inline void arrived() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 }  // namespace jca_cuda

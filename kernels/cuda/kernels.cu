@@ -1,5 +1,8 @@
 // The kernels of one precision tier: -DJCA_TIER=exact, tf32, bfloat16 or float16.
 #include "joint_affinity.cuh"
+#ifdef JCA_NARROW
+#include "narrow.cuh"
+#endif
 #include "released_attention.cuh"
 #include "visual_reduction.cuh"
 #include "walk.cuh"
@@ -32,6 +35,16 @@ __global__ void __launch_bounds__(jca_cuda::kThreads) tanh_attention_columns(con
 __global__ void __launch_bounds__(jca_cuda::kThreads) tanh_attention_rows(const Walk w) {
     jca_cuda::walk<Tier, jca_cuda::kRows>(w);
 }
+
+#ifdef JCA_NARROW
+__global__ void __launch_bounds__(jca_cuda::kThreads, 2) narrow_attention_forward(const Walk w) {
+    jca_cuda::narrow_walk<Tier, jca_cuda::kForward>(w);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads, 2) narrow_attention_backward(const Walk w) {
+    jca_cuda::narrow_walk<Tier, jca_cuda::kColumns>(w);
+}
+#endif
 
 __global__ void __launch_bounds__(jca_cuda::kThreads) sum_parts(const jca_cuda::Sum sum) {
     jca_cuda::sum_parts<Tier::Global>(sum);

@@ -21,10 +21,10 @@ const char* jca_cuda_status_string(int status) {
 
 const char* jca_cuda_kernel_name(int kernel) {
     static const char* const names[JCA_CUDA_KERNELS] = {
-        "tanh_attention_forward",   "tanh_attention_columns",
-        "tanh_attention_rows",      "sum_parts",
-        "joint_affinity_forward",   "joint_affinity_backward",
-        "released_activation",      "visual_reduction_forward",
-        "visual_reduction_backward"};
+        "tanh_attention_forward",   "tanh_attention_columns",    "tanh_attention_rows",
+        "narrow_attention_forward", "narrow_attention_backward", "sum_parts",
+        "joint_affinity_forward",   "joint_affinity_backward",   "released_activation",
+        "visual_reduction_forward", "visual_reduction_backward",
+    };
     return kernel >= 0 && kernel < JCA_CUDA_KERNELS ? names[kernel] : "";
 }

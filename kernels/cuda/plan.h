@@ -18,7 +18,7 @@ extern "C" {
 #define JCA_CUDA_API __attribute__((visibility("default")))
 
 // One more with each change of these structs and functions, or of those of launch.h.
-#define JCA_CUDA_ABI_VERSION 3
+#define JCA_CUDA_ABI_VERSION 4
 
 enum jca_cuda_tier {  // of float32: the exact one and TF32
     JCA_CUDA_EXACT,
@@ -45,6 +45,8 @@ enum jca_cuda_kernel {
     JCA_CUDA_TANH_ATTENTION_FORWARD,
     JCA_CUDA_TANH_ATTENTION_COLUMNS,
     JCA_CUDA_TANH_ATTENTION_ROWS,
+    JCA_CUDA_NARROW_ATTENTION_FORWARD,   // of the 16-bit tiers
+    JCA_CUDA_NARROW_ATTENTION_BACKWARD,  // of these too
     JCA_CUDA_SUM_PARTS,
     JCA_CUDA_JOINT_AFFINITY_FORWARD,
     JCA_CUDA_JOINT_AFFINITY_BACKWARD,

@@ -60,10 +60,25 @@ size_t tile_bytes(const Sizes& size, bool forward) {
     return size.element * (kWalked * (slots + width) + kOwned * (slots + (forward ? 0 : width)));
 }
 
+// Bytes of NarrowTiles in narrow.cuh.
+size_t narrow_bytes(const Sizes& size, bool forward) {
+    const size_t slots = kSlots + size.pad, width = kWidth + size.pad;
+    const size_t stage = forward ? kStageForward : kStageBackward;
+    const size_t gradients = forward ? 0 : kOwned * (stage + size.pad);
+    return size.element * (2 * stage * (slots + width) + kOwned * slots + gradients);
+}
+
+bool is_narrow(const jca_cuda_tanh_attention& a) {
+    return Sizes(a.tier).element == 2 && a.n <= kSlots;
+}
+
 int add_walk(jca_cuda_plan* plan, int kernel, const Walk& w, int64_t column_blocks) {
     const int64_t groups = blocks(w.batch, w.group);
+    const bool is_narrow =
+        kernel == JCA_CUDA_NARROW_ATTENTION_FORWARD || kernel == JCA_CUDA_NARROW_ATTENTION_BACKWARD;
+    const auto bytes = is_narrow ? narrow_bytes : tile_bytes;
     return add(plan, kernel, w, blocks(w.owned, kOwned) * groups, column_blocks,
-               tile_bytes(Sizes(plan->tier), !w.out_a.data));
+               bytes(Sizes(plan->tier), !w.out_a.data));
 }
 
 // dv of all samples is the sum of one float32 matrix for each group, in the workspace.
@@ -79,6 +94,31 @@ Sum share_value(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan, Walk* w) 
     sum.out = reinterpret_cast<void*>(a.dv.address);
     w->out_b = {parts, sum.elements, int32_t(a.d), 1};
     return sum;
+}
+
+int add_sum(jca_cuda_plan* plan, const Sum& sum) {
+    return add(plan, JCA_CUDA_SUM_PARTS, sum, blocks(sum.elements, kThreads), 1, 0);
+}
+
+// dq is the sum of one float32 matrix for each block of rows of k, in the workspace.
+int add_one_pass(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan, Walk w) {
+    Sum sum{};
+    sum.elements = a.batch * a.m * a.n;
+    sum.count = int32_t(blocks(a.l, kOwned));
+    const int64_t bytes = sum.count * sum.elements * int64_t(sizeof(float));
+    w.part = matrix(a.dq);
+    w.part.data = reinterpret_cast<void*>(reserve(plan, a.workspace, bytes));
+    w.part_stride = sum.elements;
+    sum.parts = static_cast<const float*>(w.part.data);
+    sum.out = reinterpret_cast<void*>(a.dq.address);
+    const int status = add_walk(plan, JCA_CUDA_NARROW_ATTENTION_BACKWARD, w, 1);
+    return status ? status : add_sum(plan, sum);
+}
+
+int add_two_passes(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan, const Walk& w) {
+    const int64_t result_blocks = std::max(w.n_blocks, w.width_blocks);
+    const int status = add_walk(plan, JCA_CUDA_TANH_ATTENTION_COLUMNS, w, result_blocks);
+    return status ? status : add_walk(plan, JCA_CUDA_TANH_ATTENTION_ROWS, rows(a), w.n_blocks);
 }
 
 }  // namespace
@@ -102,21 +142,21 @@ int add_forward(const jca_cuda_tanh_attention& a, bool activate, jca_cuda_plan* 
     if (!a.batch) return JCA_CUDA_SUCCESS;
     Walk w = forward(a);
     w.activate = activate;
-    return add_walk(plan, JCA_CUDA_TANH_ATTENTION_FORWARD, w, blocks(a.d, kWidth));
+    const int kernel =
+        is_narrow(a) ? JCA_CUDA_NARROW_ATTENTION_FORWARD : JCA_CUDA_TANH_ATTENTION_FORWARD;
+    return add_walk(plan, kernel, w, blocks(a.d, kWidth));
 }
 
 int add_backward(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan) {
-    const int64_t slots = blocks(a.n, kSlots), widths = blocks(a.d, kWidth);
     Walk w = columns(a);
     Sum sum{};
     if (a.shared_v) sum = share_value(a, plan, &w);
     int status = JCA_CUDA_SUCCESS;
-    if (a.batch)
-        status = add_walk(plan, JCA_CUDA_TANH_ATTENTION_COLUMNS, w, std::max(slots, widths));
-    if (!status && a.batch) status = add_walk(plan, JCA_CUDA_TANH_ATTENTION_ROWS, rows(a), slots);
-    if (!status && a.shared_v)
-        status = add(plan, JCA_CUDA_SUM_PARTS, sum, blocks(sum.elements, kThreads), 1, 0);
-    return status;
+    if (a.batch && is_narrow(a) && w.width_blocks == 1)
+        status = add_one_pass(a, plan, w);
+    else if (a.batch)
+        status = add_two_passes(a, plan, w);
+    return !status && a.shared_v ? add_sum(plan, sum) : status;
 }
 
 }  // namespace jca_cuda

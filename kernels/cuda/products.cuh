@@ -61,6 +61,20 @@ __device__ void add_scores(Block& s, const typename T::Element (*left)[COLUMNS +
         });
 }
 
+// The same with the left operands in registers.
+template <class T, int COLUMNS>
+using Lefts = typename T::Left[2][COLUMNS / T::kStep];
+
+template <class T, int COLUMNS>
+__device__ void add_scores(Block& s, const Lefts<T, COLUMNS>& left,
+                           const typename T::Element (*right)[COLUMNS + T::kPad]) {
+    multiply<T, COLUMNS / T::kStep>(
+        s, [&](int m, int step) { return left[m][step]; },
+        [&](typename T::Right(&b)[2], int step, int j) {
+            T::right_of_rows(b, right, 8 * j, step * T::kStep);
+        });
+}
+
 // sum += x right, over the walked rows.
 template <class T, int COLUMNS>
 __device__ void add_product(float (&sum)[2][COLUMNS / 8][4], const Block& x,
@@ -80,19 +94,33 @@ __device__ inline int column_of(int j, int e) {
     return 8 * j + threadIdx.x % 4 * 2 + e % 2;
 }
 
-// Store factor * x at `row` of the matrix and its block of columns.
-template <class Number, int TILES>
-__device__ void store(const float (&x)[2][TILES][4], Number* to, const Matrix& out, float factor,
-                      int row, int rows, int column, int columns) {
+template <class Number>
+struct alignas(2 * sizeof(Number)) Pair {
+    Number x, y;
+};
+
+// Store factor * x at `row` of the matrix and its block of columns, by pairs where it can.
+template <class Number, int HALVES, int TILES>
+__device__ void store(const float (&x)[HALVES][TILES][4], Number* to, const Matrix& out,
+                      float factor, int row, int rows, int column, int columns) {
+    const bool by_pairs = out.column_stride == 1 && out.row_stride % 2 == 0 && columns % 2 == 0 &&
+                          reinterpret_cast<uint64_t>(to) % sizeof(Pair<Number>) == 0;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < HALVES; ++m)
 #pragma unroll
         for (int j = 0; j < TILES; ++j)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
+            for (int e = 0; e < 4; e += 2) {
                 const int r = row + row_of(m, e), c = column + column_of(j, e);
-                if (r < rows && c < columns)
-                    to[r * out.row_stride + c * out.column_stride] = Number(x[m][j][e] * factor);
+                if (r >= rows || c >= columns) continue;
+                const Number first(x[m][j][e] * factor), second(x[m][j][e + 1] * factor);
+                Number* at = to + r * out.row_stride + c * out.column_stride;
+                if (by_pairs)
+                    *reinterpret_cast<Pair<Number>*>(at) = {first, second};
+                else {
+                    at[0] = first;
+                    if (c + 1 < columns) at[out.column_stride] = second;
+                }
             }
 }
 

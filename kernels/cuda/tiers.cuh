@@ -15,6 +15,13 @@ __device__ inline unsigned shared_address(const void* p) {
     return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 
+// Keeps a value in its register, where the compiler would compute it again in each step.
+template <class Value>
+__device__ Value keep(Value x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 __device__ inline float tanh_approximate(float x) {
     asm("tanh.approx.f32 %0, %0;" : "+f"(x));
     return x;
@@ -76,7 +83,7 @@ struct Half {
     static __device__ Left left(const Element (*tile)[COLUMNS], int row, int k) {
         const int lane = threadIdx.x % 32;
         Left x;
-        matrices(x.r, &tile[row + lane % 16][k + lane / 16 * 8]);
+        matrices(x.r, shared_address(&tile[row + lane % 16][k + lane / 16 * 8]));
         return x;
     }
 
@@ -85,8 +92,13 @@ struct Half {
     static __device__ void right_of_rows(Right (&x)[2], const Element (*tile)[COLUMNS], int row,
                                          int k) {
         const int lane = threadIdx.x % 32;
+        right_at(x, shared_address(&tile[row + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 8]));
+    }
+
+    // The same, at the address of the thread's row.
+    static __device__ void right_at(Right (&x)[2], unsigned address) {
         unsigned r[4];
-        matrices(r, &tile[row + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 8]);
+        matrices(r, address);
         x[0] = {r[0], r[1]};
         x[1] = {r[2], r[3]};
     }
@@ -96,12 +108,25 @@ struct Half {
     static __device__ void right_of_columns(Right (&x)[2], const Element (*tile)[COLUMNS], int k,
                                             int column) {
         const int lane = threadIdx.x % 32;
+        right_transposed_at(x, shared_address(&tile[k + lane % 16][column + lane / 16 * 8]));
+    }
+
+    static __device__ void right_transposed_at(Right (&x)[2], unsigned address) {
         unsigned r[4];
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                     : "r"(shared_address(&tile[k + lane % 16][column + lane / 16 * 8])));
+        transposed_matrices(r, address);
         x[0] = {r[0], r[1]};
         x[1] = {r[2], r[3]};
+    }
+
+    // Of the transposed tile: its rows are the columns [column, column + 16), its columns [k, k +
+    // 16).
+    template <int COLUMNS>
+    static __device__ Left left_of_columns(const Element (*tile)[COLUMNS], int column, int k) {
+        const int lane = threadIdx.x % 32;
+        Left x;
+        transposed_matrices(
+            x.r, shared_address(&tile[k + lane / 16 * 8 + lane % 8][column + lane / 8 % 2 * 8]));
+        return x;
     }
 
     // The left operand of columns [8j, 8j + 16) of a result; j is even.
@@ -127,10 +152,16 @@ struct Half {
   private:
     static constexpr bool kIsFloat16 = std::is_same_v<T, __half>;
 
-    static __device__ void matrices(unsigned (&r)[4], const Element* row) {
+    static __device__ void matrices(unsigned (&r)[4], unsigned address) {
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                     : "r"(shared_address(row)));
+                     : "r"(address));
+    }
+
+    static __device__ void transposed_matrices(unsigned (&r)[4], unsigned address) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(address));
     }
 
     static __device__ unsigned pack(float low, float high) {
@@ -203,8 +234,10 @@ struct Tf32 : Single<float> {
 struct Exact : Single<float2> {
     static constexpr bool kExact = true;
 
+    // Rounded like cvt.rna, which takes twice as many instructions because it keeps NaN. A NaN may
+    // become -0 in the first number; the second is NaN.
     static __device__ float2 element(float x) {
-        const float high = round_to_tf32(x);
+        const float high = __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000);
         return {high, x - high};
     }
     static __device__ float tanh(float x) { return tanh_rational(x); }

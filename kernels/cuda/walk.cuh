@@ -42,6 +42,14 @@ class Walker {
           whole_(walk.n_blocks == 1 && (PASS == kForward || walk.width_blocks == 1)) {}
 
     __device__ void run(int group) {
+        run(group, [&](int sample) { walk(sample); });
+    }
+
+  protected:
+    using Number = typename T::Global;
+
+    template <class F>
+    __device__ void run(int group, F walk) {
         const int end = min((group + 1) * w.group, w.batch);
         for (int sample = group * w.group; sample < end; ++sample) {
             walk(sample);
@@ -55,11 +63,12 @@ class Walker {
                   w.keep_scale, first_, w.owned, result_ * kWidth, w.width);
     }
 
-  private:
-    using Number = typename T::Global;
+    __device__ uint32_t key_of(int sample) const {
+        return w.seed ? sample_key(*w.seed, sample) : 0;
+    }
 
     __device__ void walk(int sample) {
-        const uint32_t key = w.seed ? sample_key(*w.seed, sample) : 0;
+        const uint32_t key = key_of(sample);
         for (int walked = 0; walked < w.walked; walked += kWalked) step(sample, walked, key);
     }
 

@@ -19,6 +19,8 @@ struct Walk {
     Matrix a, b;          // owned rows, N and D columns; the forward does not read b
     Matrix c, d;          // walked rows, N and D columns
     Matrix out_a, out_b;  // owned rows, N and D columns
+    Matrix part;          // walked rows, N columns, float32: for each block of owned rows
+    int64_t part_stride;  // between these
     const int64_t* seed;  // of the dropout mask; null: no dropout
     int32_t owned, walked, n, width, batch;
     int32_t n_blocks, width_blocks;  // of kSlots and kWidth columns
@@ -69,12 +71,13 @@ struct Sum {
 };
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kOwned = 32 * kWarps;  // rows of a CTA, 32 for each warp
-constexpr int kWalked = 32;          // rows of a step
-constexpr int kSpan = 256;           // rows that a CTA of the affinity walks over
-constexpr int kAffinityPad = 8;      // numbers behind each row of a tile of C
-constexpr int kSlots = 16;           // columns of a block of a and c
-constexpr int kWidth = 32;           // columns of a block of b and d
+constexpr int kOwned = 32 * kWarps;                      // rows of a CTA, 32 for each warp
+constexpr int kWalked = 32;                              // rows of a step
+constexpr int kStageForward = 128, kStageBackward = 64;  // rows of a step of narrow.cuh
+constexpr int kSpan = 256;       // rows that a CTA of the affinity walks over
+constexpr int kAffinityPad = 8;  // numbers behind each row of a tile of C
+constexpr int kSlots = 16;       // columns of a block of a and c
+constexpr int kWidth = 32;       // columns of a block of b and d
 
 constexpr int kLane = 16;           // numbers of a row that a lane of the visual reduction holds
 constexpr int kReach = 32 * kLane;  // and a warp

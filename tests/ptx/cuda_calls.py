@@ -53,7 +53,9 @@ ATTENTIONS = {  # B, M, L, N, D, v shared, dropout, rows contiguous
     "aligned": (2, 64, 96, 16, 32, True, 0.3, False),
     "transposed": (1, 72, 80, 10, 32, False, 0.3, True),
     "two tiles of rows": (1, 140, 64, 10, 8, True, 0.3, True),
+    "two tiles of columns": (2, 100, 150, 10, 32, True, 0.3, False),
     "blocks": (1, 40, 35, 20, 40, False, 0.3, False),
+    "blocks of values": (1, 40, 35, 10, 40, False, 0.3, True),
 }
 OPTIONS = {
     **{schedule: Options(schedule=schedule) for schedule in SCHEDULES},
