@@ -45,6 +45,7 @@ VISUALS = {  # S, R, D, rows contiguous, gradient of the regions wanted
     "visual, frozen": (2, 5, 520, False, False),
     "visual, a team": (1, 5, 1032, False, True),
     "visual, blocks": (1, 3, 2056, False, True),
+    "visual, many regions": (1, 530, 8, False, True),
 }
 ATTENTIONS = {  # B, M, L, N, D, v shared, dropout, rows contiguous
     "quick": (1, 40, 35, 10, 9, True, 0.3, False),
