@@ -26,6 +26,7 @@ from tests.ptx.cuda_device import (
     released_call,
     visual_call,
 )
+from tests.ptx.cuda_layer import add_gradients, layer_call
 
 SEED = torch.tensor(77)
 STREAM = 0x5000
@@ -171,6 +172,92 @@ class Visual(ctypes.Structure):
     """``Visual`` of walk.h, up to the workspace; a matrix takes 24 bytes."""
 
     _fields_ = [("matrices", ctypes.c_uint64 * 3 * 7), ("scratch", ctypes.c_uint64)]
+
+
+def layer(dtype, batch=2, channels=(40, 35), joints=()):
+    """The groups of a layer of N = 10: inputs, joints, w_j, w_x, w_c, w_h."""
+    n, k, count = 10, 9, len(channels)
+    joint = [*joints, *joints][:count] or [sum(channels)] * count
+    features = [[torch.zeros(batch, n, d, dtype=dtype) for d in ds] for ds in (channels, joints)]
+    shapes = [(n, n)] * count, [(k, n)] * count, [(k, d) for d in joint], [(k, n)] * count
+    return [*features, *([torch.zeros(s, dtype=dtype) for s in group] for group in shapes)]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("joints", [(), (50,), (24, 31)])
+def test_a_layer_launches_its_plans(driver, tier, joints):
+    options = [0.1, 0.2], 0.3, SEED
+    with precision(tier) as dtype:
+        groups = layer(dtype, joints=joints)
+        results = torch.ops.jca_fast.joint_coattention.cuda(*groups, *options, True)
+        outs, maps = results[:2], results[2:]
+        backward = torch.ops.jca_fast.joint_coattention_backward.cuda
+        flat = backward(outs, maps, *groups, *options, False)
+    forward, *others = driver.launches()
+    assert [x.shape for x in outs] == [x.shape for x in groups[0]]
+    assert [x.shape for x in maps] == [(2, 9, 40), (2, 9, 35)]
+    assert [x.shape for x in flat] == [x.shape for group in groups for x in group]
+    call = layer_call(tier, groups, *options, True)
+    call.add("modality", "out", outs)
+    call.add("modality", "h", maps)
+    assert same([forward], planned("joint_coattention", call))
+    rest = iter(flat)
+    call = layer_call(tier, groups, *options, False)
+    call.add("modality", "grad_out", outs)
+    call.add("modality", "h", maps)
+    add_gradients(call, [[next(rest) for _ in group] for group in groups])
+    # The workspace has been freed. It begins with Q of the first modality, behind 7 matrices.
+    workspace = int.from_bytes(bytes(others[0].arguments[168:176]), "little")
+    assert same(others, planned("joint_coattention_backward", call, workspace))
+
+
+def test_autograd_launches_the_backward_of_a_layer(driver):
+    groups = [[t.requires_grad_() for t in group] for group in layer(torch.float32)]
+    outs = torch.ops.jca_fast.joint_coattention.cuda(*groups, [0.1, 0.1], 0.0, None, False)
+    assert len(outs) == 2
+    sum(x.sum() for x in outs).backward()
+    names = [x.kernel.decode().removeprefix("joint_coattention_") for x in driver.launches()]
+    assert names == ["forward", "prepare", "attention", "finish", "sums"]
+    assert all(t.grad.shape == t.shape for group in groups for t in group)
+
+
+WRONG_LAYERS = {
+    "inputs is empty": (0, lambda group: []),
+    "inputs[1] must have shape (2, 10, *), got (2, 10)": (
+        0,
+        lambda group: [group[0], group[1][..., 0]],
+    ),
+    "joints must hold 0, 1 or 2 tensors, got 3": (1, lambda group: [torch.zeros(2, 10, 4)] * 3),
+    "joints[0] must have shape (2, 10, *), got (2, 9, 4)": (
+        1,
+        lambda group: [torch.zeros(2, 9, 4)],
+    ),
+    "w_j must hold one item for each of the 2 modalities, got 1": (2, lambda group: group[:1]),
+    "w_x[1] must have the dtype of inputs[0]": (3, lambda group: [group[0], group[1].half()]),
+    "w_c[0] must have shape (9, 75), got (9, 74)": (4, lambda group: [t[:, 1:] for t in group]),
+    "w_h[0] must have shape (9, 10), got (8, 10)": (5, lambda group: [t[1:] for t in group]),
+}
+
+
+@pytest.mark.parametrize("text", WRONG_LAYERS)
+def test_a_wrong_layer_is_refused_before_it_launches(driver, text):
+    groups = layer(torch.float32)
+    place, change = WRONG_LAYERS[text]
+    groups[place] = change(groups[place])
+    with pytest.raises(RuntimeError) as raised:
+        torch.ops.jca_fast.joint_coattention.cuda(*groups, [1.0, 1.0], 0.0, None, False)
+    assert text in str(raised.value)
+    assert not driver.launches()
+
+
+def test_a_layer_of_too_many_modalities_or_too_few_scales_is_refused(driver):
+    groups = layer(torch.float32, channels=(3,) * 13)
+    call = torch.ops.jca_fast.joint_coattention.cuda
+    with pytest.raises(RuntimeError, match="inputs must hold at most 12 modalities, got 13"):
+        call(*groups, [1.0] * 13, 0.0, None, False)
+    with pytest.raises(RuntimeError, match="scales must hold one item for each of the 2"):
+        call(*layer(torch.float32), [1.0], 0.0, None, False)
+    assert not driver.launches()
 
 
 def test_autograd_launches_the_backward(driver):

@@ -28,6 +28,7 @@ from jca_fast.ops.tiers import precision
 KERNELS = ("triton", "jca_fast.kernels.triton")
 """A backend and its module."""
 TRITON = gpu.GpuKernels(*KERNELS, region_channels=8192)
+CUDA = gpu.GpuKernels("cuda", "jca_fast.kernels.cuda", modalities=12)
 
 
 def result(error: float) -> Result:
@@ -399,6 +400,9 @@ def test_reasons_name_what_is_wrong():
     words = " ".join(TRITON.reasons("tanh_attention", [torch.zeros(1, 1, 1, dtype=torch.float64)]))
     assert "runs on CUDA tensors, got cpu" in words
     assert "got torch.float64" in words
+    layer = [torch.zeros(1, 2, 3)] * 13 + [torch.zeros(2, 2)] * 4 * 13
+    assert "up to 12 modalities, got 13" in " ".join(CUDA.reasons("joint_coattention", layer))
+    assert "modalities" not in " ".join(TRITON.reasons("joint_coattention", layer))
     assert "8192 channels" in " ".join(TRITON.reasons("visual_reduction", [torch.zeros(1, 9000)]))
     far = torch.zeros(1).expand(1, 1, 1).as_strided((1, 2, 1), (0, 0, 1))
     assert "2^31" not in " ".join(TRITON.reasons("tanh_attention", [far]))

@@ -18,6 +18,8 @@ __all__ = [
     "describe",
     "joint_affinity",
     "joint_affinity_backward",
+    "joint_coattention",
+    "joint_coattention_backward",
     "problem",
     "released_attention",
     "released_attention_backward",
@@ -41,6 +43,8 @@ def _launcher(name: str) -> Callable[..., Any]:
 
 joint_affinity = _launcher("joint_affinity")
 joint_affinity_backward = _launcher("joint_affinity_backward")
+joint_coattention = _launcher("joint_coattention")
+joint_coattention_backward = _launcher("joint_coattention_backward")
 released_attention = _launcher("released_attention")
 released_attention_backward = _launcher("released_attention_backward")
 tanh_attention = _launcher("tanh_attention")

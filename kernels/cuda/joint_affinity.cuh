@@ -128,16 +128,6 @@ class AffinityWalker {
         }
     }
 
-    template <class F>
-    static __device__ void for_each(F f) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int j = 0; j < kWalked / 8; ++j)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) f(m, j, e);
-    }
-
     const Affinity& w;
     AffinityTiles<T>& tiles;
     const int sample_;

@@ -1,5 +1,6 @@
 // The kernels of one precision tier: -DJCA_TIER=exact, tf32, bfloat16 or float16.
 #include "joint_affinity.cuh"
+#include "joint_coattention_backward.cuh"
 #ifdef JCA_NARROW
 #include "narrow.cuh"
 #endif
@@ -18,6 +19,9 @@ using float16 = Half<__half>;
 
 using jca_cuda::Activation;
 using jca_cuda::Affinity;
+using jca_cuda::Channels;
+using jca_cuda::Layer;
+using jca_cuda::Sums;
 using jca_cuda::Visual;
 using jca_cuda::Walk;
 using Tier = jca_cuda::tiers::JCA_TIER;
@@ -56,6 +60,29 @@ __global__ void __launch_bounds__(jca_cuda::kThreads, 2) joint_affinity_forward(
 
 __global__ void __launch_bounds__(jca_cuda::kThreads) joint_affinity_backward(const Affinity w) {
     jca_cuda::AffinityWalker<Tier>(w).backward();
+}
+
+// The second dimension of the grid holds the modalities and what each of them needs.
+__global__ void __launch_bounds__(jca_cuda::kThreads, 2) joint_coattention_forward(const Layer l) {
+    Channels<Tier> channels(l, blockIdx.y);
+    if (channels.exist()) channels.forward();
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads) joint_coattention_prepare(const Layer l) {
+    Channels<Tier> channels(l, blockIdx.y % l.count);
+    if (channels.exist()) channels.prepare(blockIdx.y / l.count);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads) joint_coattention_attention(const Layer l) {
+    jca_cuda::layer_attention<Tier>(l);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads, 2) joint_coattention_finish(const Layer l) {
+    jca_cuda::layer_finish<Tier>(l, blockIdx.y % l.count, blockIdx.y / l.count);
+}
+
+__global__ void __launch_bounds__(jca_cuda::kThreads) joint_coattention_sums(const Sums sums) {
+    jca_cuda::sum_parts<Tier::Global>(sums.sums[blockIdx.y]);
 }
 
 __global__ void __launch_bounds__(jca_cuda::kThreads) released_activation(const Activation a) {

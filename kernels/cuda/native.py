@@ -10,7 +10,7 @@ import torch
 
 from jca_fast.ops.tiers import float32_tier
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """The ``JCA_CUDA_ABI_VERSION`` of plan.h that the loaded library must have."""
 _BUILD = "pip install -e . with nvcc builds it"
 

@@ -18,7 +18,7 @@ extern "C" {
 #define JCA_CUDA_API __attribute__((visibility("default")))
 
 // One more with each change of these structs and functions, or of those of launch.h.
-#define JCA_CUDA_ABI_VERSION 4
+#define JCA_CUDA_ABI_VERSION 5
 
 enum jca_cuda_tier {  // of float32: the exact one and TF32
     JCA_CUDA_EXACT,
@@ -30,14 +30,15 @@ enum jca_cuda_tier {  // of float32: the exact one and TF32
 
 enum jca_cuda_status {
     JCA_CUDA_SUCCESS,
-    JCA_CUDA_BAD_SIZE,      // a size is negative, or one but the batch is 0
-    JCA_CUDA_BAD_TIER,      // not one of jca_cuda_tier
-    JCA_CUDA_BAD_DROPOUT,   // the threshold is outside [0, 65536]
-    JCA_CUDA_TOO_LARGE,     // a size, a grid or one sample of a matrix exceeds 2^31 - 128
-    JCA_CUDA_NO_WORKSPACE,  // the plan needs more bytes of workspace than were given
-    JCA_CUDA_BAD_DEVICE,    // launch.h: the index of the device is outside [0, 64)
-    JCA_CUDA_NO_DRIVER,     // launch.h: jca_cuda_problem() says why
-    JCA_CUDA_FAILED,        // launch.h: the driver refused a call; jca_cuda_error() names it
+    JCA_CUDA_BAD_SIZE,        // a size is negative, or one but the batch is 0
+    JCA_CUDA_BAD_TIER,        // not one of jca_cuda_tier
+    JCA_CUDA_BAD_DROPOUT,     // the threshold is outside [0, 65536]
+    JCA_CUDA_TOO_LARGE,       // a size, a grid or one sample of a matrix exceeds 2^31 - 128
+    JCA_CUDA_NO_WORKSPACE,    // the plan needs more bytes of workspace than were given
+    JCA_CUDA_BAD_DEVICE,      // launch.h: the index of the device is outside [0, 64)
+    JCA_CUDA_NO_DRIVER,       // launch.h: jca_cuda_problem() says why
+    JCA_CUDA_FAILED,          // launch.h: the driver refused a call; jca_cuda_error() names it
+    JCA_CUDA_BAD_MODALITIES,  // a layer has 1 to 12 modalities and 0, 1 or as many joint features
 };
 
 // The kernels of a tier, in kernels.cu under these names in lower case.
@@ -50,6 +51,11 @@ enum jca_cuda_kernel {
     JCA_CUDA_SUM_PARTS,
     JCA_CUDA_JOINT_AFFINITY_FORWARD,
     JCA_CUDA_JOINT_AFFINITY_BACKWARD,
+    JCA_CUDA_JOINT_COATTENTION_FORWARD,
+    JCA_CUDA_JOINT_COATTENTION_PREPARE,
+    JCA_CUDA_JOINT_COATTENTION_ATTENTION,
+    JCA_CUDA_JOINT_COATTENTION_FINISH,
+    JCA_CUDA_JOINT_COATTENTION_SUMS,
     JCA_CUDA_RELEASED_ACTIVATION,
     JCA_CUDA_VISUAL_REDUCTION_FORWARD,
     JCA_CUDA_VISUAL_REDUCTION_BACKWARD,
@@ -118,7 +124,42 @@ typedef struct {
     int64_t workspace_size;         // bytes
 } jca_cuda_visual_reduction;
 
-enum { JCA_CUDA_ARGUMENT_BYTES = 256, JCA_CUDA_LAUNCHES = 4 };
+enum { JCA_CUDA_MODALITIES = 12 };  // of a layer, at most
+
+// x (batch, n, d) of a layer; the backward writes contiguous gradients to the addresses.
+typedef struct {
+    int64_t d, k;  // channels and attention width
+    double scale;
+    jca_cuda_matrix x;
+    jca_cuda_matrix w_j, w_x, w_c, w_h;  // (n, n), (k, n), (k, channels of the joint), (k, n)
+    jca_cuda_matrix h;         // (batch, k, d): the forward writes it, where it has an address
+    jca_cuda_matrix out;       // (batch, n, d), of the forward
+    jca_cuda_matrix grad_out;  // of the backward
+    uint64_t dx, dw_j, dw_x, dw_c, dw_h;
+} jca_cuda_modality;
+
+typedef struct {
+    int64_t d;
+    jca_cuda_matrix x;  // (batch, n, d)
+    uint64_t dx;        // address of its contiguous gradient
+} jca_cuda_joint;
+
+// A whole layer: h = relu(w_x x + w_c tanh(scale xᵀ w_j joint)ᵀ), out = x + w_hᵀ h.
+typedef struct {
+    int64_t batch, n;
+    int32_t tier;
+    int32_t modalities, joints;  // joints: 0 (all modalities side by side), 1, or `modalities`
+    int32_t residual;            // 0: out has no term x
+    int64_t dropout_threshold;   // of 65536
+    uint64_t seed;               // as in tanh attention
+    jca_cuda_modality modality[JCA_CUDA_MODALITIES];
+    jca_cuda_joint joint[JCA_CUDA_MODALITIES];
+    uint64_t workspace;  // address, 16-byte aligned
+    int64_t workspace_size;
+} jca_cuda_joint_coattention;
+
+// A kernel's parameters take 4 KB at most.
+enum { JCA_CUDA_ARGUMENT_BYTES = 4096, JCA_CUDA_LAUNCHES = 4 };
 
 typedef struct {
     int32_t kernel;  // one of jca_cuda_kernel
@@ -146,6 +187,10 @@ JCA_CUDA_API int jca_cuda_plan_joint_affinity(const jca_cuda_joint_affinity* a,
                                               jca_cuda_plan* plan);
 JCA_CUDA_API int jca_cuda_plan_joint_affinity_backward(const jca_cuda_joint_affinity* a,
                                                        jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_joint_coattention(const jca_cuda_joint_coattention* a,
+                                                 jca_cuda_plan* plan);
+JCA_CUDA_API int jca_cuda_plan_joint_coattention_backward(const jca_cuda_joint_coattention* a,
+                                                          jca_cuda_plan* plan);
 JCA_CUDA_API int jca_cuda_plan_released_attention(const jca_cuda_released_attention* a,
                                                   jca_cuda_plan* plan);
 JCA_CUDA_API int jca_cuda_plan_released_attention_backward(const jca_cuda_released_attention* a,

@@ -3,8 +3,6 @@
 namespace jca_cuda {
 namespace {
 
-constexpr int64_t kGroups = 16;  // at most, of samples that share v: as in the other GPU kernels
-
 // What all passes share; the caller adds the sides.
 Walk common(const jca_cuda_tanh_attention& a) {
     Walk w{};

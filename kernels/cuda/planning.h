@@ -11,6 +11,7 @@
 namespace jca_cuda {
 
 constexpr int64_t kLimit = int64_t(1) << 31;
+constexpr int64_t kGroups = 16;  // of samples, at most, that share a partial sum
 
 inline int64_t blocks(int64_t size, int64_t block) {
     return (size + block - 1) / block;
@@ -75,9 +76,13 @@ int add(jca_cuda_plan* plan, int kernel, const Arguments& arguments, int64_t x, 
     static_assert(sizeof(Arguments) <= JCA_CUDA_ARGUMENT_BYTES, "the plan has room for them");
     if (x >= kLimit || y > 65535) return JCA_CUDA_TOO_LARGE;
     jca_cuda_launch_plan& launch = plan->launches[plan->count++];
-    launch = {
-        kernel, {uint32_t(x), uint32_t(y), 1}, kThreads, uint32_t(shared_bytes), sizeof(Arguments),
-        {}};
+    launch.kernel = kernel;
+    launch.grid[0] = uint32_t(x);
+    launch.grid[1] = uint32_t(y);
+    launch.grid[2] = 1;
+    launch.threads = kThreads;
+    launch.shared_bytes = uint32_t(shared_bytes);
+    launch.argument_bytes = sizeof(Arguments);
     memcpy(launch.arguments, &arguments, sizeof(Arguments));
     return JCA_CUDA_SUCCESS;
 }

@@ -94,6 +94,17 @@ __device__ inline int column_of(int j, int e) {
     return 8 * j + threadIdx.x % 4 * 2 + e % 2;
 }
 
+// f(m, j, e) for every element of a Block.
+template <class F>
+__device__ void for_each(F f) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int j = 0; j < kWalked / 8; ++j)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) f(m, j, e);
+}
+
 template <class Number>
 struct alignas(2 * sizeof(Number)) Pair {
     Number x, y;

@@ -27,10 +27,12 @@ struct Tiles {
     typename T::Element b[kOwned][kWidth + T::kPad];  // last: the forward has no memory for it
 };
 
-// The pass of a warp over one block of owned rows.
-template <class T, Pass PASS>
+// The pass of a warp over one block of owned rows. LAYER: a pass of a whole layer, whose forward
+// finds its owned rows in their tile where they are one block, and whose dk is float32.
+template <class T, Pass PASS, bool LAYER = false>
 class Walker {
   public:
+    using Number = typename T::Global;
     static constexpr bool kBackward = PASS != kForward;
 
     __device__ Walker(const Walk& walk, Tiles<T>& shared, int owned, int block)
@@ -45,9 +47,22 @@ class Walker {
         run(group, [&](int sample) { walk(sample); });
     }
 
-  protected:
-    using Number = typename T::Global;
+    __device__ void walk(int sample) {
+        const uint32_t key = key_of(sample);
+        for (int walked = 0; walked < w.walked; walked += kWalked) step(sample, walked, key);
+    }
 
+    __device__ void store_a(int sample) {
+        using Gradient = std::conditional_t<LAYER && PASS == kColumns, float, Number>;
+        store(sum_a_, static_cast<Gradient*>(w.out_a.data) + sample * w.out_a.batch_stride, w.out_a,
+              w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n);
+        clear(sum_a_);
+    }
+
+    // P d so far, without the factor of kept elements.
+    __device__ const Block& sum_b() const { return sum_b_; }
+
+  protected:
     template <class F>
     __device__ void run(int group, F walk) {
         const int end = min((group + 1) * w.group, w.batch);
@@ -64,13 +79,10 @@ class Walker {
     }
 
     __device__ uint32_t key_of(int sample) const {
-        return w.seed ? sample_key(*w.seed, sample) : 0;
+        return w.seed ? sample_key(*w.seed + w.seed_step, sample) : 0;
     }
 
-    __device__ void walk(int sample) {
-        const uint32_t key = key_of(sample);
-        for (int walked = 0; walked < w.walked; walked += kWalked) step(sample, walked, key);
-    }
+    static constexpr bool kResident = LAYER && PASS == kForward;
 
     __device__ void step(int sample, int walked, uint32_t key) {
         Block p = {}, dp = {};
@@ -80,7 +92,8 @@ class Walker {
         for (int block = 0; block < blocks + !whole_; ++block) {
             const bool again = block == blocks;
             __syncthreads();
-            if ((walked == 0 || !whole_) && !again) copy_owned(sample, block);
+            if ((walked == 0 || !whole_) && !again && !(kResident && whole_))
+                copy_owned(sample, block);
             copy_walked(sample, walked, again ? result_ : block,
                         again || PASS == kForward ? result_ : block);
             __syncthreads();
@@ -133,6 +146,8 @@ class Walker {
 
     // Columns of the mask 16 apart share their random bits: a thread holds both of each pair.
     __device__ void drop(Block& p, Block& dp, int walked, uint32_t key) {
+        if constexpr (LAYER)
+            if (w.first % 32) return drop_singly(p, dp, walked, key);
         if constexpr (PASS == kColumns) {
 #pragma unroll
             for (int j = 0; j < kWalked / 8; ++j)
@@ -142,7 +157,7 @@ class Walker {
 #pragma unroll
                     for (int half = 0; half < 4; half += 2)
                         drop_pair(p, dp, 0, j, 1, j, e + half,
-                                  pair_bits(row, first_ + row_of(0, half)));
+                                  pair_bits(row, w.first + first_ + row_of(0, half)));
                 }
         } else {
 #pragma unroll
@@ -155,9 +170,25 @@ class Walker {
 #pragma unroll
                         for (int e = half; e < half + 2; ++e)
                             drop_pair(p, dp, m, j, m, j + 2, e,
-                                      pair_bits(row, walked + column_of(j, e)));
+                                      pair_bits(row, w.first + walked + column_of(j, e)));
                 }
         }
+    }
+
+    // The same where the first column in the mask splits the pairs.
+    __device__ void drop_singly(Block& p, Block& dp, int walked, uint32_t key) {
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int j = 0; j < kWalked / 8; ++j)
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    const int owned = first_ + row_of(m, e), other = walked + column_of(j, e);
+                    const uint32_t row = row_key(key, PASS == kColumns ? other : owned);
+                    const int column = w.first + (PASS == kColumns ? owned : other);
+                    if ((pair_bits(row, column) >> (column & 16) & 0xffff) < w.threshold)
+                        p[m][j][e] = dp[m][j][e] = 0;
+                }
     }
 
     __device__ void drop_pair(Block& p, Block& dp, int m, int j, int next_m, int next_j, int e,
@@ -177,12 +208,6 @@ class Walker {
                     const float x = T::tanh(sum_b_[m][j][e] * w.keep_scale);
                     sum_b_[m][j][e] = x < 0 ? 0.0f : x;
                 }
-    }
-
-    __device__ void store_a(int sample) {
-        store(sum_a_, static_cast<Number*>(w.out_a.data) + sample * w.out_a.batch_stride, w.out_a,
-              w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n);
-        clear(sum_a_);
     }
 
     __device__ void store_b(int sample) {

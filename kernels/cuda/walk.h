@@ -22,6 +22,8 @@ struct Walk {
     Matrix part;          // walked rows, N columns, float32: for each block of owned rows
     int64_t part_stride;  // between these
     const int64_t* seed;  // of the dropout mask; null: no dropout
+    uint64_t seed_step;   // added to it
+    int32_t first;        // the column of the mask at which the rows of k begin
     int32_t owned, walked, n, width, batch;
     int32_t n_blocks, width_blocks;  // of kSlots and kWidth columns
     int32_t group;                   // samples of a CTA
@@ -68,6 +70,48 @@ struct Sum {
     void* out;
     int64_t elements;
     int32_t count;
+};
+
+constexpr int kModalities = 12;  // of a layer, at most
+
+// A modality of a layer. Rows are its channels. Memory without strides is contiguous.
+struct Modality {
+    Matrix x;                          // (rows, N)
+    Matrix w_j, w_x, w_c, w_h;         // (N, N), (width, N), (width, joint), (width, N)
+    Matrix h;                          // (rows, width); without data it is not stored
+    Matrix out;                        // (rows, N): X' of the forward, its gradient in the backward
+    void *q, *dq, *dh;                 // (N, rows), (N, rows), (width, rows)
+    void* dx;                          // (N, rows)
+    float* dj;                         // (N, joint)
+    float *dw_j, *dw_x, *dw_c, *dw_h;  // partial sums of each warp or, of dw_c, each group
+    int32_t rows, width, joint;
+    int32_t first_part;
+    float scale;
+};
+
+// Channels [first, first + rows) of a joint feature.
+struct Part {
+    Matrix x;  // (rows, N)
+    int32_t rows, first;
+};
+
+struct Layer {
+    Modality modalities[kModalities];
+    Part parts[kModalities];
+    const int64_t* seed;   // of the dropout mask; null: no dropout
+    int32_t count;         // of the modalities
+    int32_t parts_each;    // parts of each modality's joint feature
+    int32_t concatenated;  // 1: the parts are the modalities
+    int32_t residual;      // 1: X' has the term X
+    int32_t batch, n, n_blocks;
+    int32_t width_blocks;   // of the widest modality
+    int32_t group, groups;  // samples of a partial sum, and their number
+    float keep_scale;
+    uint32_t threshold;
+};
+
+struct Sums {
+    Sum sums[5 * kModalities];
 };
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps;

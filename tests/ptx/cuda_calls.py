@@ -18,7 +18,8 @@ from torch import Tensor
 from jca_fast.ops import reference
 from jca_fast.ops.backends.parity import FACTOR, FLOOR
 
-from .cuda_device import TIERS, Device
+from .cuda_device import TIERS
+from .cuda_layer import GROUPS, Device
 from .launch import SCHEDULES, Options
 
 ROUNDED = 1.5
@@ -58,12 +59,23 @@ ATTENTIONS = {  # B, M, L, N, D, v shared, dropout, rows contiguous
     "blocks": (1, 40, 35, 20, 40, False, 0.3, False),
     "blocks of values": (1, 40, 35, 10, 40, False, 0.3, True),
 }
+LAYERS = {  # B, N, channels, widths, channels of joints, dropout, residual
+    "layer, small": (1, 10, (20, 13), (9, 9), (), 0.3, True),
+    "layer": (2, 10, (40, 35), (9, 9), (), 0.3, True),
+    "layer, aligned": (1, 16, (64, 32), (32, 32), (), 0.3, True),
+    "layer, three": (1, 7, (20, 33, 5), (5, 9, 12), (), 0.0, False),
+    "layer, one joint": (2, 7, (30, 40), (33, 33), (50,), 0.3, True),
+    "layer, two joints": (2, 7, (30, 40), (5, 8), (24, 31), 0.1, True),
+    "layer, long": (1, 20, (40, 35), (40, 8), (), 0.3, True),
+    "layer, two tiles": (1, 10, (140, 20), (8, 8), (), 0.3, False),
+    "layer, groups": (17, 3, (5, 6), (3, 4), (), 0.0, True),
+}
 OPTIONS = {
     **{schedule: Options(schedule=schedule) for schedule in SCHEDULES},
     **{f"{bits} guard bits": Options(guard_bits=bits) for bits in (2, 1, 0)},
 }
 """How a call is executed: the order of warps, and the tensor cores' sums."""
-CALLS = (*ATTENTIONS, *AFFINITIES, *RELEASED, *VISUALS)
+CALLS = (*ATTENTIONS, *AFFINITIES, *RELEASED, *VISUALS, *LAYERS)
 Results = Iterable[tuple[str, Tensor, Tensor, Tensor]]
 """The name of each result: got, by PyTorch in the tier's dtype, and exact."""
 
@@ -82,8 +94,7 @@ def operands(tier: str, call: str) -> list[Tensor]:
 def execute(tier: str, call: str, how: str = "together") -> tuple[dict[str, float], Device]:
     """The errors of the result and the gradients over their bounds, and the device."""
     device = Device(tier, OPTIONS[how])
-    runs = {**dict.fromkeys(AFFINITIES, _affinity), **dict.fromkeys(RELEASED, _released)}
-    run = _visual if call in VISUALS else runs.get(call, _attention)
+    run = next(run for calls, run in _WAYS if call in calls)
     errors = {}
     for name, got, plain, want in run(device, tier, call):
         error, baseline = _error(got, want), _error(plain, want)
@@ -175,6 +186,53 @@ def _visual(device: Device, tier: str, call: str) -> Results:
     return zip(names, got, plain, want, strict=False)
 
 
+def _layer(device: Device, tier: str, call: str) -> Results:
+    """Every second tensor lies transposed. The backward gets the rounded exact maps."""
+    torch.manual_seed(0)
+    batch, n, channels, widths, joints, p, residual = LAYERS[call]
+    dtype = DTYPES.get(tier, torch.float32)
+
+    def group(*shapes: tuple[int, ...], scale: float = 1.0) -> list[Tensor]:
+        drawn = [torch.randn(*rest, b, a) * scale for *rest, a, b in shapes]
+        return [(t.mT if i % 2 else t.mT.contiguous()).to(dtype) for i, t in enumerate(drawn)]
+
+    wide = [*joints, *joints][: len(channels)] or [sum(channels)] * len(channels)
+    features = [(batch, n, d) for d in channels]
+    groups = [
+        group(*features),
+        group(*((batch, n, d) for d in joints)),
+        group(*((n, n) for _ in channels), scale=0.3),
+        group(*((k, n) for k in widths), scale=0.3),
+        group(*zip(widths, wide, strict=True), scale=0.3),
+        group(*((k, n) for k in widths), scale=0.3),
+    ]
+    seed = torch.tensor(0x123456789ABCDE) if p else None
+    options = [0.2, 0.1, 0.15][: len(channels)], p, seed
+    grads = group(*features)
+    exact = [[t.double() for t in g] for g in groups]
+    formula, backward = reference.joint_coattention, reference.joint_coattention_backward
+    want = formula(*exact, *options, True, residual)
+    maps = [h.to(dtype) for h in want[len(channels) :]]
+    got = device.joint_coattention(*groups, *options, True, residual)
+    got += device.joint_coattention_backward(grads, maps, *groups, *options, residual)
+    plain = formula(*groups, *options, True, residual)
+    plain += backward(grads, maps, *groups, *options, residual)
+    grads, maps = ([t.double() for t in g] for g in (grads, maps))
+    want += backward(grads, maps, *exact, *options, residual)
+    names = [f"out {name}{i}" for name in "xh" for i in range(len(channels))]
+    names += [f"d{g}{i}" for g, ts in zip(GROUPS, groups, strict=True) for i in range(len(ts))]
+    return zip(names, got, plain, want, strict=True)
+
+
+_WAYS = (
+    (ATTENTIONS, _attention),
+    (AFFINITIES, _affinity),
+    (RELEASED, _released),
+    (VISUALS, _visual),
+    (LAYERS, _layer),
+)
+
+
 def _factor(name: str, how: str) -> float:
     cuts = OPTIONS[how].guard_bits is not None
     return FACTOR["out" if name.startswith("out") else "grad"] if cuts else ROUNDED
@@ -201,7 +259,9 @@ def _row(tier: str, call: str, how: str) -> tuple[str, bool, dict]:
 def main() -> int:
     jobs = [*product(TIERS, CALLS, ["together"])]
     jobs += product(
-        ("exact", "bfloat16"), ("odd", "transposed", "affinity", "released"), [*OPTIONS][1:]
+        ("exact", "bfloat16"),
+        ("odd", "transposed", "affinity", "released", "layer"),
+        [*OPTIONS][1:],
     )
     failures, covered = 0, {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:

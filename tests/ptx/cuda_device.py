@@ -96,7 +96,7 @@ class LaunchPlan(ctypes.Structure):
         ("threads", ctypes.c_uint32),
         ("shared_bytes", ctypes.c_uint32),
         ("argument_bytes", ctypes.c_uint32),
-        ("arguments", ctypes.c_ubyte * 256),
+        ("arguments", ctypes.c_ubyte * 4096),
     ]
 
 
@@ -202,62 +202,62 @@ class Device:
         self.covered: dict[str, Array] = {}
 
     def tanh_attention(self, q: Tensor, k: Tensor, v: Tensor, *options) -> Tensor:
-        out = _poison(q.shape[0], q.shape[1], v.shape[2], like=q)
-        self._run(
+        out = poison(q.shape[0], q.shape[1], v.shape[2], like=q)
+        self.run(
             "tanh_attention", attention_call(self.tier, dict(q=q, k=k, v=v, out=out), *options)
         )
         return out
 
     def tanh_attention_backward(self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options):
-        grads = [_poison(*x.shape, like=x) for x in (q, k, v)]
+        grads = [poison(*x.shape, like=x) for x in (q, k, v)]
         tensors = dict(zip(("dq", "dk", "dv"), grads, strict=True))
         tensors |= dict(q=q, k=k, v=v, grad_out=grad_out)
-        self._run("tanh_attention_backward", attention_call(self.tier, tensors, *options))
+        self.run("tanh_attention_backward", attention_call(self.tier, tensors, *options))
         return grads
 
     def released_attention(self, query: Tensor, key: Tensor, value: Tensor, *options) -> Tensor:
-        out = _poison(*query.shape, like=query)
+        out = poison(*query.shape, like=query)
         tensors = dict(query=query, key=key, value=value, out=out)
-        self._run("released_attention", released_call(self.tier, tensors, *options))
+        self.run("released_attention", released_call(self.tier, tensors, *options))
         return out
 
     def released_attention_backward(
         self, grad_out: Tensor, out: Tensor, query: Tensor, key: Tensor, value: Tensor, *options
     ):
         tensors = dict(query=query, key=key, value=value, out=out, grad_out=grad_out)
-        grads = {f"d{name}": _poison(*x.shape, like=x) for name, x in list(tensors.items())[:3]}
+        grads = {f"d{name}": poison(*x.shape, like=x) for name, x in list(tensors.items())[:3]}
         call = released_call(self.tier, tensors | grads, *options)
-        self._run("released_attention_backward", call)
+        self.run("released_attention_backward", call)
         return list(grads.values())
 
     def joint_affinity(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
-        c = _poison(q.shape[0], q.shape[1], k.shape[1], like=q)
-        self._run("joint_affinity", affinity_call(self.tier, dict(q=q, k=k, c=c), scale))
+        c = poison(q.shape[0], q.shape[1], k.shape[1], like=q)
+        self.run("joint_affinity", affinity_call(self.tier, dict(q=q, k=k, c=c), scale))
         return c
 
     def joint_affinity_backward(self, grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale):
-        dq, dk = (_poison(*x.shape, like=x) for x in (q, k))
+        dq, dk = (poison(*x.shape, like=x) for x in (q, k))
         tensors = dict(q=q, k=k, c=c, grad_c=grad_c, dq=dq, dk=dk)
-        self._run("joint_affinity_backward", affinity_call(self.tier, tensors, scale))
+        self.run("joint_affinity_backward", affinity_call(self.tier, tensors, scale))
         return [dq, dk]
 
     def visual_reduction(self, query: Tensor, keys: Tensor, scale: float) -> list[Tensor]:
-        out, weights = _poison(*query.shape, like=query), _poison(*keys.shape[:2], like=query)
+        out, weights = poison(*query.shape, like=query), poison(*keys.shape[:2], like=query)
         tensors = dict(query=query, keys=keys, out=out, weights=weights)
-        self._run("visual_reduction", visual_call(self.tier, tensors, scale))
+        self.run("visual_reduction", visual_call(self.tier, tensors, scale))
         return [out, weights]
 
     def visual_reduction_backward(self, *arguments: Tensor | float | bool) -> list[Tensor]:
         *given, scale, need_keys = arguments
         names = "grad_out", "grad_weights", "query", "keys", "weights"
         tensors = dict(zip(names, given, strict=True))
-        tensors["dquery"] = _poison(*tensors["query"].shape, like=tensors["query"])
+        tensors["dquery"] = poison(*tensors["query"].shape, like=tensors["query"])
         if need_keys:
-            tensors["dkeys"] = _poison(*tensors["keys"].shape, like=tensors["keys"])
-        self._run("visual_reduction_backward", visual_call(self.tier, tensors, scale))
+            tensors["dkeys"] = poison(*tensors["keys"].shape, like=tensors["keys"])
+        self.run("visual_reduction_backward", visual_call(self.tier, tensors, scale))
         return [tensors[name] for name in ("dquery", "dkeys") if name in tensors]
 
-    def _run(self, op: str, call: Call) -> None:
+    def run(self, op: str, call: Call) -> None:
         plan_of, plan = getattr(native.library(), f"jca_cuda_plan_{op}"), Plan()
         storages = {t.untyped_storage().data_ptr(): t for t in call.tensors.values()}
         call.place({start: start for start in storages})
@@ -293,7 +293,7 @@ class Device:
         self.covered[name] = self.covered.get(name, False) | result.covered
 
 
-def _poison(*shape: int, like: Tensor) -> Tensor:
+def poison(*shape: int, like: Tensor) -> Tensor:
     return torch.full(shape, float("nan"), dtype=like.dtype)
 
 

@@ -24,7 +24,7 @@ class Launch(ctypes.Structure):
         ("argument_bytes", ctypes.c_uint32),
         ("stream", ctypes.c_void_p),
         ("context", ctypes.c_void_p),
-        ("arguments", ctypes.c_ubyte * 256),
+        ("arguments", ctypes.c_ubyte * 4096),
     ]
 
 

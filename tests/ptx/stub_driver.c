@@ -8,7 +8,7 @@ typedef struct {
     char kernel[64];
     uint32_t grid[3], threads, shared_bytes, argument_bytes;
     void *stream, *context;
-    unsigned char arguments[256];
+    unsigned char arguments[4096];
 } Launch;
 
 enum { MOST = 64, DRIVER_VERSION = 13000 };

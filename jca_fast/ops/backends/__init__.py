@@ -87,7 +87,7 @@ def _on_gpu(kernels: GpuKernels, summary: str) -> Backend:
 BACKENDS: tuple[Backend, ...] = (
     _on_cpu("cpu", "jca_fast.kernels.cpu", "native kernels on CPU tensors, in any floating dtype"),
     _on_gpu(
-        GpuKernels("cuda", "jca_fast.kernels.cuda"),
+        GpuKernels("cuda", "jca_fast.kernels.cuda", modalities=12),
         "CUDA C++ kernels on CUDA tensors of compute capability 8.0 and newer, in float32, "
         "bfloat16 and float16",
     ),

@@ -24,12 +24,14 @@ class GpuKernels:
         module: its launchers.
         capability: the oldest compute capability they run on.
         region_channels: most channels of a region in the visual reduction; None for any.
+        modalities: most modalities of a layer; None for any.
     """
 
     name: str
     module: str
     capability: tuple[int, int] = (8, 0)
     region_channels: int | None = None
+    modalities: int | None = None
 
     def reasons(self, op: str, tensors: Sequence[Tensor]) -> list[str]:
         """Why the kernels cannot run ``op`` on these tensors; empty where they can."""
@@ -45,6 +47,10 @@ class GpuKernels:
                 found.append(
                     f"it takes up to {self.region_channels} channels of a region, got {channels}"
                 )
+        if op == "joint_coattention" and self.modalities is not None:
+            count = sum(t.dim() == 2 for t in tensors) // 4  # each has four weights
+            if count > self.modalities:
+                found.append(f"it takes up to {self.modalities} modalities, got {count}")
         if any(span >= 2**31 for span in (*map(_span, tensors), *_results(op, tensors))):
             found.append("one sample of a tensor spans 2^31 elements or more")
         if not found and tensors and (why := self.problem(op, tensors[0].device.index or 0)):

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include "joint_affinity.h"
+#include "joint_coattention.h"
 #include "released_attention.h"
 #include "tanh_attention.h"
 #include "visual_reduction.h"
@@ -18,6 +19,8 @@ struct Op {
 constexpr Op kOps[] = {
     {"joint_affinity.cuda", joint_affinity},
     {"joint_affinity_backward.cuda", joint_affinity_backward},
+    {"joint_coattention.cuda", joint_coattention},
+    {"joint_coattention_backward.cuda", joint_coattention_backward},
     {"released_attention.cuda", released_attention},
     {"released_attention_backward.cuda", released_attention_backward},
     {"tanh_attention.cuda", tanh_attention},

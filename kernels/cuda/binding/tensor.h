@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "../launch.h"
 #include "shim.h"
@@ -48,8 +49,10 @@ class Tensor {
                    shim.aoti_torch_device_type_cuda() &&
                get<int32_t>(shim.aoti_torch_get_layout) == shim.aoti_torch_layout_strided();
     }
+    // Of three dimensions, or of two without a batch.
     jca_cuda_matrix matrix() const {
         const int64_t* s = get<int64_t*>(shim.aoti_torch_get_strides);
+        if (dims() == 2) return {address(), {0, s[0], s[1]}};
         return {address(), {s[0], s[1], s[2]}};
     }
     // A vector of each sample, as a matrix of one row.
@@ -74,7 +77,10 @@ class Tensor {
               "memory for a result");
         return Tensor(made);
     }
-    Tensor like() const { return make({sizes()[0], sizes()[1], sizes()[2]}, dtype()); }
+    Tensor like() const {
+        const int64_t* s = sizes();
+        return dims() == 2 ? make({s[0], s[1]}, dtype()) : make({s[0], s[1], s[2]}, dtype());
+    }
 
   private:
     template <class T>
@@ -86,6 +92,35 @@ class Tensor {
 
     TorchTensor* handle_;
 };
+
+// The items of a list argument, which is freed; none where no list is given.
+std::vector<StableValue> items(StableValue value) {
+    auto* list = reinterpret_cast<TorchList*>(value);
+    std::vector<StableValue> found;
+    if (!list) return found;
+    size_t size;
+    check(shim.torch_list_size(list, &size), "the size of a list");
+    found.resize(size);
+    for (size_t i = 0; i < size; ++i)
+        check(shim.torch_list_get_item(list, i, &found[i]), "an item of a list");
+    check(shim.torch_delete_list(list), "to free a list");
+    return found;
+}
+
+std::vector<Tensor> tensors(StableValue list) {
+    std::vector<Tensor> found;
+    for (const StableValue item : items(list)) found.emplace_back(item);
+    return found;
+}
+
+// A list as the result of a kernel; the tensors belong to it.
+StableValue release(std::vector<Tensor>& tensors) {
+    TorchList* list;
+    check(shim.torch_new_list_reserve_size(tensors.size(), &list), "a list of results");
+    for (Tensor& t : tensors)
+        check(shim.torch_list_push_back(list, t.release()), "a result in a list");
+    return reinterpret_cast<StableValue>(list);
+}
 
 double number(StableValue value) {
     double x;
