@@ -68,6 +68,21 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def check_folder(path: Path, flag: str) -> None:
+    """Raise OSError, which names the flag, unless `path` is a folder or can become one."""
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{flag} {path}: {nearest} is a file; needed: a folder to write")
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Raise OSError, which names the flag, unless `path` is or can become a file."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{flag} {path}: no such folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{flag} {path}: not a regular file; needed: the name of a file to write")
+
+
 def sync(path: str | Path) -> None:
     """Force the contents of a file, or the names in a folder, to the disk."""
     with naming(Path(path)), _opened(Path(path), os.O_RDONLY) as descriptor:

@@ -32,7 +32,7 @@ COMMANDS = {
         "jca_fast.training.predict",
         "write the predicted event of every segment as JSON or CSV",
     ),
-    "visualize": ("jca_fast.visualize", "draw attention maps and time lines as PNG"),
+    "visualize": ("jca_fast.visualize", "draw attention maps and time lines"),
     "bench": ("jca_fast.bench.command", "measure against PyTorch on this machine, as a page"),
     "verify": ("jca_fast.verify", "check the kernels on this device against float64"),
     "convert": ("jca_fast.compat.convert", "turn published checkpoints into safetensors and back"),

@@ -144,6 +144,79 @@ def test_other_settings_or_files_in_the_folder_are_refused(data, tmp_path, capsy
     assert "--table 2, 3, 4 or 5" in capsys.readouterr().err
 
 
+FINISHED = {
+    "status": "finished",
+    "test": {"accuracy": 0.5, "batch_mean_accuracy": 0.5},
+    "num_parameters": 7,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"test": None}, "test / accuracy is None"),
+        (
+            {"test": {"accuracy": float("nan"), "batch_mean_accuracy": 0.5}},
+            "test / accuracy is nan",
+        ),
+        ({"test": {"accuracy": 0.5}}, "test / batch_mean_accuracy is None"),
+        ({"num_parameters": "many"}, "num_parameters is 'many'"),
+    ],
+)
+def test_a_damaged_result_of_a_training_names_the_file(tmp_path, change, said):
+    settings = Ablation(out=str(tmp_path))
+    config = ablation.training_of(settings, TABLE_2[0], 0)
+    path = tmp_path / "runs" / ablation.row_name(config.model) / "seed0" / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(FINISHED))
+    assert ablation.finished(config) == FINISHED
+    path.write_text(json.dumps(FINISHED | change | {"status": "running"}))
+    assert ablation.finished(config) is None
+    path.write_text(json.dumps(FINISHED | change))
+    with pytest.raises(ValueError, match=f"metrics.json: {said}"):
+        ablation.finished(config)
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [
+        ({"seconds": 3, "mib": {}}, "seconds / fused is None"),
+        ({"seconds": {"fused": 1, "reference": None}}, "seconds / reference is None"),
+        ({"mib": {"fused": float("inf")}}, "mib / fused is inf"),
+        ([], "holds a list"),
+    ],
+)
+def test_a_damaged_cost_names_the_file(tmp_path, cost, said):
+    path = tmp_path / "cost.json"
+    assert ablation.read_cost(path) == {}
+    path.write_text(json.dumps(cost))
+    with pytest.raises(ValueError, match=f"cost.json: {said}"):
+        ablation.read_cost(path)
+
+
+def test_a_second_ablation_in_a_folder_in_use_is_refused(data, tmp_path, capsys):
+    with ablation.locked(tmp_path):
+        assert command(data, tmp_path) == 2
+        assert f"another ablation runs in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "ablation.json").exists()
+    ablation.claim(tmp_path, Ablation(out=str(tmp_path)))  # the lock of an ended run is no obstacle
+
+
+def test_a_file_in_place_of_the_folder_is_named(data, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command(data, tmp_path / "file") == 2
+    assert "file is a file; needed: a folder to write" in capsys.readouterr().err
+
+
+def test_the_help_shows_no_empty_choice_and_no_default_of_the_table(capsys):
+    with pytest.raises(SystemExit):
+        main(["ablate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--table {2,3,4,5} table of the paper --seeds" in text
+    assert "{,paper" not in text
+    assert "--form {paper,released} paper or released" in text
+
+
 def test_orderings_are_judged_against_their_standard_error():
     def result(label, printed, *scores):
         runs = [{"test": {"accuracy": score / 100}} for score in scores]

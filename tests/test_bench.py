@@ -137,6 +137,71 @@ def test_compare_names_a_file_that_does_not_fit(result, tmp_path, capsys, text, 
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("cases", 0, "times", "eager", "ratio"), float("nan"), "times / eager / ratio is nan"),
+        (("cases", 0, "times", "eager", "low"), float("inf"), "times / eager / low is inf"),
+        (("cases", 0, "times", "eager", "high"), -1.0, "times / eager / high is -1.0"),
+        (("cases", 0, "times", "eager", "ratio"), 10**400, "times / eager / ratio is 1000"),
+        (("cases", 0, "times", "eager", "ratio"), "3", "times / eager / ratio is '3'"),
+        (("cases", 0, "times", "eager", "ratio"), True, "times / eager / ratio is True"),
+        (("cases", 0, "times", "eager"), None, "times / eager / ratio is None"),
+        (("cases", 0, "times"), [1], "times / eager / ratio is None"),
+        (("cases", 0), 7, "times / eager / ratio is None"),
+        (("machine",), [1], "machine holds a list; needed: a dict"),
+        (("memory",), [1], "memory holds a list; needed: a dict"),
+        (("memory", 0, "jca_fast"), float("nan"), "jca_fast is nan"),
+        (("memory", 0), {}, "jca_fast is None"),
+        (("disturbances",), "no", "disturbances holds a str; needed: a list"),
+    ],
+)
+@pytest.mark.parametrize("damaged", ["a.json", "b.json"])
+def test_compare_names_a_value_that_does_not_fit(
+    result, tmp_path, capsys, place, value, said, damaged
+):
+    files = {"a.json": result, "b.json": copy.deepcopy(result)}
+    spot = files[damaged]
+    for key in place[:-1]:
+        spot = spot[list(spot)[key] if isinstance(key, int) else key]
+    spot[list(spot)[place[-1]] if isinstance(place[-1], int) else place[-1]] = value
+    assert compared(tmp_path, *files.values()) == 2
+    printed = capsys.readouterr()
+    assert f"{damaged}: " in printed.err
+    assert said in printed.err
+    assert not printed.out
+
+
+def test_compare_notes_missing_cases_and_disturbed_runs(result, tmp_path, capsys):
+    before = steady(result)
+    after = copy.deepcopy(before)
+    lost, gained = next(iter(before["cases"])), "a new case"
+    after["cases"][gained] = after["cases"].pop(lost)
+    del after["memory"]
+    before["disturbances"], after["disturbances"] = [], ["the load average was 9"]
+    assert compared(tmp_path, before, after) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"note: {lost} is in the first file only" in lines
+    assert f"note: {gained} is in the second file only" in lines
+    assert "note: paper layer, memory is in the first file only" in lines
+    assert "note: the second run was disturbed: the load average was 9" in lines
+    columns = {line.index(" same:") for line in lines if " same:" in line}
+    assert len(columns) == 1
+
+
+@pytest.mark.parametrize("flags", [["--quick"], ["--out", "there"]])
+def test_compare_refuses_flags_of_a_measurement(tmp_path, capsys, flags):
+    assert main(["bench", "--compare", "a.json", "b.json", *flags]) == 2
+    assert "--compare measures nothing" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_folder_is_named_before_the_measurement(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["bench", "--quick", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "--out" in (said := capsys.readouterr().err)
+    assert "file is a file; needed: a folder" in said
+
+
 def test_compare_names_a_missing_file(tmp_path, capsys):
     assert main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
     assert "a.json" in capsys.readouterr().err

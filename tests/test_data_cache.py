@@ -321,7 +321,10 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     (tmp_path / "prepared" / "visual_feature.npy").unlink()  # pytest keeps temporary folders
 
 
-def test_command(root, capsys):
+def test_command(root, tmp_path, capsys, monkeypatch):
+    assert main(["data", "prepare", str(root), "--out", str(tmp_path / "other")]) == 0
+    assert not capsys.readouterr().err  # no bar in a log file
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert main(["data", "prepare", str(root), "--dtype", "float16"]) == 0
     printed = capsys.readouterr()
     assert "visual_feature.h5 to float16" in printed.out

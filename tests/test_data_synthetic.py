@@ -347,7 +347,14 @@ def test_a_run_killed_while_it_moves_its_files_is_finished(tmp_path, monkeypatch
     assert not (root / ".synth.partial").exists()
 
 
-def test_command_takes_every_option(tmp_path, capsys):
+def test_a_log_file_gets_no_bar(tmp_path, capsys):
+    flags = ["--num-clips", "8", "--num-noisy", "2", "--segments", "4", "--visual-dim", "6"]
+    assert main(["data", "synth", str(tmp_path / "a"), *flags]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_command_takes_every_option(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     options = "--num-noisy 2 --seed 3 --dtype float32 --segments 4 --grid 2 3 --audio-dim 5"
     more = "--visual-dim 6 --noise 0.5 --distractors 1 --offscreen 0.2"
     args = ["data", "synth", str(tmp_path / "a"), "--num-clips", "9", "--full-length", "0.1"]

@@ -54,6 +54,18 @@ def test_confusion_matrices_of_parts_add_up_and_hold_the_accuracies():
     assert per_class[5] is None  # no such segment
 
 
+def test_a_segment_without_a_prediction_is_wrong_for_its_class_too():
+    target = torch.tensor([[0, 0, 1, 1]])
+    result = metrics.summarize(torch.tensor([[0, metrics.UNDEFINED, 1, 1]]), target, 3)
+    assert result["class_segments"] == [2, 2, 0]
+    assert result["per_class_accuracy"] == [0.5, 1.0, None]
+    assert result["accuracy"] == 0.75
+    used = torch.tensor([[True, True, True, False]])
+    padded = metrics.summarize(torch.tensor([[0, 1, 1, 0]]), target, 3, used=used)
+    assert padded["class_segments"] == [2, 1, 0]
+    assert padded["per_class_accuracy"] == [0.5, 1.0, None]
+
+
 def test_majority_class_comes_from_the_reference():
     target, reference = torch.tensor([[0, 0, 1]]), torch.tensor([[1, 1, 0]])
     assert metrics.majority_baseline(target) == pytest.approx(2 / 3)

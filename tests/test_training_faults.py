@@ -286,6 +286,12 @@ def test_a_broken_test_clip_is_null_in_every_output(data, run, tmp_path, capsys)
     assert result["loss"] is None
     assert json.dumps(result, allow_nan=False)
     assert sum(map(sum, result["confusion"])) == 6 * 4 + result["num_segments"] - 7 * 4
+    assert sum(result["class_segments"]) == result["num_segments"]
+    weighed = [
+        (a or 0) * n
+        for a, n in zip(result["per_class_accuracy"], result["class_segments"], strict=True)
+    ]
+    assert sum(weighed) == pytest.approx(result["accuracy"] * result["num_segments"])
     assert main(["evaluate", str(run), "--data", str(data), "--device", "cpu"]) == 0
     assert f"not finite, counted as wrong, in clips {row}:" in capsys.readouterr().out
     flags = ["predict", str(run), "--data", str(data), "--device", "cpu", "-o"]
@@ -300,6 +306,36 @@ def test_a_broken_test_clip_is_null_in_every_output(data, run, tmp_path, capsys)
     with (tmp_path / "p.csv").open(newline="") as file:
         table = [r for r in csv.DictReader(file) if r["clip"].startswith(f"{row}:")]
     assert {(r["class"], r["score"]) for r in table} == {("", "")}
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        ("evaluate", ["--plots", "FILE"], "--plots"),
+        ("evaluate", ["--plots", "FILE/new/pictures"], "--plots"),
+        ("evaluate", ["-o", "FOLDER"], "--output"),
+        ("evaluate", ["-o", "FOLDER/nowhere/a.json"], "--output"),
+        ("predict", ["-o", "FOLDER/a.json", "--events", "FOLDER/e.txt"], "--events"),
+        ("predict", ["-o", "FOLDER/a.json", "--events", "FOLDER/nowhere/e.csv"], "--events"),
+        ("predict", ["-o", "FOLDER/a.csv", "--events", "FOLDER/a.csv"], "--events"),
+        ("predict", ["-o", "FOLDER.csv"], "--output"),
+        ("visualize", ["-o", "FILE"], "--out"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_before_the_work(
+    made, run, tmp_path, capsys, monkeypatch, command, flags, said
+):
+    """The flag is named, the checkpoint is not read, and nothing is written."""
+    monkeypatch.setattr("jca_fast.training.checkpoint.load_model", lambda *_: pytest.fail("read"))
+    (tmp_path / "file").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out.csv").mkdir()
+    places = {"FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path / "out")}
+    for name, place in places.items():
+        flags = [flag.replace(name, place) for flag in flags]
+    assert main([command, str(run), "--data", str(made), *flags]) == 2
+    assert f"error: {said} {tmp_path}" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "out", "out.csv"]
 
 
 def test_a_broken_training_clip_is_named(data, tmp_path):

@@ -8,12 +8,10 @@ at small sizes.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from pathlib import Path
 from typing import Any
 
-from jca_fast.reading import read_text, user_path
+from jca_fast.reading import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = __doc__
     parser.add_argument("--quick", action="store_true", help="small sizes, less than a minute")
-    parser.add_argument(
-        "--out", metavar="DIR", default="runs/bench", help="folder to write (runs/bench)"
-    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: runs/bench)")
     parser.add_argument(
         "--compare",
         nargs=2,
@@ -36,17 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures and writes the results, or compares two of them."""
     if args.compare:
-        from jca_fast.bench.compare import compare
+        from jca_fast.bench.compare import compare, read
 
+        if args.quick or args.out:
+            raise ValueError("--compare measures nothing; needed: omit --quick and --out")
         lines, slower = compare(*(read(user_path(path)) for path in args.compare))
         print("\n".join(lines))
         return int(slower)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports every start
-    from jca_fast.atomic import write_json, write_text
+    from jca_fast.atomic import check_folder, write_json, write_text
     from jca_fast.bench.measure import measure
     from jca_fast.bench.report import page
 
-    out = user_path(args.out)
+    out = user_path(args.out or "runs/bench")
+    check_folder(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     result = measure(args.quick)
     write_json(out / "bench.json", result)
@@ -70,14 +69,3 @@ def table(result: dict[str, Any]) -> list[str]:
     facts = result["machine"]
     machine = f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}"
     return [*lines, f"{machine}, kernels {facts['kernels']}"]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The result in a file; errors name the file."""
-    try:
-        result = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(result, dict) or not isinstance(result.get("cases"), dict):
-        raise ValueError(f"{path}: holds no cases; needed: the bench.json of `jca-fast bench`")
-    return result

@@ -213,7 +213,11 @@ def _prepare(args: argparse.Namespace) -> int:
 
     out = args.out or args.folder / FOLDER
     for report in prepare(
-        args.folder, out, dtype=args.dtype, overwrite=args.overwrite, progress=True
+        args.folder,
+        out,
+        dtype=args.dtype,
+        overwrite=args.overwrite,
+        progress=sys.stderr.isatty(),
     ):
         print(report)
     print(f"{out}: {sum(path.stat().st_size for path in out.iterdir()) / 1e9:.2f} GB, ready")
@@ -247,7 +251,7 @@ def _synth(args: argparse.Namespace) -> int:
         for name, value in vars(args).items()
         if name not in ("command", "data_command", "folder", "videos", "classes")
     }
-    synthesize(args.folder, **{**settings, "grid": tuple(args.grid)}, progress=True)
+    synthesize(args.folder, **{**settings, "grid": tuple(args.grid)}, progress=sys.stderr.isatty())
     size = sum(path.stat().st_size for path in args.folder.iterdir())
     print(f"{args.folder}: {size / 1e9:.2f} GB in {time.monotonic() - started:.1f} s")
     return 0

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from jca_fast.atomic import write_json
+from jca_fast.atomic import check_folder, write_json
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.synthetic import synthesize
 from jca_fast.models.tables import FULL, TABLES, Row
-from jca_fast.reading import read_text, user_path
+from jca_fast.reading import read_object, require_number, user_path
 from jca_fast.training.ablation_config import Ablation
 from jca_fast.training.ablation_table import RowResult, draw, write_table
 from jca_fast.training.config import RECIPES, Config
@@ -23,6 +25,7 @@ from jca_fast.training.trainer import Trainer
 
 REGION_FEATURES = 128
 """Channels of a region of the planted set."""
+LOCK = ".lock"
 
 
 def ablate(ablation: Ablation) -> list[RowResult]:
@@ -34,7 +37,8 @@ def ablate(ablation: Ablation) -> list[RowResult]:
     claim(out, ablation)
     rows = [row for row in TABLES[ablation.table] if row.arguments is not None]
     pairs = [(row, seed) for seed in range(ablation.seeds) for row in rows]
-    with process_group(ablation.device) as group, deterministic(True):
+    with locked(out), process_group(ablation.device) as group, deterministic(True):
+        plant(ablation)
         if group.world > 1:
             raise RuntimeError(f"ablate runs in one process; torchrun started {group.world}")
         bar = overall_progress(ablation, pairs)
@@ -80,42 +84,49 @@ def training_of(ablation: Ablation, row: Row, seed: int) -> Config:
 
 
 def claim(out: Path, ablation: Ablation) -> None:
-    """Makes the folder with its data; rejects a folder that was made with other settings."""
+    """Makes the folder; rejects one that was made with other settings or holds other files."""
     path = out / "ablation.json"
     settings = ablation.shared()
+    check_folder(out, "out:")
     if path.exists():
-        for name, value in load(path).items():
+        for name, value in read_object(path).items():
             if settings.get(name) != value:
                 raise ValueError(
                     f"{name}: {settings.get(name)!r} given, but the trainings in {out} have "
                     f"{value!r}; needed: the same settings, or another --out"
                 )
-    elif out.is_dir() and any(p.name != "data" for p in out.iterdir()):
+    elif out.is_dir() and any(p.name not in ("data", LOCK) for p in out.iterdir()):
         raise FileExistsError(f"out: {out} holds other files; needed: a new or empty folder")
-    if not ablation.data and not (ablation.folder() / "labels.h5").is_file():
-        print(f"planting {ablation.clips} clips in {ablation.folder()}", flush=True)
-        options: dict[str, Any] = {"visual_dim": REGION_FEATURES, "dtype": "float32"}
-        synthesize(
-            ablation.folder(),
-            num_clips=ablation.clips,
-            difficulty="hard",
-            overwrite=True,
-            **options,
-        )
-    AVEDataset(ablation.folder(), "train")  # raises for missing files before anything is written
+    if ablation.data:
+        AVEDataset(ablation.folder(), "train")  # raises for missing files before anything is made
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ValueError names a damaged file."""
-    try:
-        value = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}; needed: an object")
-    return value
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Locks the folder of an ablation; RuntimeError if another process holds it."""
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"out: another ablation runs in {out}; needed: its end, or another --out"
+            ) from None
+        except OSError:  # the file system has no locks
+            pass
+        yield
+
+
+def plant(ablation: Ablation) -> None:
+    """Makes the planted set unless the folder has one, and writes the settings."""
+    folder = ablation.folder()
+    if not ablation.data and not (folder / "labels.h5").is_file():
+        print(f"planting {ablation.clips} clips in {folder}", flush=True)
+        options: dict[str, Any] = {"visual_dim": REGION_FEATURES, "dtype": "float32"}
+        options |= {"difficulty": "hard", "overwrite": True}
+        synthesize(folder, num_clips=ablation.clips, **options)
+    AVEDataset(folder, "train")  # raises for missing files before the settings are written
+    write_json(user_path(ablation.out) / "ablation.json", ablation.shared())
 
 
 def row_name(model: dict[str, Any]) -> str:
@@ -124,12 +135,19 @@ def row_name(model: dict[str, Any]) -> str:
 
 
 def finished(config: Config) -> dict[str, Any] | None:
-    """metrics.json of a training, or None if the training is not finished."""
+    """metrics.json of a training, or None if the training is not finished.
+
+    Raises ValueError if a finished training lacks a score or its size.
+    """
     path = Path(config.out) / "metrics.json"
     if not path.is_file():
         return None
-    metrics = load(path)
-    return metrics if metrics.get("status") == "finished" else None
+    metrics = read_object(path)
+    if metrics.get("status") != "finished":
+        return None
+    for keys in (("test", "accuracy"), ("test", "batch_mean_accuracy"), ("num_parameters",)):
+        require_number(path, metrics, *keys)
+    return metrics
 
 
 def overall_progress(ablation: Ablation, pairs: list[tuple[Row, int]]) -> Progress:
@@ -196,5 +214,14 @@ def results(ablation: Ablation) -> list[RowResult]:
         configs = [training_of(ablation, row, seed) for seed in range(ablation.seeds)]
         runs = [metrics for config in configs if (metrics := finished(config)) is not None]
         cost = Path(configs[0].out).parent / "cost.json"
-        found.append(RowResult(row, runs, load(cost) if cost.is_file() else {}))
+        found.append(RowResult(row, runs, read_cost(cost)))
     return found
+
+
+def read_cost(path: Path) -> dict[str, Any]:
+    """The content of cost.json, {} without the file; ValueError names a value that is no number."""
+    cost = read_object(path) if path.is_file() else {}
+    for part, values in cost.items():
+        for name in values if isinstance(values, dict) else ("fused",):
+            require_number(path, cost, part, name)
+    return cost

@@ -43,7 +43,7 @@ class Ablation:
     0 or "" stands for the value of ``PLANTED`` or ``PROTOCOL``.
     """
 
-    table: int = option(3, "table of the paper: 2, 3, 4 or 5", choices=(2, 3, 4, 5), free=True)
+    table: int = option(3, "table of the paper", choices=(2, 3, 4, 5), free=True, required=True)
     seeds: int = option(3, "trainings of each row", low=1, free=True)
     data: str = option("", "folder with features in the published layout (default: Planted AVE)")
     out: str = option("runs/ablate", "folder for data, trainings and tables", free=True)

@@ -58,7 +58,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates the checkpoint, prints the table and writes the JSON."""
-    from jca_fast.atomic import write_json
+    from jca_fast.atomic import check_folder, check_writable, write_json
+
+    if args.output:
+        check_writable(args.output, "--output")
+    if args.plots:
+        check_folder(args.plots, "--plots")
     from jca_fast.training.inference import evaluate_checkpoint
 
     result = evaluate_checkpoint(
@@ -111,7 +116,9 @@ def table(result: dict[str, Any]) -> str:
         others = [count if j != i else 0 for j, count in enumerate(confusion[i])]
         taken = f"{names[others.index(max(others))]} ({max(others)})" if any(others) else ""
         accuracy = percent(result["per_class_accuracy"][i])
-        lines.append(f"  {name:<32}{sum(confusion[i]):>8}  {accuracy:>8}  {taken}".rstrip())
+        lines.append(
+            f"  {name:<32}{result['class_segments'][i]:>8}  {accuracy:>8}  {taken}".rstrip()
+        )
     return "\n".join(lines)
 
 

@@ -65,12 +65,13 @@ def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Ten
     return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def per_class_accuracy(confusion: Tensor) -> list[float | None]:
+def per_class_accuracy(confusion: Tensor, total: list[int] | None = None) -> list[float | None]:
     """Accuracy on the segments of each true class; None for a class without segments.
 
-    confusion: counts (C, C) of `confusion_matrix`.
+    confusion: counts (C, C) of `confusion_matrix`. total: the segments of each class, by default
+    those in confusion, which lacks segments without a prediction.
     """
-    right, total = confusion.diagonal().tolist(), confusion.sum(dim=1).tolist()
+    right, total = confusion.diagonal().tolist(), total or confusion.sum(dim=1).tolist()
     return [r / t if t else None for r, t in zip(right, total, strict=True)]
 
 
@@ -127,8 +128,9 @@ def summarize(
     predicted, target: classes (n, N) in the order of the split. background: index of the background
     class, by default the last one. used: bool (n, N), False in the padding, which does not count.
 
-    Keys: accuracy, batch_mean_accuracy, event_f1, background_share, per_class_accuracy, confusion
-    (rows = true class), num_clips, num_segments.
+    Keys: accuracy, batch_mean_accuracy, event_f1, background_share, per_class_accuracy,
+    class_segments (by true class), confusion (rows = true class; without the segments whose class
+    is undefined), num_clips, num_segments.
     """
     background = num_classes - 1 if background is None else background
     used = torch.ones_like(target, dtype=torch.bool) if used is None else used
@@ -136,6 +138,7 @@ def summarize(
     guesses = predicted.masked_fill(~used, background)
     truths = target.masked_fill(~used, background)
     confusion = confusion_matrix(predicted[defined], target[defined], num_classes)
+    total = torch.bincount(target[used].flatten().long(), minlength=num_classes).tolist()
     return {
         "accuracy": segment_accuracy(predicted[used], target[used]),
         "batch_mean_accuracy": batch_mean_accuracy(predicted, target, used=used),
@@ -143,7 +146,8 @@ def summarize(
         "background_share": float((target[used] == background).double().mean()),
         "num_clips": target.shape[0],
         "num_segments": int(used.sum()),
-        "per_class_accuracy": per_class_accuracy(confusion),
+        "per_class_accuracy": per_class_accuracy(confusion, total),
+        "class_segments": total,
         "confusion": confusion.tolist(),
     }
 

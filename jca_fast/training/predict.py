@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jca_fast.atomic import write_json, write_text
+from jca_fast.atomic import check_writable, write_json, write_text
 from jca_fast.reading import user_path
 from jca_fast.training.evaluate import add_model_arguments
 
@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predicts the classes and writes the files."""
     output = check_output(args.output, (".json", ".csv"))
-    events_output = check_output(args.events, (".csv",)) if args.events else None
+    events_output = check_output(args.events, (".csv",), "--events") if args.events else None
+    if output == events_output:
+        raise ValueError(f"--events {output}: also the --output; needed: another name")
 
     from jca_fast.training.checkpoint import load_model, trained_loss
     from jca_fast.training.distributed import Group, pick_device
@@ -84,13 +86,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_output(name: str, suffixes: tuple[str, ...]) -> Path:
-    """The path of a file to write; raises ValueError or FileNotFoundError before any work."""
+def check_output(name: str, suffixes: tuple[str, ...], flag: str = "--output") -> Path:
+    """The path of a file to write; raises ValueError or OSError before any work."""
     output = user_path(name)
     if output.suffix not in suffixes:
-        raise ValueError(f"--output {output}: the name must end in {' or '.join(suffixes)}")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output {output}: no such folder {output.parent}")
+        raise ValueError(f"{flag} {output}: the name must end in {' or '.join(suffixes)}")
+    check_writable(output, flag)
     return output
 
 

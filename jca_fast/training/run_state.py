@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jca_fast.atomic import TEMPORARY, write_json
+from jca_fast.atomic import TEMPORARY, check_folder, write_json
 from jca_fast.data.record import require_same_features
 from jca_fast.training import checkpoint
 from jca_fast.training.logs import COLUMNS
@@ -60,6 +60,7 @@ def prepare_folder(trainer: Trainer) -> None:
     trainer.group.gather(None)  # barrier before process 0 clears and writes
     if not trainer.group.main:
         return
+    check_folder(trainer.out, "out:")
     trainer.out.mkdir(parents=True, exist_ok=True)
     for leftover in trainer.out.glob(TEMPORARY):  # left by a process that was killed while writing
         leftover.unlink()

@@ -22,13 +22,14 @@ def option(
     choices: tuple[Any, ...] | None = None,
     low: float | None = None,
     free: bool = False,
+    required: bool = False,
 ) -> Any:
     """A dataclass field with its help text and its allowed values or smallest value (low).
 
     The default {} makes a table. A free setting does not change the results, so a run may be
-    resumed with another value.
+    resumed with another value. The help of a required flag names no default.
     """
-    metadata = {"help": help, "choices": choices, "low": low, "free": free}
+    metadata = {"help": help, "choices": choices, "low": low, "free": free, "required": required}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -51,7 +52,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, file: bool = True) -> 
         flag = "--" + field.name.replace("_", "-")
         shown = (
             ""
-            if field.default in (None, "", dataclasses.MISSING)
+            if meta["required"] or field.default in (None, "", dataclasses.MISSING)
             else f" (default: {field.default})"
         )
         common: dict[str, Any] = {
@@ -64,7 +65,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, file: bool = True) -> 
         elif kind == dict[str, Any]:
             parser.add_argument(flag, nargs="+", action="extend", metavar="KEY=VALUE", **common)
         else:
-            metavar = None if meta["choices"] else kind.__name__.upper()
+            named = ",".join(str(choice) for choice in meta["choices"] or () if choice != "")
+            metavar = f"{{{named}}}" if named else kind.__name__.upper()
             parser.add_argument(flag, type=kind, choices=meta["choices"], metavar=metavar, **common)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jca_fast.atomic import check_folder
 from jca_fast.data.record import read_record, require_same_features
 from jca_fast.training.checkpoint import load_model
 from jca_fast.training.inference import check_fit
@@ -53,6 +54,8 @@ def visualize(
         raise ValueError(f"--dpi must be 50 to 600, got {dpi}")
     if unknown := [name for name in formats if name not in FORMATS] or not formats:
         raise ValueError(f"--format: expected {', '.join(FORMATS)}, got {unknown or 'nothing'}")
+    out = Path(out)
+    check_folder(out, "--out")
     model, content = load_model(checkpoint)
     if Path(data).suffix != ".npz":
         require_same_features(checkpoint, content.get("features"), data, read_record(data))
@@ -61,7 +64,6 @@ def visualize(
     views = [source.view(index) for index in source.choose(clips)]
     if missing := _missing(model.config, views[0]):  # type: ignore[arg-type]
         say(missing)
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for view in views:

@@ -79,11 +79,10 @@ def _confusion(result: dict[str, Any], title: str) -> Figure:
 
 def _classes(result: dict[str, Any], title: str) -> Figure:
     """Accuracy of every class that has segments."""
-    counts = np.array(result["confusion"]).sum(axis=1)
     rows = [
         (f"{name} ({count})", 100 * accuracy)
         for name, count, accuracy in zip(
-            result["classes"], counts, result["per_class_accuracy"], strict=True
+            result["classes"], result["class_segments"], result["per_class_accuracy"], strict=True
         )
         if accuracy is not None
     ][::-1]
