@@ -17,3 +17,5 @@ PTX: a fault in machine code stays invisible.
 ``python -m tests.ptx`` runs the cases of the test suite, and with ``--all`` every op in every tier,
 with all tiles and dropout. Triton keeps compiled kernels in the folder ``TRITON_CACHE_DIR``.
 """
+
+from . import arithmetic, tensor_cores, transfers  # noqa: F401  they register their instructions

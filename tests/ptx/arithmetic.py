@@ -3,173 +3,157 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from .formats import DTYPES, HALVES, WIDTHS, Array, flush, perturb, round_to_tf32
-from .instructions import BUILDERS, Run, entries, instruction, require, unknown
-from .parser import Instruction, Vector
+from .formats import DTYPES, HALVES, WIDTHS, flush, perturb, round_to_tf32
+from .instructions import Run, instruction, unknown
+from .machine import Lanes, Machine
+from .parser import Instruction, Vector, entries
 
-if TYPE_CHECKING:
-    from .machine import Lanes, Machine
-
-SAME = "same"
+KINDS = "|".join(DTYPES)
+OWN = "own"
 BITS = "bits"
 PRODUCT = "product"
-"""Kinds of operands: the instruction's own type, its bits, what ``mul`` yields."""
+TO = "to"
+"""Kinds of operands: the instruction's own type, its bits, what ``mul`` or ``cvt`` yields."""
+
+
+def _kind(which: str, ins: Instruction) -> str:
+    own = ins.parts[-1]
+    product = f"{own[0]}{2 * WIDTHS[own]}" if ins.has("wide") else own
+    kinds = {OWN: own, BITS: f"b{WIDTHS[own]}", PRODUCT: product, TO: ins.parts[-2]}
+    return kinds.get(which, which)
 
 
 def elementwise(
-    *names: str, sources: tuple[str, ...], result: str = SAME, modifiers: str = ""
+    names: str, *sources: str, result: str = OWN, modifiers: str = ""
 ) -> Callable[..., Any]:
-    """Register ``function(ins, *operands)``, or a numpy ufunc, as an instruction of every lane."""
+    """Register ``function(ins, *operands)``, or a numpy ufunc, as instructions of every lane.
+
+    ``sources`` and ``result`` are kinds; names and modifiers have bars between them.
+    """
 
     def register(function: Any) -> Any:
         def build(m: Machine, ins: Instruction) -> Run:
-            require(ins, modifiers)
-            kind = _resolve(result, ins)
+            kind = _kind(result, ins)
             reads = [
-                m.source(operand, _resolve(source, ins))
+                m.source(operand, _kind(source, ins))
                 for operand, source in zip(ins.operands[1:], sources, strict=True)
             ]
-            if isinstance(function, np.ufunc) and kind not in HALVES and not ins.has("ftz"):
-                register = m.register(ins.operands[0], kind)
+            plain = isinstance(function, np.ufunc)
+            if plain and kind not in HALVES and not ins.has("ftz"):
+                out = m.register(ins.operands[0], kind)
                 return lambda active: function(
-                    *[read() for read in reads], out=register, where=active.where
+                    *[read() for read in reads], out=out, where=active.where
                 )
             write = m.target(ins.operands[0], kind)
-            call = function if isinstance(function, np.ufunc) else lambda *x: function(ins, *x)
+            call = function if plain else partial(function, ins)
             after = flush if ins.has("ftz") else lambda x: x
             return lambda active: write(after(call(*[read() for read in reads])), active)
 
-        BUILDERS.update(dict.fromkeys(names, build))
+        instruction(f"(?:{names})(?: (?:{modifiers}))* (?:{KINDS})")(build)
         return function
 
     return register
 
 
-def _resolve(kind: str, ins: Instruction) -> str:
-    own = ins.parts[-1]
-    if kind == BITS:
-        return f"b{WIDTHS[own]}"
-    if kind == PRODUCT:
-        return f"{own[0]}{2 * WIDTHS[own]}" if ins.has("wide") else own
-    return own if kind == SAME else kind
+UFUNCS = {
+    "add": np.add, "sub": np.subtract, "neg": np.negative, "abs": np.abs,
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert,
+}  # fmt: skip
+for _name, _ufunc in UFUNCS.items():
+    elementwise(_name, *[OWN] * _ufunc.nin, modifiers="rn|ftz")(_ufunc)
 
 
-ONE, TWO = (SAME,), (SAME, SAME)
-for _name, _ufunc in {
-    "add": np.add, "sub": np.subtract,
-    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-}.items():  # fmt: skip
-    elementwise(_name, sources=TWO, modifiers="rn ftz")(_ufunc)
-for _name, _ufunc in {"not": np.invert, "neg": np.negative, "abs": np.abs}.items():
-    elementwise(_name, sources=ONE, modifiers="ftz")(_ufunc)
+elementwise("mul", OWN, OWN, modifiers="rn|ftz|lo")(np.multiply)
 
 
-@elementwise("mul", sources=TWO, result=PRODUCT, modifiers="rn ftz lo hi wide")
-def _multiply(ins: Instruction, a: Any, b: Any) -> Any:
+@elementwise("mul (?:hi|wide)(?= .(?:16|32))", OWN, OWN, result=PRODUCT)
+def _multiply_wide(ins: Instruction, a: Any, b: Any) -> Any:
     kind = ins.parts[-1]
-    if not ins.has("hi") and not ins.has("wide"):
-        return np.multiply(a, b)
-    if WIDTHS[kind] > 32:
-        raise unknown(ins)
     wide = DTYPES[f"{kind[0]}{2 * WIDTHS[kind]}"]
     product = np.multiply(a, b, dtype=wide)
     return product if ins.has("wide") else product >> wide(WIDTHS[kind])
 
 
-@elementwise("mad", sources=(*TWO, PRODUCT), result=PRODUCT, modifiers="lo wide")
-def _multiply_add(ins: Instruction, a: Any, b: Any, c: Any) -> Any:
-    return _multiply(ins, a, b) + c
+elementwise("mad lo", OWN, OWN, OWN)(lambda ins, a, b, c: a * b + c)
+elementwise("mad wide(?= .(?:16|32))", OWN, OWN, PRODUCT, result=PRODUCT)(
+    lambda ins, a, b, c: _multiply_wide(ins, a, b) + c
+)
+elementwise("fma(?!.* f64)", OWN, OWN, OWN, modifiers="rn|ftz")(
+    lambda ins, a, b, c: (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
+)
+"""The product is exact."""
 
 
-@elementwise("fma", sources=(*TWO, SAME), modifiers="rn ftz")
-def _fused(ins: Instruction, a: Any, b: Any, c: Any) -> Any:
-    if ins.has("f64"):
-        raise unknown(ins)
-    return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)  # the product is exact
-
-
-@elementwise("div", sources=TWO, modifiers="rn full approx ftz")
+@elementwise("div", OWN, OWN, modifiers="rn|full|approx|ftz")
 def _divide(ins: Instruction, a: Any, b: Any) -> Any:
+    """Integers are divided toward zero; where b is 0 all bits are set."""
     if ins.parts[-1][0] == "f":
         quotient = np.divide(a, b)
         return quotient if ins.has("rn") else perturb(quotient, 2.0**-22)
-    return _quotient(a, b)
-
-
-@elementwise("rem", sources=TWO)
-def _remainder(ins: Instruction, a: Any, b: Any) -> Any:
-    return a - _quotient(a, b) * b
-
-
-def _quotient(a: Any, b: Any) -> Any:
-    """Integers divided toward zero; where b is 0 all bits are set."""
     safe = np.where(b == 0, np.ones_like(b), b)
     down = a // safe
     quotient = down + ((down < 0) & (down * safe != a)).astype(safe.dtype)
     return np.where(b == 0, ~np.zeros_like(b), quotient)
 
 
-@elementwise("min", "max", sources=TWO, modifiers="NaN xorsign abs ftz")
+elementwise("rem", OWN, OWN)(lambda ins, a, b: a - _divide(ins, a, b) * b)
+EXTREMES = {"min": (np.minimum, np.fmin), "max": (np.maximum, np.fmax)}
+
+
+@elementwise("min|max", OWN, OWN, modifiers="NaN|xorsign|abs|ftz")
 def _extreme(ins: Instruction, a: Any, b: Any) -> Any:
     """Without .NaN a number wins over NaN; with .xorsign.abs magnitudes are compared."""
-    lower = ins.parts[0] == "min"
-    if ins.has("NaN") or ins.parts[-1][0] in "us":
-        pick = np.minimum if lower else np.maximum
-    else:
-        pick = np.fmin if lower else np.fmax
+    with_nan, without_nan = EXTREMES[ins.parts[0]]
+    pick = with_nan if ins.has("NaN") or ins.parts[-1][0] in "us" else without_nan
     if not ins.has("xorsign"):
         return pick(a, b)
     size = pick(np.abs(a), np.abs(b))
     return np.where(np.signbit(a) ^ np.signbit(b), -size, size)
 
 
-@elementwise("shl", "shr", sources=(SAME, "u32"))
+@elementwise("shl|shr", OWN, "u32")
 def _shift(ins: Instruction, a: Any, amount: Any) -> Any:
     kind = ins.parts[-1]
     amount = np.minimum(amount, np.uint32(WIDTHS[kind])).astype(DTYPES[kind])
     return np.left_shift(a, amount) if ins.parts[0] == "shl" else np.right_shift(a, amount)
 
 
-@elementwise("prmt", sources=("b32",) * 3)
+@elementwise("prmt", "b32", "b32", "b32")
 def _permute_bytes(ins: Instruction, a: Any, b: Any, selector: Any) -> Any:
-    both = np.asarray(b).astype(np.uint64) << np.uint64(32) | a
-    result = np.uint32(0)
-    for i in range(4):
-        choice = selector >> np.uint32(4 * i)
-        shift = ((choice & np.uint32(7)) * np.uint32(8)).astype(np.uint64)
-        byte = (both >> shift & np.uint64(255)).astype(np.uint32)
-        sign = byte >> np.uint32(7) & np.uint32(1)
-        byte = np.where(choice & np.uint32(8), sign * np.uint32(255), byte)
-        result = result | byte << np.uint32(8 * i)
-    return result
+    a, b, selector = np.broadcast_arrays(a, b, selector)
+    both = np.stack([a, b], -1).view(np.uint8)
+    choices = (selector[..., None] >> np.arange(0, 16, 4, dtype=np.uint32)).astype(np.int64)
+    picked = np.take_along_axis(both, choices & 7, -1)
+    signs = (picked.view(np.int8) >> 7).view(np.uint8)
+    return np.where(choices & 8, signs, picked).view(np.uint32)[..., 0]
 
 
-@elementwise("bfe", sources=(SAME, "u32", "u32"))
+def _field(ins: Instruction, start: Any, length: Any) -> tuple[Any, Any]:
+    """The start of a field of bits, and its bits moved to bit 0, as 64-bit numbers."""
+    width = WIDTHS[ins.parts[-1]]
+    start, length = ((x & np.uint32(255)).clip(0, width).astype(np.int64) for x in (start, length))
+    return start, (np.int64(1) << length) - 1
+
+
+@elementwise("bfe(?= [su]32)", OWN, "u32", "u32")
 def _extract_bits(ins: Instruction, a: Any, start: Any, length: Any) -> Any:
     """Bits ``start`` .. ``start + length`` of a; a signed field keeps its sign."""
-    wide = np.asarray(a).astype(np.int64)
-    start = np.minimum(start & np.uint32(255), np.uint32(WIDTHS[ins.parts[-1]])).astype(np.int64)
-    length = np.minimum(length & np.uint32(255), np.uint32(32)).astype(np.int64)
-    if WIDTHS[ins.parts[-1]] != 32:
-        raise unknown(ins)
-    field = wide >> start & (np.int64(1) << length) - 1
-    if ins.parts[-1][0] == "s":
-        sign = np.int64(1) << np.maximum(length - 1, 0)
-        field = (field ^ sign) - sign
-    return field
+    start, ones = _field(ins, start, length)
+    bits = np.asarray(a).astype(np.int64) >> start & ones
+    sign = ones + 1 >> 1
+    return (bits ^ sign) - sign if ins.has("s32") else bits
 
 
-@elementwise("bfi", sources=(SAME, SAME, "u32", "u32"))
+@elementwise("bfi", OWN, OWN, "u32", "u32")
 def _insert_bits(ins: Instruction, a: Any, b: Any, start: Any, length: Any) -> Any:
-    width = WIDTHS[ins.parts[-1]]
+    start, ones = _field(ins, start, length)
     a, b = np.asarray(a).astype(np.int64), np.asarray(b).astype(np.int64)
-    start, length = ((x & np.uint32(255)).clip(0, width).astype(np.int64) for x in (start, length))
-    field = (np.int64(1) << length) - 1 << start
-    return b & ~field | a << start & field
+    return b & ~(ones << start) | (a & ones) << start
 
 
 APPROXIMATE: dict[str, tuple[Callable[[Any], Any], float]] = {
@@ -180,7 +164,7 @@ APPROXIMATE: dict[str, tuple[Callable[[Any], Any], float]] = {
 """Function and the relative error that NVIDIA documents for its ``.approx`` form."""
 
 
-@elementwise(*APPROXIMATE, sources=ONE, modifiers="approx rn ftz")
+@elementwise("|".join(APPROXIMATE), OWN, modifiers="approx|rn|ftz")
 def _transcendental(ins: Instruction, a: Any) -> Any:
     function, bound = APPROXIMATE[ins.parts[0]]
     a = flush(a) if ins.has("ftz") else a
@@ -190,9 +174,9 @@ def _transcendental(ins: Instruction, a: Any) -> Any:
     return np.clip(value, -1, 1) if ins.parts[0] == "tanh" else value
 
 
-@elementwise("selp", sources=(BITS, BITS, "pred"), result=BITS)
-def _select(ins: Instruction, a: Any, b: Any, chosen: Any) -> Any:
-    return np.where(chosen, a, b)
+elementwise("selp", BITS, BITS, "pred", result=BITS)(
+    lambda ins, a, b, chosen: np.where(chosen, a, b)
+)
 
 
 def _unequal(a: Any, b: Any) -> Any:
@@ -212,87 +196,55 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 JOINS = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 
 
-@instruction("setp")
-def _setp(m: Machine, ins: Instruction) -> Run:
+@instruction(rf"setp ({'|'.join(COMPARISONS)})(?: ({'|'.join(JOINS)}))? ({KINDS})")
+def _setp(m: Machine, ins: Instruction, compare: str, join: str | None, kind: str) -> Run:
     """``p|q`` gets the result and its opposite, or of a pair the results of both halves."""
-    kind = ins.parts[-1]
-    require(ins, " ".join((*COMPARISONS, *JOINS)))
-    compare, join = COMPARISONS[ins.parts[1]], JOINS.get(ins.parts[2])
     a, b = (m.source(x, kind) for x in ins.operands[1:3])
     third = m.source(ins.operands[3], "pred") if join else None
     targets = [m.target(x, "pred") for x in entries(ins.operands[0])]
 
     def run(active: Lanes) -> None:
-        found = compare(a(), b())
+        found = COMPARISONS[compare](a(), b())
         results = np.moveaxis(found, -1, 0) if kind.endswith("x2") else (found, ~found)
-        for target, result in zip(targets, results, strict=False):
-            target(join(result, third()) if join else result, active)
+        for write, result in zip(targets, results, strict=False):
+            write(JOINS[join](result, third()) if join else result, active)
 
     return run
 
 
-@instruction("mov")
-def _mov(m: Machine, ins: Instruction) -> Run:
+@instruction(rf"mov ({KINDS})")
+def _mov(m: Machine, ins: Instruction, kind: str) -> Run:
     """A copy; a register from the registers of its parts; or the parts of a register."""
     to, of = ins.operands
-    kind = ins.parts[-1]
-    if isinstance(to, Vector):
-        return _split(m, ins, to, m.source(of, kind))
-    if isinstance(of, Vector):
-        part = f"b{WIDTHS[kind] // len(of.entries)}"
-        reads = [m.source(x, part) for x in of.entries]
-        write = m.target(to, kind)
-
-        def join(active: Lanes) -> None:
-            values = np.stack([np.broadcast_to(read(), m.n) for read in reads], 1)
-            write(values.view(DTYPES[kind])[:, 0], active)
-
-        return join
+    if isinstance(to, Vector) or isinstance(of, Vector):
+        part, whole = (f"b{WIDTHS[kind] // len(entries(x))}" for x in (to, of))
+        put, get = m.scatter(to, part), m.gather(of, whole)
+        return lambda active: put(get(active.index).view(DTYPES[part]), active.index)
     bits = kind if kind == "pred" else f"b{WIDTHS[kind]}"
-    read, copy = m.source(of, bits), m.target(to, bits)
-    return lambda active: copy(read(), active)
-
-
-def _split(m: Machine, ins: Instruction, to: Vector, read: Callable[[], Any]) -> Run:
-    part = f"b{WIDTHS[ins.parts[-1]] // len(to.entries)}"
-    targets = [m.target(x, part) for x in to.entries]
-
-    def run(active: Lanes) -> None:
-        parts: Array = np.ascontiguousarray(np.broadcast_to(read(), m.n)).view(DTYPES[part])
-        for target, values in zip(targets, parts.reshape(m.n, -1).T, strict=True):
-            target(values, active)
-
-    return run
+    read, write = m.source(of, bits), m.target(to, bits)
+    return lambda active: write(read(), active)
 
 
 ROUNDINGS = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
-@instruction("cvt")
-def _cvt(m: Machine, ins: Instruction) -> Run:
-    to, of = ins.parts[-2:]
-    require(ins, f"{of} {to} rn rna {' '.join(ROUNDINGS)}")
-    write = m.target(ins.operands[0], to)
-    if to.endswith("x2"):
-        high, low = (m.source(x, of) for x in ins.operands[1:])
-        return lambda active: write(np.stack(np.broadcast_arrays(low(), high()), -1), active)
-    read = m.source(ins.operands[1], of)
-    if to == "tf32":
-        if not ins.has("rna"):
-            raise unknown(ins)
-        return lambda active: write(round_to_tf32(read()), active)
-    if to in HALVES:
-        return lambda active: write(np.asarray(read(), np.float32), active)
-    if "f" in of and "f" not in to:
-        return lambda active: write(_to_integer(ins, read()), active)
-    return lambda active: write(np.asarray(read()).astype(DTYPES[to]), active)
-
-
+@elementwise(f"cvt (?:{'|'.join(ROUNDINGS)}) (?:s32|u32)", OWN, result=TO)
 def _to_integer(ins: Instruction, x: Any) -> Any:
     """Rounded as the instruction says; too large numbers become the nearest, NaN becomes 0."""
-    rounding = next((f for name, f in ROUNDINGS.items() if ins.has(name)), None)
-    if rounding is None or ins.parts[-2] not in ("s32", "u32"):
-        raise unknown(ins)
-    limits = np.iinfo(DTYPES[ins.parts[-2]])
+    rounding, limits = ROUNDINGS[ins.parts[1]], np.iinfo(DTYPES[ins.parts[2]])
     whole = np.clip(rounding(np.asarray(x, np.float64)), limits.min, limits.max)
     return np.where(np.isnan(whole), 0, whole).astype(limits.dtype)
+
+
+elementwise("cvt rna tf32", OWN, result=TO)(lambda ins, x: round_to_tf32(x))
+elementwise("cvt rn (?:f16x2|bf16x2)", OWN, OWN, result=TO)(
+    lambda ins, high, low: np.stack(np.broadcast_arrays(low, high), -1)
+)
+
+
+@elementwise(f"cvt(?: rn)? (?:{KINDS})", OWN, result=TO)
+def _convert(ins: Instruction, x: Any) -> Any:
+    to, of = ins.parts[-2:]
+    if to == "tf32" or ("f" in of and "f" not in to):
+        raise unknown(ins)
+    return np.asarray(x, np.float32 if to in HALVES else DTYPES[to])

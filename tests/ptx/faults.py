@@ -71,29 +71,29 @@ def _without(machine: Machine, place: int, right: Array) -> str:
     return "missed" if np.array_equal(machine.launch.arena.bytes, right) else "wrong"
 
 
-def _swap_left_registers(registers: int, per: int, warps: int = 1) -> tensor_cores.Places:
-    rows, columns = LEFT(registers, per, warps)
+def _swap_left_registers(k: int, per: int, warps: int = 1) -> tensor_cores.Places:
+    rows, columns = LEFT(k, per, warps)
     return rows[:, [0, 2, 1, 3]], columns[:, [0, 2, 1, 3]]
 
 
-def _swap_right_registers(registers: int, per: int) -> tensor_cores.Places:
-    rows, columns = RIGHT(registers, per)
+def _swap_right_registers(k: int, per: int) -> tensor_cores.Places:
+    rows, columns = RIGHT(k, per)
     return rows[:, ::-1], columns[:, ::-1]
 
 
-def _swap_halves(registers: int, per: int, warps: int = 1) -> tensor_cores.Places:
-    rows, columns = LEFT(registers, per, warps)
+def _swap_halves(k: int, per: int, warps: int = 1) -> tensor_cores.Places:
+    rows, columns = LEFT(k, per, warps)
     return rows[..., ::-1], columns[..., ::-1]
 
 
-def _transpose_lanes(registers: int, per: int) -> tensor_cores.Places:
-    rows, columns = RIGHT(registers, per)
+def _transpose_lanes(k: int, per: int) -> tensor_cores.Places:
+    rows, columns = RIGHT(k, per)
     order = np.arange(32) % 4 * 8 + np.arange(32) // 4
     return rows[order], columns[order]
 
 
-def _swap_two_lanes(registers: int, per: int, warps: int = 1) -> tensor_cores.Places:
-    rows, columns = (x.copy() for x in LEFT(registers, per, warps))
+def _swap_two_lanes(k: int, per: int, warps: int = 1) -> tensor_cores.Places:
+    rows, columns = (x.copy() for x in LEFT(k, per, warps))
     for x in (rows, columns):
         x[[5, 6], 0] = x[[6, 5], 0]
     return rows, columns

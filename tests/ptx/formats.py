@@ -21,8 +21,6 @@ DTYPES: dict[str, Any] = {
 WIDTHS = {kind: 8 * np.dtype(dtype).itemsize for kind, dtype in DTYPES.items()} | {"pred": 1}
 HALVES = ("f16", "bf16", "f16x2", "bf16x2")
 """Kinds that are decoded to float32 before an operation and rounded once after it."""
-SMALLEST = np.float32(2.0**-126)
-"""The smallest normal float32."""
 
 
 def decode(bits: Any, kind: str) -> Array:
@@ -64,7 +62,7 @@ def tensor_core_input(bits: Array, kind: str) -> Array:
 
 def flush(x: Array) -> Array:
     """Denormal numbers become zero (``.ftz``)."""
-    return np.where(np.abs(x) < SMALLEST, np.copysign(np.float32(0), x), x)
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
 
 
 def perturb(x: Array, bound: float) -> Array:

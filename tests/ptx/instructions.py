@@ -1,60 +1,56 @@
-"""The list of instructions: opcode -> builder.
+"""The list of instructions: patterns of opcodes and their builders.
 
-A builder gets the machine and an instruction, looks operands up once, and returns a function that
-executes the instruction for a set of lanes. An opcode or a modifier that no builder knows is an
-error: nothing is skipped.
+A builder gets the machine, an instruction and the pattern's groups, numbers as int. It looks
+operands up once and returns a function that executes the instruction for a set of lanes. An opcode
+or a modifier that no pattern matches is an error: nothing is skipped.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
-from .parser import Instruction, Number, Operand, Vector
+from .parser import Instruction, Number
 
 if TYPE_CHECKING:
     from .machine import Lanes, Machine
 
 Run = Callable[["Lanes"], None]
-Builder = Callable[["Machine", Instruction], Run]
-BUILDERS: dict[str, Builder] = {}
+Builder = Callable[..., Run]
+BUILDERS: dict[re.Pattern[str], Builder] = {}
 
 
-def instruction(*names: str) -> Callable[[Builder], Builder]:
-    """Register a builder for instructions whose opcodes begin with one of ``names``."""
+def instruction(pattern: str) -> Callable[[Builder], Builder]:
+    """Register a builder of the opcodes that match ``pattern``, which has spaces for dots."""
 
     def register(builder: Builder) -> Builder:
-        BUILDERS.update(dict.fromkeys(names, builder))
+        BUILDERS[re.compile(pattern)] = builder
         return builder
 
     return register
 
 
+@cache
+def _builder(opcode: str) -> tuple[Builder, list[str | int | None]] | None:
+    for pattern, builder in BUILDERS.items():
+        if match := pattern.fullmatch(opcode):
+            return builder, [int(x) if x and x.isdigit() else x for x in match.groups()]
+    return None
+
+
 def link(machine: Machine, ins: Instruction) -> Run | None:
     """The function that executes an instruction; None for branches, ends and barriers."""
-    from . import arithmetic, tensor_cores, transfers  # noqa: F401  they register their builders
-
-    name = ins.parts[0]
-    if name in ("bra", "ret", "exit"):
+    if ins.parts[0] in ("bra", "ret", "exit"):
         return None
-    if name == "bar" and ins.parts[1] == "sync":
-        if ins.operands != (Number(0),):
-            raise unknown(ins)
+    if ins.opcode == "bar.sync" and ins.operands == (Number(0),):
         return None
-    if name not in BUILDERS:
+    if (found := _builder(" ".join(ins.parts))) is None:
         raise unknown(ins)
-    return BUILDERS[name](machine, ins)
+    builder, groups = found
+    return builder(machine, ins, *groups)
 
 
 def unknown(ins: Instruction) -> NotImplementedError:
     return NotImplementedError(f"this form of the instruction is not modelled: {ins}")
-
-
-def require(ins: Instruction, modifiers: str) -> None:
-    """Raise if an instruction has a modifier, between name and type, that is not listed."""
-    if not set(ins.parts[1:-1]) <= set(modifiers.split()):
-        raise unknown(ins)
-
-
-def entries(operand: Operand) -> tuple[Operand, ...]:
-    return operand.entries if isinstance(operand, Vector) else (operand,)

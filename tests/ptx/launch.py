@@ -9,7 +9,7 @@ import numpy as np
 from .formats import Array
 from .parser import Kernel
 
-SCHEDULES = ("together", "up", "down")
+SCHEDULES = {"together": 0, "up": 1, "down": -1}
 """Warps run in step, or each as far as it gets, from the first warp or from the last."""
 
 
@@ -50,8 +50,6 @@ class Launch:
 class Options:
     """How a launch is executed."""
 
-    checks: bool = True
-    """Look for races and uninitialised memory."""
     schedule: str = "together"
     guard_bits: int | None = None
     """Of the tensor cores' sums; None rounds them correctly (``formats.multiply_accumulate``)."""

@@ -16,9 +16,10 @@ import numpy as np
 
 from . import memory
 from .formats import DTYPES, HALVES, WIDTHS, Array, decode, encode
+from .instructions import link
 from .launch import SCHEDULES, Launch, Options, Result
 from .memory import Findings, History, KernelError, Space
-from .parser import Instruction, Negated, Number, Operand, Register, Symbol
+from .parser import Instruction, Name, Number, Operand, Variable, entries
 
 LANES_AT_ONCE = 8192
 """More would leave the processor's cache."""
@@ -45,24 +46,22 @@ class Lanes:
     def index(self) -> Array:
         return np.flatnonzero(self.mask)
 
-    def groups(self, size: int, ins: Instruction) -> Array:
-        """The warps (32) or warp groups (128), which must be whole."""
+    def whole(self, size: int, ins: Instruction) -> Array:
+        """The indices of the lanes, which must be whole warps (32) or warp groups (128)."""
         members = self.mask.reshape(-1, size).sum(1)
         if ((members != 0) & (members != size)).any():
             raise KernelError(f"{size} lanes must be together and have diverged: {ins}")
-        return np.flatnonzero(members)
+        return self.index
 
 
 class Machine:
     """One launch of a kernel, executed in place on the launch's arena."""
 
     def __init__(self, launch: Launch, options: Options, findings: Findings) -> None:
-        from .instructions import link
-
         if launch.threads % WARP:
             raise ValueError(f"a CTA must be whole warps; got {launch.threads} threads")
         if options.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {SCHEDULES}; got {options.schedule!r}")
+            raise ValueError(f"schedule must be one of {[*SCHEDULES]}; got {options.schedule!r}")
         self.launch = launch
         self.options = options
         self.findings = findings
@@ -73,128 +72,101 @@ class Machine:
         self.n = self.at_once * launch.threads
         self.lanes = np.arange(self.n)
         self.cta = self.lanes // launch.threads
-        self.groups = np.zeros(self.n, np.int64)
-        """Groups of asynchronous copies that each lane has committed."""
-        self.copies: list[Any] = []
-        """Asynchronous copies that have not arrived (``transfers.py``)."""
-        self.tensor_groups = np.zeros(self.n, np.int64)
-        """Groups of wgmma that each lane has committed."""
-        self.sums_in_flight: dict[Any, Any] = {}
-        self.tensor_reads: list[Any] = []
-        """Shared memory that wgmma reads until its wait (``tensor_cores.py``)."""
         self._spaces()
         self._registers()
         self._specials()
-        self._turns()
-        self.program = [(ins, self._guard(ins), link(self, ins)) for ins in self.kernel.code]
+        self.program = [
+            (ins, ins.guard and self.source(ins.guard, "pred"), link(self, ins))
+            for ins in self.kernel.code
+        ]
 
     # Set up
 
     def _spaces(self) -> None:
         """Memory, and the addresses of parameters and shared variables."""
-        self.symbols: dict[str, int] = {}
-        end = PARAMETER_BASE
-        for v in self.kernel.parameters:
-            self.symbols[v.name] = end = -(-end // v.alignment) * v.alignment
-            end += v.size
-        if len(self.launch.parameters) != end - PARAMETER_BASE:
+        launch, self.symbols = self.launch, {}
+        size = self._place(self.kernel.parameters, PARAMETER_BASE)
+        if len(launch.parameters) != size:
             raise ValueError(
-                f"{self.kernel.name} takes {end - PARAMETER_BASE} bytes of parameters, "
-                f"got {len(self.launch.parameters)}"
+                f"{self.kernel.name} takes {size} bytes of parameters, got {len(launch.parameters)}"
             )
-        parameters = np.frombuffer(self.launch.parameters, np.uint8)
-        self.parameters = Space("parameter", PARAMETER_BASE, parameters, 1)
-        end = SHARED_BASE
-        for v in sorted(self.kernel.shared, key=lambda v: v.size == 0):  # dynamic memory comes last
+        parameters = np.frombuffer(launch.parameters, np.uint8)
+        self.parameters = Space("parameter", PARAMETER_BASE, parameters, 1, size)
+        cell, arena = self._narrowest_access(), launch.arena
+        self.memory = Space("global", arena.base, arena.bytes, cell, len(arena.bytes))
+        self.memory.valid = arena.valid
+        dynamic_last = sorted(self.kernel.shared, key=lambda v: v.size == 0)
+        size = self._place(dynamic_last, SHARED_BASE) + launch.shared
+        stride = -(-max(size, 1) // 256) * 256
+        content = np.empty(stride * self.at_once, np.uint8)
+        self.shared = Space("shared", SHARED_BASE, content, cell, size)
+        self.shared.starts = self.cta * stride
+        for space, written in ((self.shared, False), (self.memory, True)):
+            space.history = History(len(space.cells), launch.threads, self.findings, written)
+
+    def _place(self, variables: list[Variable], base: int) -> int:
+        """Give variables their addresses from ``base`` on; returns the bytes that they take."""
+        end = base
+        for v in variables:
             alignment = v.alignment if v.size else max(v.alignment, 16)
             self.symbols[v.name] = end = -(-end // alignment) * alignment
             end += v.size
-        size = end - SHARED_BASE + self.launch.shared
-        stride = -(-max(size, 1) // 256) * 256
-        cell = self._narrowest_access()
-        arena = self.launch.arena
-        self.shared = Space("shared", SHARED_BASE, np.empty(stride * self.at_once, np.uint8), cell)
-        self.shared.size, self.shared.starts = size, self.cta * stride
-        self.memory = Space("global", arena.base, arena.bytes, cell, arena.valid)
-        if self.options.checks:
-            for space in (self.shared, self.memory):
-                written = space is self.memory
-                space.history = History(
-                    len(space.cells), self.launch.threads, self.findings, written
-                )
+        return end - base
 
     def _narrowest_access(self) -> int:
-        sizes = [4]
-        for ins in self.kernel.code:
-            if ins.parts[0] in ("ld", "st", "wgmma") and not ins.has("param"):
-                sizes.append(WIDTHS.get(ins.parts[-1], 32) // 8)
-        return min(sizes)
+        kinds = [
+            ins.parts[-1]
+            for ins in self.kernel.code
+            if ins.parts[0] in ("ld", "st", "wgmma") and not ins.has("param")
+        ]
+        return min([4, *(WIDTHS.get(kind, 32) // 8 for kind in kinds)])
 
     def _registers(self) -> None:
-        self.banks: list[tuple[Array, int]] = []
+        self.banks: dict[int, Array] = {}
         self.registers: dict[str, Array] = {}
-        for width in sorted(set(self.kernel.registers.values())):
+        for width in set(self.kernel.registers.values()):
             names = [name for name, w in self.kernel.registers.items() if w == width]
-            dtype = bool if width == 1 else f"u{width // 8}"
-            bank = np.empty((len(names), self.n), dtype)
-            self.banks.append((bank, POISON.get(width, 0)))
+            bank = np.empty((len(names), self.n), bool if width == 1 else f"u{width // 8}")
+            self.banks[width] = bank
             self.registers.update(zip(names, bank, strict=True))
 
     def _specials(self) -> None:
+        """Special registers, and the order of turns."""
         tid = (self.lanes % self.launch.threads).astype(np.uint32)
-        self.registers["%tid.x"] = tid
-        self.registers["%laneid"], self.registers["%warpid"] = tid % WARP, tid // WARP
-        self.registers["%ntid.x"] = np.full_like(tid, self.launch.threads)
-        for axis, size in zip("xyz", self.grid, strict=True):
-            self.registers.setdefault(f"%tid.{axis}", np.zeros_like(tid))
-            self.registers.setdefault(f"%ntid.{axis}", np.ones_like(tid))
-            self.registers[f"%nctaid.{axis}"] = np.full_like(tid, size)
-            self.registers[f"%ctaid.{axis}"] = np.zeros_like(tid)
-
-    def _turns(self) -> None:
-        """The order of turns; the warps of a warp group stay together for wgmma."""
+        for axis, count, threads in zip("xyz", self.grid, (self.launch.threads, 1, 1), strict=True):
+            numbers = {"tid": 0, "ntid": threads, "ctaid": 0, "nctaid": count}
+            for name, number in numbers.items():
+                self.registers[f"%{name}.{axis}"] = np.full_like(tid, number)
+        self.registers |= {"%tid.x": tid, "%laneid": tid % WARP, "%warpid": tid // WARP}
         uses_wgmma = any(ins.parts[0] == "wgmma" for ins in self.kernel.code)
-        unit = self.lanes % self.launch.threads // (WARP_GROUP if uses_wgmma else WARP)
-        self.turn = {"together": unit * 0, "up": unit, "down": unit.max() - unit}[
-            self.options.schedule
-        ]
+        unit = tid.astype(np.int64) // (WARP_GROUP if uses_wgmma else WARP)  # they stay together
+        self.turn = unit * SCHEDULES[self.options.schedule]
 
     # Operands
 
-    def _guard(self, ins: Instruction) -> Callable[[], Any] | None:
-        return None if ins.guard is None else self.source(ins.guard, "pred")
-
     def source(self, operand: Operand, kind: str) -> Callable[[], Any]:
         """A function that reads an operand: numbers of all lanes, or one number for all."""
-        if isinstance(operand, Negated):
-            inner = self.source(operand.operand, "pred")
-            return lambda: ~inner()
-        value = self._value(operand, kind)
-        if kind not in HALVES:
-            return lambda: value
-        return lambda: decode(value, kind)
-
-    def _value(self, operand: Operand, kind: str) -> Any:
-        dtype = DTYPES[kind]
-        if isinstance(operand, Register):
-            register = self.registers[operand.name]
-            if register.dtype == bool:
-                return register
-            narrow = register.view(dtype)
-            return narrow.reshape(self.n, -1)[:, 0]
         if isinstance(operand, Number):
-            return _immediate(operand, dtype, kind)
-        if isinstance(operand, Symbol):
-            return dtype(self.symbols[operand.name])
-        raise NotImplementedError(f"operand {operand}")
+            value = _immediate(operand, kind)
+        elif not isinstance(operand, Name):
+            raise NotImplementedError(f"operand {operand}")
+        elif operand.text in self.symbols:
+            value = DTYPES[kind](self.symbols[operand.text])
+        else:
+            value = self.registers[operand.text]
+            if operand.negated:
+                return lambda: ~value
+            if value.dtype != bool:
+                value = value.view(DTYPES[kind]).reshape(self.n, -1)[:, 0]
+        return (lambda: decode(value, kind)) if kind in HALVES else lambda: value
 
     def register(self, operand: Operand, kind: str) -> Array | None:
         """The array of a register to write numbers of a kind into; None for the operand ``_``."""
-        if operand == Symbol("_"):
+        if operand == Name("_"):
             return None
-        if not isinstance(operand, Register):
+        if not isinstance(operand, Name):
             raise NotImplementedError(f"{operand} as a result")
-        register, dtype = self.registers[operand.name], np.dtype(DTYPES[kind])
+        register, dtype = self.registers[operand.text], np.dtype(DTYPES[kind])
         if register.dtype == bool or register.itemsize == dtype.itemsize:
             return register.view(bool if register.dtype == bool else dtype)
         return register.view(f"{'i' if kind[0] == 's' else 'u'}{register.itemsize}")  # extended
@@ -202,47 +174,36 @@ class Machine:
     def target(self, operand: Operand, kind: str) -> Callable[[Any, Lanes], None]:
         """A function that writes numbers of all lanes into a register where lanes are active."""
         register = self.register(operand, kind)
-        if register is None:
-            return lambda value, active: None
-        if kind in HALVES:
-            return lambda value, active: np.copyto(
-                register, encode(value, kind), where=active.where
-            )
-        return lambda value, active: np.copyto(
-            register, value, where=active.where, casting="unsafe"
-        )
 
-    def gather(self, operand: Operand, kind: str) -> Callable[[Array], Array]:
-        """A function that reads an operand of the lanes with the given indices."""
-        read = self.source(operand, kind)
-        return lambda index: np.broadcast_to(read(), self.n)[index]
-
-    def scatter(self, operand: Operand, kind: str) -> Callable[[Array, Array], None]:
-        """A function that writes numbers of the lanes with the given indices."""
-        register = self.register(operand, kind)
-
-        def write(values: Array, index: Array) -> None:
+        def write(value: Any, active: Lanes) -> None:
             if register is not None:
-                register[index] = values
+                bits = encode(value, kind) if kind in HALVES else value
+                np.copyto(register, bits, where=active.where, casting="unsafe")
 
         return write
 
-    def generic(self, addresses: Array) -> tuple[Space, Array]:
-        """The space that generic addresses belong to, and the addresses inside it."""
-        shared = addresses >> 32 == SHARED_WINDOW >> 32
-        if shared.all():
-            return self.shared, addresses - SHARED_WINDOW
-        if shared.any():
-            raise NotImplementedError("generic addresses of several spaces")
-        return self.memory, addresses
+    def gather(self, operand: Operand, kind: str) -> Callable[[Array], Array]:
+        """A function that reads (lanes, entries) of the lanes with the given indices."""
+        reads = [self.source(x, kind) for x in entries(operand)]
+        return lambda index: np.stack([np.broadcast_to(read(), self.n)[index] for read in reads], 1)
+
+    def scatter(self, operand: Operand, kind: str) -> Callable[[Array, Array], None]:
+        """A function that writes (lanes, entries) into the lanes with the given indices."""
+        registers = [self.register(x, kind) for x in entries(operand)]
+
+        def write(values: Array, index: Array) -> None:
+            for register, column in zip(registers, values.T, strict=True):
+                if register is not None:
+                    register[index] = column
+
+        return write
 
     # Run
 
     def run(self) -> Result:
         self.covered = np.zeros(len(self.program), bool)
         self.executed = 0
-        if self.memory.history is not None:
-            self.memory.history.forget()
+        self.memory.history.forget()
         started = time.process_time()
         with np.errstate(all="ignore"):
             for first in range(0, self.ctas, self.at_once):
@@ -253,11 +214,10 @@ class Machine:
 
     def _start(self, first: int) -> None:
         """Begin the CTAs from number ``first``."""
-        for bank, poison in self.banks:
-            bank.fill(poison)
+        for width, bank in self.banks.items():
+            bank.fill(POISON.get(width, 0))
         self.shared.bytes.fill(0xFF)
-        if self.shared.history is not None:
-            self.shared.history.forget()
+        self.shared.history.forget()
         cta = first + self.cta
         self.registers["%ctaid.x"][:] = cta % self.grid[0]
         self.registers["%ctaid.y"][:] = cta // self.grid[0] % self.grid[1]
@@ -269,17 +229,19 @@ class Machine:
         self.state = np.where(cta < self.ctas, RUNNING, DONE)
         self.cta_barriers = np.zeros(self.n, np.int64)
         self.warp_barriers = np.zeros(self.n, np.int64)
-        self.groups.fill(0)
-        self.tensor_groups.fill(0)
-        self.copies, self.tensor_reads = [], []
-        for flight in self.sums_in_flight.values():
-            flight.lanes.fill(False)
+        self.groups = {name: np.zeros(self.n, np.int64) for name in ("cp async", "wgmma")}
+        """Groups of asynchronous copies and of wgmma that each lane has committed."""
+        self.pending: dict[str, list[Any]] = {name: [] for name in self.groups}
+        """Those that have not arrived (``transfers.Pending``)."""
+        self.tensor_reads: list[Any] = []
+        """Shared memory that wgmma reads until its wait (``tensor_cores.py``)."""
         self.stamp()
 
     def stamp(self) -> None:
         """The time of each lane, by which accesses are ordered."""
         warp = self.warp_barriers << memory.THREAD_BITS
-        self.stamps = self.thread | warp | self.cta_barriers << memory.CTA_BARRIERS
+        stamps = self.thread | warp | self.cta_barriers << memory.CTA_BARRIERS
+        self.shared.stamps = self.memory.stamps = stamps
 
     def _run_all(self) -> None:
         while (ready := self.state == RUNNING).any():
@@ -289,9 +251,9 @@ class Machine:
             ahead = self.pc[ready & ~active]
             limit = int(ahead.min()) if ahead.size else len(self.program)
             self._run_group(Lanes(active), first, limit)
-        if self.copies:
-            copy = self.copies[-1]
-            self.findings.add("copy without a wait", copy.where, len(copy.index))
+        if copies := self.pending["cp async"]:
+            copy = copies[-1]
+            self.findings.add("copy without a wait", copy.where, np.count_nonzero(copy.waiting))
 
     def _run_group(self, group: Lanes, pc: int, limit: int) -> None:
         """Run the lanes at ``pc`` until they branch, wait, or reach others at ``limit``."""
@@ -308,16 +270,15 @@ class Machine:
             if active.count:
                 try:
                     run(active)
-                except (KernelError, NotImplementedError):
-                    raise
                 except Exception as error:
-                    raise RuntimeError(f"{ins}: {error}") from error
+                    error.add_note(f"in {ins}")
+                    raise
         self.pc[group.index] = pc
 
     def _control(self, ins: Instruction, active: Lanes) -> None:
         """A branch, an end or a barrier: the instructions that ``link`` binds to None."""
         if ins.parts[0] == "bra":
-            self.pc[active.index] = self.kernel.labels[ins.operands[0].name]
+            self.pc[active.index] = self.kernel.labels[ins.operands[0].text]
             return
         if ins.parts[0] == "bar":
             present = active.mask.reshape(-1, WARP)
@@ -333,13 +294,11 @@ class Machine:
         self.stamp()
 
 
-def _immediate(operand: Number, dtype: Any, kind: str) -> Any:
-    if kind == "pred":
-        return np.bool_(operand.value)
+def _immediate(operand: Number, kind: str) -> Any:
+    dtype, value = DTYPES[kind], operand.value
+    if kind == "pred" or isinstance(value, float):
+        return dtype(value)
     size = np.dtype(dtype).itemsize
-    if isinstance(operand.value, float):
-        return dtype(operand.value)
     if operand.bits and operand.bits != 8 * size:
-        number = np.array(operand.value, f"u{operand.bits // 8}").view(f"f{operand.bits // 8}")
-        return number.astype(dtype)[()]
-    return np.array(operand.value & ((1 << 8 * size) - 1), f"u{size}").view(dtype)[()]
+        return dtype(np.array(value, f"u{operand.bits // 8}").view(f"f{operand.bits // 8}"))
+    return np.array(value & ((1 << 8 * size) - 1), f"u{size}").view(dtype)[()]

@@ -9,6 +9,8 @@ them writes.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,80 @@ class Findings:
         ]
 
 
+class Space:
+    """The cells of one state space, in one piece or in one piece for each CTA."""
+
+    def __init__(self, name: str, base: int, content: Array, cell: int, size: int) -> None:
+        """``base``: address of the first byte; ``size``: bytes of a piece."""
+        self.name = name
+        self.base = base
+        self.bytes = content
+        self.cell = cell
+        self.cells = content.view(f"u{cell}")
+        self.size = size
+        self.valid: Array | None = None
+        """The bytes that may be accessed; None: all."""
+        self.starts: Array | None = None
+        """Where the piece of each lane starts; None: all have one piece."""
+        self.stamps: Array
+        """Thread and time of each lane now (``Machine.stamp``)."""
+        self.history: History | None = None
+
+    def access(self, addresses: Array, lanes: Array, size: int, where: Any) -> Access:
+        """Access to ``size`` bytes for each lane; KernelError if an address is bad."""
+        addresses = addresses.astype(np.int64)
+        offsets = addresses - self.base
+        outside = (offsets < 0) | (offsets > self.size - size)
+        if self.valid is not None and not outside.any():
+            outside = ~(self.valid[offsets] & self.valid[offsets + (size - 1)])
+        for what, bad in (("out of bounds", outside), ("misaligned", addresses % size != 0)):
+            if bad.any():
+                first = int(np.argmax(bad))
+                raise KernelError(
+                    f"{self.name} access {what}: {size} bytes at {addresses[first]:#x}, "
+                    f"lane {lanes[first]}, {np.count_nonzero(bad)} lanes: {where}"
+                )
+        if self.starts is not None:
+            offsets = offsets + self.starts[lanes]
+        cells = (offsets // self.cell)[:, None] + np.arange(-(-size // self.cell))
+        return Access(self, cells, lanes, where)
+
+
+@dataclass
+class Access:
+    """The cells that lanes read or write at an instruction."""
+
+    space: Space
+    cells: Array
+    """(accesses, cells of each)"""
+    lanes: Array
+    """(accesses,)"""
+    where: Any
+
+    @cached_property
+    def stamps(self) -> Array:
+        """Thread and time of each access when it is made, shaped like ``cells``."""
+        return np.broadcast_to(self.space.stamps[self.lanes, None], self.cells.shape)
+
+    def part(self, chosen: Array) -> Access:
+        """The access of some of the lanes, not made yet."""
+        return Access(self.space, self.cells[chosen], self.lanes[chosen], self.where)
+
+    def read(self) -> Array:
+        if self.space.history is not None:
+            self.space.history.read(self)
+        return self.space.cells[self.cells]
+
+    def write(self, values: Array) -> None:
+        """``values``: the contents of the cells, of any item size."""
+        cells = self.space.cells
+        values = np.ascontiguousarray(values).view(cells.dtype)
+        same = cells[self.cells] == values
+        cells[self.cells] = values
+        if self.space.history is not None:
+            self.space.history.write(self, same, cells[self.cells] != values)
+
+
 class History:
     """The last accesses of each cell of a space."""
 
@@ -57,36 +133,29 @@ class History:
         self.threads = threads
         self.findings = findings
         self.written = written
-        self.writer = np.empty(cells, np.int64)
-        self.reader = np.empty(cells, np.int64)
-        self.other_thread = np.empty(cells, np.int64)
-        """The last reader that is not the thread of ``reader``."""
-        self.other_warp = np.empty(cells, np.int64)
-        """The last reader that is not in the warp of ``reader``."""
-        self.in_flight = np.empty(cells, bool)
-        """An asynchronous copy to the cell has not arrived."""
-        self.unfenced = np.empty(cells, bool)
-        """Written since the writer's last proxy fence."""
+        self.stamps = np.empty((4, cells), np.int64)
+        self.writer, self.reader, self.other_thread, self.other_warp = self.stamps
+        """The last writer and reader, the last reader that is not the thread of ``reader``, and
+        the last that is not in its warp."""
+        self.flags = np.empty((2, cells), bool)
+        self.in_flight, self.unfenced = self.flags
+        """An asynchronous copy to the cell has not arrived; its writer has made no proxy fence."""
         self.copies = False
         """Whether any cell was ever ``in_flight``."""
         self.forget()
 
     def forget(self) -> None:
-        for stamps in (self.writer, self.reader, self.other_thread, self.other_warp):
-            stamps.fill(NEVER)
-        self.in_flight.fill(False)
-        self.unfenced.fill(False)
+        self.stamps.fill(NEVER)
+        self.flags.fill(False)
 
-    def read(self, cells: Array, stamps: Array, where: Any) -> None:
-        """``cells`` (accesses, cells of one access), ``stamps`` (accesses,)."""
-        mine = np.broadcast_to(stamps[:, None], cells.shape)
+    def read(self, access: Access) -> None:
+        cells, mine = access.cells, access.stamps
         written = self.writer[cells]
         if self.copies:
-            early = self.in_flight[cells]
-            self._add("read of a copy before its wait", early, cells, mine, written, where)
+            self._add("read of a copy before its wait", self.in_flight[cells], written, access)
         if not self.written:
-            self._add("read of uninitialised memory", written < 0, cells, mine, written, where)
-        self._add_races("read after write", written, mine, cells, where)
+            self._add("read of uninitialised memory", written < 0, written, access)
+        self._add_races("read after write", written, access)
         before = self.reader[cells]
         self.reader[cells] = mine
         self._remember(cells, before, before, mine)
@@ -101,25 +170,25 @@ class History:
         different &= (others ^ mine) & (THREAD & ~31) != 0
         self.other_warp[cells[different]] = stamps[different]
 
-    def write(self, cells: Array, stamps: Array, same: Array, lost: Array, where: Any) -> None:
-        """``same`` (shaped like ``cells``): the cell already had the value, so no reader notices
+    def write(self, access: Access, same: Array, lost: Array) -> None:
+        """``same`` (shaped like the cells): the cell already had the value, so no reader notices
         the write. ``lost``: another thread overwrote the value at the same time.
         """
-        mine = np.broadcast_to(stamps[:, None], cells.shape)
+        cells = access.cells
         written = self.writer[cells]
         if self.copies:
             early = self.in_flight[cells]
-            self._add("write over a copy before its wait", early, cells, mine, written, where)
-        changed = np.where(same, NEVER, written)
-        self._add_races("write after write", changed, mine, cells, where)
+            self._add("write over a copy before its wait", early, written, access)
+        self._add_races("write after write", np.where(same, NEVER, written), access)
         for readers in (self.reader, self.other_thread, self.other_warp):
-            self._add_races("write after read", readers[cells], mine, cells, where)
-        self.writer[cells] = mine
+            self._add_races("write after read", readers[cells], access)
+        self.writer[cells] = access.stamps
         self.unfenced[cells] = True
-        self._add("different values written at once", lost, cells, mine, self.writer[cells], where)
+        self._add("different values written at once", lost, self.writer[cells], access)
 
-    def _add_races(self, kind: str, other: Array, mine: Array, cells: Array, where: Any) -> None:
-        """Accesses ``other`` of different threads that no barrier separates from ``mine``."""
+    def _add_races(self, kind: str, other: Array, access: Access) -> None:
+        """Accesses ``other`` of different threads that no barrier separates from these."""
+        mine = access.stamps
         apart = (other >= 0) & ((other ^ mine) & THREAD != 0)
         if not apart.any():
             return
@@ -128,73 +197,13 @@ class History:
         warps = inside & ((other ^ mine) & (THREAD & ~31) != 0)
         lanes = inside & ~warps & (other >> THREAD_BITS == mine >> THREAD_BITS)
         for name, racing in (("CTAs", ctas), ("warps", warps), ("lanes", lanes)):
-            self._add(f"{kind}, race of {name}", racing, cells, mine, other, where)
+            self._add(f"{kind}, race of {name}", racing, other, access)
 
-    def _add(
-        self, kind: str, bad: Array, cells: Array, mine: Array, other: Array, where: Any
-    ) -> None:
-        count = np.count_nonzero(bad)
-        if count == 0:
+    def _add(self, kind: str, bad: Array, other: Array, access: Access) -> None:
+        if not (count := np.count_nonzero(bad)):
             return
-        first = tuple(np.argwhere(bad)[0])
-        example = f"cell {cells[first]} by thread {mine[first] & THREAD}"
+        first = np.unravel_index(np.argmax(bad), bad.shape)
+        example = f"cell {access.cells[first]} by thread {access.stamps[first] & THREAD}"
         if other[first] >= 0:
             example += f", before by thread {other[first] & THREAD}"
-        self.findings.add(kind, where, count, example)
-
-
-class Space:
-    """The cells of one state space, in one piece or in one piece for each CTA."""
-
-    def __init__(
-        self, name: str, base: int, content: Array, cell: int, valid: Array | None = None
-    ) -> None:
-        """``base``: address of the first byte; ``valid`` bytes may be accessed, None means all."""
-        self.name = name
-        self.base = base
-        self.cell = cell
-        self.valid = valid
-        self.bytes = content
-        self.cells = content.view(f"u{cell}")
-        self.size = len(content)
-        self.starts: Array | None = None
-        """Where the piece of each lane starts, of ``size`` bytes; None: all have one piece."""
-        self.history: History | None = None
-
-    def locate(self, addresses: Array, lanes: Array, size: int, where: Any) -> Array:
-        """(accesses, cells of each) for accesses of ``size`` bytes; KernelError if one is bad."""
-        offsets = addresses.astype(np.int64) - self.base
-        bad = (offsets < 0) | (offsets > self.size - size)
-        if self.valid is not None and not bad.any():
-            bad = ~(self.valid[offsets] & self.valid[offsets + (size - 1)])
-        self._check("out of bounds", bad, addresses, lanes, size, where)
-        self._check(
-            "misaligned", addresses.astype(np.int64) % size != 0, addresses, lanes, size, where
-        )
-        if self.starts is not None:
-            offsets = offsets + self.starts[lanes]
-        return (offsets // self.cell)[:, None] + np.arange(-(-size // self.cell))
-
-    def _check(
-        self, what: str, bad: Array, addresses: Array, lanes: Array, size: int, where: Any
-    ) -> None:
-        if not bad.any():
-            return
-        first = int(np.flatnonzero(bad)[0])
-        raise KernelError(
-            f"{self.name} access {what}: {size} bytes at {int(addresses[first]):#x}, "
-            f"lane {int(lanes[first])}, {np.count_nonzero(bad)} lanes: {where}"
-        )
-
-    def read(self, cells: Array, stamps: Array, where: Any) -> Array:
-        if self.history is not None:
-            self.history.read(cells, stamps, where)
-        return self.cells[cells]
-
-    def write(self, cells: Array, values: Array, stamps: Array, where: Any) -> None:
-        """``values``: the contents of ``cells``, of any item size."""
-        values = np.ascontiguousarray(values).view(self.cells.dtype)
-        same = self.cells[cells] == values
-        self.cells[cells] = values
-        if self.history is not None:
-            self.history.write(cells, stamps, same, self.cells[cells] != values, where)
+        self.findings.add(kind, access.where, count, example)

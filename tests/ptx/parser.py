@@ -15,10 +15,11 @@ from typing import NamedTuple
 from .formats import WIDTHS
 
 
-class Register(NamedTuple):
-    """A register, or a special one such as ``%tid.x``."""
+class Name(NamedTuple):
+    """Of a register, a variable or a label. ``negated``: the predicate ``!p``."""
 
-    name: str
+    text: str
+    negated: bool = False
 
 
 class Number(NamedTuple):
@@ -26,12 +27,6 @@ class Number(NamedTuple):
 
     value: int | float
     bits: int = 0
-
-
-class Symbol(NamedTuple):
-    """The address of a variable, or a label."""
-
-    name: str
 
 
 class Address(NamedTuple):
@@ -47,13 +42,11 @@ class Vector(NamedTuple):
     entries: tuple[Operand, ...]
 
 
-class Negated(NamedTuple):
-    """``!p``"""
-
-    operand: Operand
+Operand = Name | Number | Address | Vector
 
 
-Operand = Register | Number | Symbol | Address | Vector | Negated
+def entries(operand: Operand) -> tuple[Operand, ...]:
+    return operand.entries if isinstance(operand, Vector) else (operand,)
 
 
 @dataclass(eq=False)
@@ -102,7 +95,7 @@ _STATEMENT = re.compile(
     r"(?P<code>[^;{}]*(?:\{[^{}]*\}[^;{}]*)*);)"
 )
 _VARIABLE = re.compile(r"\.(?:shared|param)\b(.*?)([\w$%]+)\s*(\[\s*\d*\s*\])?\s*$", re.S)
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\.pragma[^;]*", re.S)
 
 
 def parse(text: str) -> dict[str, Kernel]:
@@ -138,49 +131,42 @@ def _read_body(kernel: Kernel, text: str, at: int, files: dict[str, str]) -> int
     """Read statements until the brace of the body closes; returns where the text goes on."""
     source = ""
     scopes: list[dict[str, str]] = [{}]
-    while True:
+    while scopes:
         match = _STATEMENT.match(text, at)
         if match is None:
             raise ValueError(f"{kernel.name}: not a statement: {text[at : at + 80]!r}")
         at = match.end()
+        code = " ".join((match["code"] or "").split())
         if match["label"]:
             kernel.labels[match["label"]] = len(kernel.code)
         elif match["brace"] == "{":
             scopes.append(dict(scopes[-1]))
         elif match["brace"] == "}":
             scopes.pop()
-            if not scopes:
-                return at
         elif match["loc"]:
             _, number, line = match["loc"].split()[:3]
             source = f"{files.get(number, number)}:{line}"
-        else:
-            _read_statement(kernel, " ".join(match["code"].split()), scopes, source)
-
-
-def _read_statement(kernel: Kernel, code: str, scopes: list[dict[str, str]], source: str) -> None:
-    if code.startswith(".reg"):
-        _declare(kernel, code, scopes)
-    elif code.startswith(".shared"):
-        kernel.shared.append(_variable(code))
-    elif code.startswith(".pragma") or not code:
-        return
-    elif code.startswith("."):
-        raise NotImplementedError(f"{kernel.name}: {code}")
-    else:
-        kernel.code.append(_instruction(code, scopes[-1], source))
+        elif code.startswith(".reg"):
+            _declare(kernel, code, scopes)
+        elif code.startswith(".shared"):
+            kernel.shared.append(_variable(code))
+        elif code.startswith("."):
+            raise NotImplementedError(f"{kernel.name}: {code}")
+        elif code:
+            kernel.code.append(_instruction(code, scopes[-1], source))
+    return at
 
 
 def _declare(kernel: Kernel, code: str, scopes: list[dict[str, str]]) -> None:
     """Registers; those of an inner scope are renamed, because names may repeat."""
     _, kind, names = code.split(maxsplit=2)
-    for name in names.split(","):
-        many = re.fullmatch(r"([\w$%]+)<(\d+)>", name.strip())
-        every = [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [name.strip()]
-        for one in every:
-            full = one if len(scopes) == 1 and one[0] == "%" else f"%{one}@{len(kernel.registers)}"
-            if full != one:
-                scopes[-1][one] = full
+    for stem, count in re.findall(r"([\w$%]+)(?:<(\d+)>)?", names):
+        for name in [f"{stem}{i}" for i in range(int(count))] if count else [stem]:
+            full = f"%{name}@{len(kernel.registers)}"
+            if len(scopes) == 1 and name[0] == "%":
+                full = name
+            else:
+                scopes[-1][name] = full
             kernel.registers[full] = WIDTHS[kind.lstrip(".")]
 
 
@@ -208,13 +194,11 @@ def _operand(text: str) -> Operand:
         base, sign, offset = re.fullmatch(r"\[\s*(.+?)\s*(?:([-+])\s*(-?\d+))?\s*\]", text).groups()
         return Address(_operand(base), int(f"{sign}1") * int(offset) if sign else 0)
     if text[0] == "!":
-        return Negated(_operand(text[1:]))
+        return Name(text[1:], negated=True)
     if "|" in text:
         return Vector(tuple(_operand(part) for part in text.split("|")))
-    if text[0] == "%":
-        return Register(text)
     if match := re.fullmatch(r"0([fFdD])([0-9a-fA-F]+)", text):
         return Number(int(match[2], 16), 32 if match[1] in "fF" else 64)
     if re.match(r"-?\d", text):
         return Number(float(text) if "." in text else int(text.rstrip("U"), 0))
-    return Symbol(text)
+    return Name(text)
