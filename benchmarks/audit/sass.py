@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import struct
@@ -46,15 +47,17 @@ class Binary:
 
 
 def tool(name: str) -> Path:
-    """``nvdisasm`` or ``cuobjdump`` from the installed Triton, or from the PATH."""
+    """``nvdisasm`` or ``cuobjdump``: Triton's, or that of the toolkit that the build takes."""
     triton = importlib.util.find_spec("triton")
     if triton and triton.origin:
         path = Path(triton.origin).parent / "backends/nvidia/bin" / name
         if path.exists():
             return path
-    if found := shutil.which(name):
+    toolkits = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [os.environ.get("PATH", ""), *(f"{folder}/bin" for folder in toolkits if folder)]
+    if found := shutil.which(name, path=os.pathsep.join(folders)):
         return Path(found)
-    raise FileNotFoundError(f"{name} is missing: neither Triton nor the PATH has it")
+    raise FileNotFoundError(f"{name} is missing: neither Triton nor a CUDA toolkit has it")
 
 
 def read(cubins: Sequence[bytes], capability: int) -> list[Binary]:
