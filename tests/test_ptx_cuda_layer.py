@@ -11,9 +11,8 @@ from jca_fast.kernels.cuda import native
 from tests.ptx import cuda_device, cuda_layer
 from tests.ptx.cuda_calls import execute
 
-pytestmark = pytest.mark.skipif(
-    not native.library_path().is_file(), reason="the CUDA library is not built"
-)
+WHY = cuda_device.problem()
+pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 KERNELS = ["forward", "prepare", "attention", "finish", "sums"]
 
 

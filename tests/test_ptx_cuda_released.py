@@ -12,9 +12,8 @@ from jca_fast.ops import reference
 from tests.ptx import cuda_device
 from tests.ptx.cuda_calls import execute
 
-pytestmark = pytest.mark.skipif(
-    not native.library_path().is_file(), reason="the CUDA library is not built"
-)
+WHY = cuda_device.problem()
+pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 
 @pytest.mark.parametrize(
