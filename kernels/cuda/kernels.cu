@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(jca_cuda::kThreads, 2) joint_affinity_forward(
     jca_cuda::AffinityWalker<Tier>(w).forward();
 }
 
-__global__ void __launch_bounds__(jca_cuda::kThreads) joint_affinity_backward(const Affinity w) {
+__global__ void __launch_bounds__(jca_cuda::kThreads, 4) joint_affinity_backward(const Affinity w) {
     jca_cuda::AffinityWalker<Tier>(w).backward();
 }
 
