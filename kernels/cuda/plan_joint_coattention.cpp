@@ -27,7 +27,7 @@ int begin(jca_cuda_plan* plan, const jca_cuda_joint_coattention& a) {
     if (status) return status;
     if (a.modalities < 1 || a.modalities > JCA_CUDA_MODALITIES) return JCA_CUDA_BAD_MODALITIES;
     if (a.joints != 0 && a.joints != 1 && a.joints != a.modalities) return JCA_CUDA_BAD_MODALITIES;
-    if (a.dropout_threshold < 0 || a.dropout_threshold > 65536) return JCA_CUDA_BAD_DROPOUT;
+    if (!is_dropout(a.dropout_threshold)) return JCA_CUDA_BAD_DROPOUT;
     for (int i = 0; i < a.modalities; ++i)
         if (std::min(a.modality[i].d, a.modality[i].k) < 1) return JCA_CUDA_BAD_SIZE;
     for (int i = 0; i < a.joints; ++i)
@@ -74,7 +74,6 @@ Layer layer(const jca_cuda_joint_coattention& a) {
     }
     for (int i = 0; i < a.joints; ++i)
         l.parts[i] = {matrix(transposed(a.joint[i].x)), int32_t(a.joint[i].d), 0};
-    const int64_t kept = 65536 - a.dropout_threshold;
     l.seed = reinterpret_cast<const int64_t*>(a.seed);
     l.count = a.modalities;
     l.batch = int32_t(a.batch);
@@ -86,7 +85,7 @@ Layer layer(const jca_cuda_joint_coattention& a) {
     l.residual = a.residual;
     l.group = int32_t(std::max<int64_t>(blocks(a.batch, kGroups), 1));
     l.groups = int32_t(blocks(a.batch, l.group));  // 0 for an empty batch: the sums are 0
-    l.keep_scale = !a.seed ? 1.0f : kept ? float(65536.0 / double(kept)) : 0.0f;
+    l.keep_scale = keep_scale(a.seed, a.dropout_threshold);
     l.threshold = uint32_t(a.dropout_threshold);
     return l;
 }

@@ -6,7 +6,6 @@ namespace {
 // What all passes share; the caller adds the sides.
 Walk common(const jca_cuda_tanh_attention& a) {
     Walk w{};
-    const int64_t kept = 65536 - a.dropout_threshold;
     w.seed = reinterpret_cast<const int64_t*>(a.seed);
     w.n = int32_t(a.n);
     w.width = int32_t(a.d);
@@ -15,7 +14,7 @@ Walk common(const jca_cuda_tanh_attention& a) {
     w.width_blocks = int32_t(blocks(a.d, kWidth));
     w.group = 1;
     w.scale = float(a.scale);
-    w.keep_scale = !a.seed ? 1.0f : kept ? float(65536.0 / double(kept)) : 0.0f;
+    w.keep_scale = keep_scale(a.seed, a.dropout_threshold);
     w.threshold = uint32_t(a.dropout_threshold);
     return w;
 }
@@ -132,7 +131,7 @@ int begin(jca_cuda_plan* plan, const jca_cuda_tanh_attention& a) {
                                    {a.dk, a.l, a.n},
                                    {a.dv, a.l, a.d}});
     if (status) return status;
-    if (a.dropout_threshold < 0 || a.dropout_threshold > 65536) return JCA_CUDA_BAD_DROPOUT;
+    if (!is_dropout(a.dropout_threshold)) return JCA_CUDA_BAD_DROPOUT;
     return a.l * a.d < kLimit ? JCA_CUDA_SUCCESS : JCA_CUDA_TOO_LARGE;  // of the workspace
 }
 

@@ -56,6 +56,16 @@ inline int begin_plan(jca_cuda_plan* plan, int tier, int64_t batch,
     return JCA_CUDA_SUCCESS;
 }
 
+inline bool is_dropout(int64_t threshold) {
+    return threshold >= 0 && threshold <= 65536;
+}
+
+// The factor on the elements that dropout keeps; a seed of 0 is none.
+inline float keep_scale(uint64_t seed, int64_t threshold) {
+    if (!seed) return 1.0f;
+    return threshold < 65536 ? float(65536.0 / double(65536 - threshold)) : 0.0f;
+}
+
 // The address of `bytes` more of the workspace.
 inline uint64_t reserve(jca_cuda_plan* plan, uint64_t workspace, int64_t bytes) {
     const uint64_t address = workspace + uint64_t(plan->workspace_size);
