@@ -58,9 +58,8 @@ def planned(op, call, workspace=0):
         call.values.workspace, call.values.workspace_size = workspace, 2**40
     if call.seed is not None:
         call.values.seed = call.seed.data_ptr()
-    plan = cuda_device.Plan()
-    plan_of = getattr(native.library(), f"jca_cuda_plan_{op}")
-    assert plan_of(ctypes.byref(call.values), ctypes.byref(plan)) == 0
+    status, plan = cuda_device.plan_of(op, call.values)
+    assert status == 0
     return plan.launches[: plan.count]
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
-from jca_fast.kernels.cuda import native
 
 from tests.ptx import cuda_device
 from tests.ptx.cuda_calls import execute
@@ -27,16 +24,15 @@ def test_results_are_right_and_nothing_is_found(tier, call):
 def plan(way="", **changes) -> tuple[int, cuda_device.Plan]:
     """The status and the plan of B = 64, M = 512, L = 1024, N = 10."""
     sizes = dict(batch=64, m=512, l=1024, n=10)
-    call, result = cuda_device.JointAffinity(**sizes | changes), cuda_device.Plan()
-    plan_of = getattr(native.library(), f"jca_cuda_plan_joint_affinity{way}")
-    return plan_of(ctypes.byref(call), ctypes.byref(result)), result
+    call = cuda_device.JointAffinity(**sizes | changes)
+    return cuda_device.plan_of(f"joint_affinity{way}", call)
 
 
 def test_plans_of_the_paper_size():
     """The forward splits the columns into spans of 256."""
     (status, forward), (other, backward) = plan(), plan("_backward")
     assert status == other == 0
-    grids = [tuple(x.grid) for p in (forward, backward) for x in p.launches[: p.count]]
+    grids = [grid for _, grid in cuda_device.launches_of(forward, backward)]
     assert grids == [(4 * 64, 4, 1), (4 * 64, 1, 1), (8 * 64, 1, 1)]
     assert max(x.shared_bytes for x in backward.launches) <= 99 * 1024
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
-from jca_fast.kernels.cuda import native
 
 from tests.ptx import cuda_device
 from tests.ptx.cuda_calls import execute
@@ -32,18 +29,14 @@ def test_results_are_right_and_nothing_is_found(tier):
 def plan(**changes) -> tuple[int, cuda_device.Plan]:
     """The status and the plan of a backward of B = 64, M = 512, L = 1024, N = 10, D = 32."""
     sizes = dict(batch=64, m=512, l=1024, n=10, d=32, workspace_size=2**30)
-    call, result = cuda_device.TanhAttention(**sizes | changes), cuda_device.Plan()
-    status = native.library().jca_cuda_plan_tanh_attention_backward(
-        ctypes.byref(call), ctypes.byref(result)
-    )
-    return status, result
+    call = cuda_device.TanhAttention(**sizes | changes)
+    return cuda_device.plan_of("tanh_attention_backward", call)
 
 
 def test_a_plan_of_the_paper_size():
     status, result = plan(shared_v=1)
-    launches = [(cuda_device.name_of(x), tuple(x.grid)) for x in result.launches[: result.count]]
     assert status == 0
-    assert launches == [
+    assert cuda_device.launches_of(result) == [
         ("tanh_attention_columns", (8 * 16, 1, 1)),
         ("tanh_attention_rows", (4 * 64, 1, 1)),
         ("sum_parts", (1024 * 32 // 128, 1, 1)),
@@ -58,9 +51,7 @@ def test_a_plan_of_16_bits_has_one_pass_where_all_is_one_block_wide():
         status, result = plan(shared_v=1, tier=cuda_device.TIERS.index("bfloat16"), n=n, d=d)
         assert status == 0
         assert max(x.shared_bytes for x in result.launches) <= 99 * 1024
-        launches[n, d] = [
-            (cuda_device.name_of(x), tuple(x.grid)) for x in result.launches[: result.count]
-        ]
+        launches[n, d] = cuda_device.launches_of(result)
         if (n, d) == (10, 32):
             assert result.workspace_size == 4 * (16 * 1024 * 32 + 8 * 64 * 512 * 10)
     assert launches[10, 32] == [
@@ -93,5 +84,5 @@ def test_a_wrong_call_is_refused(changes, text):
 
 def test_an_empty_batch_writes_zeros_to_the_shared_gradient_only():
     _, result = plan(batch=0, shared_v=1)
-    assert [cuda_device.name_of(x) for x in result.launches[: result.count]] == ["sum_parts"]
+    assert [name for name, _ in cuda_device.launches_of(result)] == ["sum_parts"]
     assert plan(batch=0)[1].count == 0

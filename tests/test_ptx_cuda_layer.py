@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
-from jca_fast.kernels.cuda import native
 
 from tests.ptx import cuda_device, cuda_layer
 from tests.ptx.cuda_calls import execute
@@ -36,20 +33,15 @@ def call(**changes):
 
 def plan(way="_backward", given=None, **changes) -> tuple[int, cuda_device.Plan]:
     """The status and the plan."""
-    result = cuda_device.Plan()
-    plan_of = getattr(native.library(), f"jca_cuda_plan_joint_coattention{way}")
-    return plan_of(ctypes.byref(given or call(**changes)), ctypes.byref(result)), result
+    return cuda_device.plan_of(f"joint_coattention{way}", given or call(**changes))
 
 
 def test_plans_of_the_paper_size():
     """One launch forward, four backward; a part of the columns has a CTA for each of 16 groups."""
     (status, forward), (other, backward) = plan(""), plan()
     assert status == other == 0
-    grids = [
-        (cuda_device.name_of(x).split("_")[-1], tuple(x.grid))
-        for p in (forward, backward)
-        for x in p.launches[: p.count]
-    ]
+    launches = cuda_device.launches_of(forward, backward)
+    grids = [(name.split("_")[-1], grid) for name, grid in launches]
     rows = 4 * 64
     assert grids == [
         ("forward", (rows, 2, 1)),
@@ -93,9 +85,7 @@ def test_the_largest_layer_fits_the_parameters_of_a_kernel():
 def test_an_empty_batch_writes_zeros_to_the_weights_only():
     _, result = plan(batch=0)
     assert plan("", batch=0)[1].count == 0
-    assert [cuda_device.name_of(x) for x in result.launches[: result.count]] == [
-        "joint_coattention_sums"
-    ]
+    assert [name for name, _ in cuda_device.launches_of(result)] == ["joint_coattention_sums"]
     inputs = [torch.empty(0, 3, 5), torch.empty(0, 3, 6)]
     weights = [[torch.ones(k, n)] * 2 for k, n in ((3, 3), (4, 3), (4, 11), (4, 3))]
     device = cuda_layer.Device("exact")

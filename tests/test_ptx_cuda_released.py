@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
-from jca_fast.kernels.cuda import native
 
 from jca_fast.ops import reference
 from tests.ptx import cuda_device
@@ -59,20 +56,14 @@ def test_nan_and_infinity_go_where_the_reference_lets_them_go():
 def plan(way="", **changes) -> tuple[int, cuda_device.Plan]:
     """The status and the plan of B = 64, N = 10, d = 1024, d_x = 512."""
     sizes = dict(batch=64, n=10, d=1024, d_x=512, workspace_size=2**30)
-    call, result = cuda_device.ReleasedAttention(**sizes | changes), cuda_device.Plan()
-    plan_of = getattr(native.library(), f"jca_cuda_plan_released_attention{way}")
-    return plan_of(ctypes.byref(call), ctypes.byref(result)), result
+    call = cuda_device.ReleasedAttention(**sizes | changes)
+    return cuda_device.plan_of(f"released_attention{way}", call)
 
 
 def test_plans_of_the_paper_size():
     (status, forward), (other, backward) = plan(), plan("_backward")
     assert status == other == 0
-    launches = [
-        (cuda_device.name_of(x), tuple(x.grid))
-        for p in (forward, backward)
-        for x in p.launches[: p.count]
-    ]
-    assert launches == [
+    assert cuda_device.launches_of(forward, backward) == [
         ("tanh_attention_forward", (8 * 64, 1, 1)),
         ("released_activation", (10 * 1024 // 4 // 128 * 64, 1, 1)),
         ("tanh_attention_columns", (4 * 64, 1, 1)),

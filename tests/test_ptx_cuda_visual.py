@@ -6,7 +6,6 @@ import ctypes
 
 import pytest
 import torch
-from jca_fast.kernels.cuda import native
 
 from tests.ptx import cuda_device
 from tests.ptx.cuda_calls import execute
@@ -54,16 +53,14 @@ def plan(way="", **changes) -> tuple[int, cuda_device.Plan]:
     call = cuda_device.VisualReduction(**sizes | changes)
     call.keys = cuda_device.Matrix(0, (ctypes.c_int64 * 3)(49 * 512, 512, 1))
     call.dkeys = cuda_device.Matrix(1024, call.keys.strides)
-    result = cuda_device.Plan()
-    plan_of = getattr(native.library(), f"jca_cuda_plan_visual_reduction{way}")
-    return plan_of(ctypes.byref(call), ctypes.byref(result)), result
+    return cuda_device.plan_of(f"visual_reduction{way}", call)
 
 
 @pytest.mark.parametrize("way", ["", "_backward"])
 def test_plans_of_the_paper_size(way):
     status, result = plan(way)
     assert status == 0
-    assert [tuple(x.grid) for x in result.launches[: result.count]] == [(640, 1, 1)]
+    assert [grid for _, grid in cuda_device.launches_of(result)] == [(640, 1, 1)]
     assert result.workspace_size == 4 * 640 * 49
     assert result.launches[0].shared_bytes <= 99 * 1024
 

@@ -133,6 +133,18 @@ def name_of(launch: LaunchPlan) -> str:
     return native.library().jca_cuda_kernel_name(launch.kernel).decode()
 
 
+def plan_of(op: str, call: ctypes.Structure) -> tuple[int, Plan]:
+    """The status and the plan of a call; ``op`` is tanh_attention_backward, for example."""
+    plan = Plan()
+    function = getattr(native.library(), f"jca_cuda_plan_{op}")
+    return function(ctypes.byref(call), ctypes.byref(plan)), plan
+
+
+def launches_of(*plans: Plan) -> list[tuple[str, tuple[int, ...]]]:
+    """Kernel and grid of each launch."""
+    return [(name_of(x), tuple(x.grid)) for plan in plans for x in plan.launches[: plan.count]]
+
+
 def text_of(status: int) -> str:
     """What a status means."""
     return native.library().jca_cuda_status_string(status).decode()
@@ -258,10 +270,9 @@ class Device:
         return [tensors[name] for name in ("dquery", "dkeys") if name in tensors]
 
     def run(self, op: str, call: Call) -> None:
-        plan_of, plan = getattr(native.library(), f"jca_cuda_plan_{op}"), Plan()
         storages = {t.untyped_storage().data_ptr(): t for t in call.tensors.values()}
         call.place({start: start for start in storages})
-        plan_of(ctypes.byref(call.values), ctypes.byref(plan))
+        _, plan = plan_of(op, call.values)
         arena = Arena([*(_bytes(t).size for t in storages.values()), plan.workspace_size, 8])
         for own, t in zip(arena.buffers, storages.values(), strict=False):
             own[:] = _bytes(t)
@@ -272,7 +283,8 @@ class Device:
         if call.seed is not None:
             arena.buffers[-1][:] = np.frombuffer(_int64(call.seed), np.uint8)
             call.values.seed = arena.addresses[-1]
-        if status := plan_of(ctypes.byref(call.values), ctypes.byref(plan)):
+        status, plan = plan_of(op, call.values)
+        if status:
             raise ValueError(text_of(status))
         for launch in plan.launches[: plan.count]:
             self._execute(launch, arena)
