@@ -19,6 +19,8 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 TEMPORARY = ".*.tmp"
 """The pattern of temporary files; the holder of a folder's lock may delete those in it."""
 SCRATCH = ".scratch."
+LOCK = ".lock"
+"""The file that processes lock in a folder that one of them may use at a time."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NO_ANONYMOUS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
@@ -103,6 +105,42 @@ def scratch(folder: Path) -> Iterator[Path]:
         locked(Path(name)),
     ):
         yield Path(name)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, taken: Exception) -> Iterator[None]:
+    """Make `folder` and lock it; raise `taken` if another process has locked it.
+
+    The lock ends with the process, its file stays. A file system without locks lets every process
+    in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(lock)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise taken from None
+        except OSError:
+            pass
+        yield
+    finally:
+        if lock in _held:
+            _held.remove(lock)
+            os.close(lock)
+
+
+_held: set[int] = set()
+
+
+def _leave_locks() -> None:
+    """Close the locks in a forked process: a worker of a loader may outlive its parent."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 @contextlib.contextmanager

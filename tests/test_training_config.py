@@ -142,3 +142,6 @@ def test_bad_files_are_named(tmp_path, text, message):
         parse("--config", str(path), "--data", "d")
     with pytest.raises(FileNotFoundError, match=r"none\.toml"):
         parse("--config", str(tmp_path / "none.toml"))
+    path = path.rename(tmp_path / "bad.yaml")
+    with pytest.raises(ValueError, match=r"bad\.yaml: a YAML file; needed: TOML or JSON"):
+        parse("--config", str(path))

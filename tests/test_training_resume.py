@@ -223,3 +223,14 @@ def test_no_resume_starts_anew(uninterrupted, tmp_path, run):
     assert run({**arguments, "seed": 9}) == 0
     assert run({**arguments, "resume": False}) == 0
     assert_same_run(tmp_path / "run", reference)
+
+
+def test_a_second_training_in_a_folder_in_use_is_refused(uninterrupted):
+    arguments, out = uninterrupted
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with (
+        atomic.exclusive(out, RuntimeError("locked")),
+        pytest.raises(RuntimeError, match=f"another training runs in {out}"),
+    ):
+        train_here(**arguments | {"resume": False, "lr": 0.1})
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

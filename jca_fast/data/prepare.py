@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os.path
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,8 @@ def prepare(
     if (out / cache.MANIFEST).is_file() and not overwrite:
         return cast_reports(_finished(root, out, plan))
     staging = out.with_name(out.name + ".partial")
-    with _locked(staging):
+    taken = f"{staging}: another run is preparing this cache; needed: wait for it"
+    with atomic.exclusive(staging, ValueError(taken)):
         manifest = _resume(staging, plan, overwrite)
         try:
             _require_space(staging, manifest)
@@ -123,22 +123,6 @@ def _require_cache_or_nothing(out: Path) -> None:
         and (not out.is_dir() or any(out.iterdir()))
     ):
         raise ValueError(f"{out}: exists and is not a cache; needed: a new or empty folder")
-
-
-@contextlib.contextmanager
-def _locked(staging: Path) -> Iterator[None]:
-    """Lock `staging` against a second run; the lock ends with the process."""
-    import fcntl
-
-    staging.mkdir(parents=True, exist_ok=True)
-    with (staging / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"{staging}: another run is preparing this cache; needed: wait for it"
-            ) from None
-        yield
 
 
 def _resume(staging: Path, plan: cache.Manifest, overwrite: bool) -> cache.Manifest:

@@ -39,9 +39,8 @@ def write_splits(
         raise ValueError("needed: either lists or ratios")
     taken = [split for split in files.SPLITS if files.exists(root, f"{split}_order")]
     if taken and not overwrite:
-        raise FileExistsError(
-            f"{files.find(root, f'{taken[0]}_order')}: exists; needed: another folder, or overwrite"
-        )
+        path = files.find(root, f"{taken[0]}_order")
+        raise FileExistsError(f"{path}: exists; needed: another folder, or --overwrite")
     if lists is not None:
         splits = _from_lists(Path(lists), root / files.ANNOTATIONS, events, num_segments)
     else:

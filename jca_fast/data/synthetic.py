@@ -175,7 +175,7 @@ def _staging(root: Path, num_bytes: int, overwrite: bool) -> Iterator[Path]:
     taken = sorted(name for name in _NAMES if (root / name).exists())
     if taken and not overwrite:
         raise FileExistsError(
-            f"{root}: already holds {', '.join(taken)}; needed: another folder, or overwrite"
+            f"{root}: already holds {', '.join(taken)}; needed: another folder, or --overwrite"
         )
     root.mkdir(parents=True, exist_ok=True)
     files.require_space(root, num_bytes, "the planted set")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from jca_fast.atomic import check_folder, write_json
+from jca_fast.atomic import LOCK, check_folder, exclusive, write_json
 from jca_fast.data.ave import AVEDataset
 from jca_fast.data.synthetic import synthesize
 from jca_fast.models.tables import FULL, TABLES, Row
@@ -25,7 +23,6 @@ from jca_fast.training.trainer import Trainer
 
 REGION_FEATURES = 128
 """Channels of a region of the planted set."""
-LOCK = ".lock"
 
 
 def ablate(ablation: Ablation) -> list[RowResult]:
@@ -102,19 +99,10 @@ def claim(out: Path, ablation: Ablation) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> AbstractContextManager[None]:
     """Locks the folder of an ablation; RuntimeError if another process holds it."""
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(
-                f"out: another ablation runs in {out}; needed: its end, or another --out"
-            ) from None
-        except OSError:  # the file system has no locks
-            pass
-        yield
+    text = f"out: another ablation runs in {out}; needed: its end, or another --out"
+    return exclusive(out, RuntimeError(text))
 
 
 def plant(ablation: Ablation) -> None:

@@ -66,6 +66,10 @@ class Ablation:
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.data and self.clips != CLIPS:
+            raise ValueError(
+                f"clips: {self.clips} given, but {self.data} is used whole; needed: one of them"
+            )
         for name, value in (PROTOCOL if self.data else PLANTED).items():
             setattr(self, name, getattr(self, name) or value)
         if SMALLEST_DIM % (2 * self.scale):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jca_fast.atomic import TEMPORARY, check_folder, write_json
+from jca_fast.atomic import TEMPORARY, check_folder, exclusive, write_json
 from jca_fast.data.record import require_same_features
 from jca_fast.training import checkpoint
 from jca_fast.training.logs import COLUMNS
@@ -50,18 +52,28 @@ def save(trainer: Trainer) -> None:
         )
 
 
-def prepare_folder(trainer: Trainer) -> None:
-    """Restores last.pt or clears the folder of an earlier run, depending on config.resume."""
+@contextlib.contextmanager
+def held_folder(trainer: Trainer) -> Iterator[None]:
+    """The folder of the run, locked against other runs, with last.pt restored or an earlier run
+    cleared, depending on config.resume. RuntimeError if another run holds it.
+    """
     last, wanted = trainer.out / "last.pt", trainer.config.resume
     if wanted and not last.is_file():
         raise FileNotFoundError(f"{last}: nothing to resume")
-    if wanted is not False and last.is_file():
-        restore(trainer, last)
-    trainer.group.gather(None)  # barrier before process 0 clears and writes
-    if not trainer.group.main:
-        return
     check_folder(trainer.out, "out:")
-    trainer.out.mkdir(parents=True, exist_ok=True)
+    text = f"out: another training runs in {trainer.out}; needed: its end, or another --out"
+    lock = exclusive(trainer.out, RuntimeError(text))
+    with lock if trainer.group.main else contextlib.nullcontext():
+        if wanted is not False and last.is_file():
+            restore(trainer, last)
+        trainer.group.gather(None)  # barrier before process 0 clears and writes
+        if trainer.group.main:
+            _clear(trainer)
+        yield
+
+
+def _clear(trainer: Trainer) -> None:
+    """Removes what the run does not continue, and writes its settings."""
     for leftover in trainer.out.glob(TEMPORARY):  # left by a process that was killed while writing
         leftover.unlink()
     if not trainer.step:

@@ -76,9 +76,12 @@ def read_settings(path: str, known: Iterable[str]) -> dict[str, Any]:
     All keys of the top level must be known.
     """
     file = user_path(path)
-    kind = "JSON" if file.suffix.lower() == ".json" else "TOML"
+    suffix = file.suffix.lower()
+    kind = "JSON" if suffix == ".json" else "TOML"
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file")
+    if suffix in (".yaml", ".yml"):
+        raise ValueError(f"{path}: a YAML file; needed: TOML or JSON")
     text = read_text(file)
     try:
         table = json.loads(text) if kind == "JSON" else tomllib.loads(text)

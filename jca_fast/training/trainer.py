@@ -83,8 +83,6 @@ class Trainer:
         self.progress = Progress(0, 0, False)
         if group.rank:
             seed_everything(config.seed + 1_000_003 * group.rank)  # a different mask per rank
-        run_state.prepare_folder(self)
-        self.wrapped = self.wrap()
 
     def wrap(self) -> torch.nn.Module:
         """The objective for the training step: compiled and synchronised over processes as set."""
@@ -101,8 +99,15 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Trains to the last epoch or the early stop, and scores best.pt on the test split.
 
-        Returns the content of metrics.json without the history.
+        Returns the content of metrics.json without the history. RuntimeError if another run uses
+        the folder.
         """
+        with run_state.held_folder(self):
+            self.wrapped = self.wrap()
+            return self.run()
+
+    def run(self) -> dict[str, Any]:
+        """The loop of :meth:`fit`."""
         per_epoch = self.batches.count()
         self.progress = Progress(
             self.config.epochs * per_epoch,
