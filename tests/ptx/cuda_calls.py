@@ -20,7 +20,7 @@ from jca_fast.ops.backends.parity import FACTOR, FLOOR
 
 from .cuda_device import TIERS
 from .cuda_layer import GROUPS, Device
-from .launch import SCHEDULES, Options
+from .machine import SCHEDULES, Options
 
 ROUNDED = 1.5
 """An error may be this much above PyTorch's, or within one rounding of the tier. Where tensor cores
