@@ -169,6 +169,7 @@ class History:
         if not self.written:
             self._add("read of uninitialised memory", written < 0, written, access)
         self._add_races("read after write", written, access)
+        # Reads of others stay beside the last one: earlier ones, and those at the same time.
         before = self.reader[cells]
         self.reader[cells] = mine
         for others, stamps in ((before, before), (self.reader[cells], mine)):
