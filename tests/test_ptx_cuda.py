@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ptx.launch import SCHEDULES, Arena, Launch, Options
-from tests.ptx.machine import Machine
-from tests.ptx.memory import Findings
+from tests.ptx.machine import SCHEDULES, Launch, Machine, Options
+from tests.ptx.memory import Arena, Findings
 from tests.ptx.parser import parse
 
 SOURCE = Path(__file__).parent / "ptx" / "gemm.cu"

@@ -17,10 +17,14 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("tier", KERNELS)
-def test_results_are_right_and_nothing_is_found(tier):
-    """With dropout; a wrong mask would be seen. ``python -m tests.ptx.cuda_calls`` has all."""
-    errors, device = execute(tier, "quick")
+@pytest.mark.parametrize(
+    ("tier", "call"), [("exact", "quick"), ("bfloat16", "quick"), ("bfloat16", "shared v")]
+)
+def test_results_are_right_and_nothing_is_found(tier, call):
+    """With dropout; a wrong mask would be seen. Where v is shared, a block of threads has several
+    samples. ``python -m tests.ptx.cuda_calls`` has all.
+    """
+    errors, device = execute(tier, call)
     assert not device.findings.lines()
     assert all(error <= 1 for error in errors.values()), errors
     assert set(device.covered) == KERNELS[tier]

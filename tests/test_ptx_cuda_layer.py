@@ -13,10 +13,19 @@ pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 KERNELS = ["forward", "prepare", "attention", "finish", "sums"]
 
 
-@pytest.mark.parametrize(("tier", "how"), [("exact", "2 guard bits"), ("bfloat16", "together")])
-def test_results_are_right_and_nothing_is_found(tier, how):
-    """With dropout; a wrong mask would be seen. ``python -m tests.ptx.cuda_calls`` has all."""
-    errors, device = execute(tier, "layer, small", how)
+@pytest.mark.parametrize(
+    ("tier", "call", "how"),
+    [
+        ("exact", "layer, small", "2 guard bits"),
+        ("bfloat16", "layer, small", "together"),
+        ("bfloat16", "layer, groups", "together"),
+    ],
+)
+def test_results_are_right_and_nothing_is_found(tier, call, how):
+    """With dropout; a wrong mask would be seen. In groups, a block of threads has several samples.
+    ``python -m tests.ptx.cuda_calls`` has all.
+    """
+    errors, device = execute(tier, call, how)
     assert not device.findings.lines()
     assert all(error <= 1 for error in errors.values()), errors
     assert set(device.covered) == {f"joint_coattention_{kernel}" for kernel in KERNELS}

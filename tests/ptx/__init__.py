@@ -7,8 +7,8 @@ operands used too early, instructions that never ran. It does not model speed. `
 PTX: a fault in machine code stays invisible.
 
 * ``parser.py`` reads PTX; ``formats.py`` has the number formats and the rounding of tensor cores.
-* ``launch.py`` describes a launch, ``memory.py`` checks accesses, ``machine.py`` has the registers
-  and decides which lanes run next.
+* ``memory.py`` checks accesses; ``machine.py`` takes a launch, has the registers and decides which
+  lanes run next.
 * ``instructions.py`` lists the instructions of ``arithmetic.py``, ``transfers.py`` and
   ``tensor_cores.py``.
 * ``triton_device.py`` takes the launches of the Triton kernels; ``cases.py`` runs every op.

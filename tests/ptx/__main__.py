@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 
 from .cases import CHIPS, EVERY, SUITE, TILES, Coverage, Row, coverage, run_case, to_json
-from .launch import SCHEDULES, Options
+from .machine import SCHEDULES, Options
 
 TIERS = ("exact", "tf32", "bfloat16", "float16")
 Job = tuple[str, str, int, str, Options]

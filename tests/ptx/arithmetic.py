@@ -15,17 +15,15 @@ from .parser import Instruction, Vector, entries
 
 KINDS = "|".join(DTYPES)
 OWN = "own"
-BITS = "bits"
 PRODUCT = "product"
 TO = "to"
-"""Kinds of operands: the instruction's own type, its bits, what ``mul`` or ``cvt`` yields."""
+"""Kinds of operands: the instruction's own type, what ``mul`` or ``cvt`` yields."""
 
 
 def _kind(which: str, ins: Instruction) -> str:
     own = ins.parts[-1]
-    product = f"{own[0]}{2 * WIDTHS[own]}" if ins.has("wide") else own
-    kinds = {OWN: own, BITS: f"b{WIDTHS[own]}", PRODUCT: product, TO: ins.parts[-2]}
-    return kinds.get(which, which)
+    product = f"{own[0]}{2 * WIDTHS[own]}" if "wide" in ins.parts else own
+    return {OWN: own, PRODUCT: product, TO: ins.parts[-2]}.get(which, which)
 
 
 def elementwise(
@@ -44,15 +42,14 @@ def elementwise(
                 for operand, source in zip(ins.operands[1:], sources, strict=True)
             ]
             plain = isinstance(function, np.ufunc)
-            if plain and kind not in HALVES and not ins.has("ftz"):
+            if plain and kind not in HALVES:
                 out = m.register(ins.operands[0], kind)
                 return lambda active: function(
                     *[read() for read in reads], out=out, where=active.where
                 )
             write = m.target(ins.operands[0], kind)
             call = function if plain else partial(function, ins)
-            after = flush if ins.has("ftz") else lambda x: x
-            return lambda active: write(after(call(*[read() for read in reads])), active)
+            return lambda active: write(call(*[read() for read in reads]), active)
 
         instruction(f"(?:{names})(?: (?:{modifiers}))* (?:{KINDS})")(build)
         return function
@@ -61,14 +58,11 @@ def elementwise(
 
 
 UFUNCS = {
-    "add": np.add, "sub": np.subtract, "neg": np.negative, "abs": np.abs,
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "neg": np.negative, "abs": np.abs,
     "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert,
 }  # fmt: skip
 for _name, _ufunc in UFUNCS.items():
-    elementwise(_name, *[OWN] * _ufunc.nin, modifiers="rn|ftz")(_ufunc)
-
-
-elementwise("mul", OWN, OWN, modifiers="rn|ftz|lo")(np.multiply)
+    elementwise(_name, *[OWN] * _ufunc.nin, modifiers="rn|lo")(_ufunc)
 
 
 @elementwise("mul (?:hi|wide)(?= .(?:16|32))", OWN, OWN, result=PRODUCT)
@@ -76,41 +70,37 @@ def _multiply_wide(ins: Instruction, a: Any, b: Any) -> Any:
     kind = ins.parts[-1]
     wide = DTYPES[f"{kind[0]}{2 * WIDTHS[kind]}"]
     product = np.multiply(a, b, dtype=wide)
-    return product if ins.has("wide") else product >> wide(WIDTHS[kind])
+    return product if "wide" in ins.parts else product >> wide(WIDTHS[kind])
 
 
 elementwise("mad lo", OWN, OWN, OWN)(lambda ins, a, b, c: a * b + c)
 elementwise("mad wide(?= .(?:16|32))", OWN, OWN, PRODUCT, result=PRODUCT)(
     lambda ins, a, b, c: _multiply_wide(ins, a, b) + c
 )
-elementwise("fma(?!.* f64)", OWN, OWN, OWN, modifiers="rn|ftz")(
+elementwise("fma rn(?!.* f64)", OWN, OWN, OWN)(
     lambda ins, a, b, c: (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
 )
 """The product is exact."""
 
 
-@elementwise("div", OWN, OWN, modifiers="rn|full|approx|ftz")
+@elementwise("div(?= [su]32)", OWN, OWN)
 def _divide(ins: Instruction, a: Any, b: Any) -> Any:
-    """Integers are divided toward zero; where b is 0 all bits are set."""
-    if ins.parts[-1][0] == "f":
-        quotient = np.divide(a, b)
-        return quotient if ins.has("rn") else perturb(quotient, 2.0**-22)
-    safe = np.where(b == 0, np.ones_like(b), b)
-    down = a // safe
-    quotient = down + ((down < 0) & (down * safe != a)).astype(safe.dtype)
-    return np.where(b == 0, ~np.zeros_like(b), quotient)
+    """Toward zero. float64 is exact enough for 32 bits."""
+    return np.trunc(np.divide(a, b, dtype=np.float64)).astype(DTYPES[ins.parts[-1]])
 
 
-elementwise("rem", OWN, OWN)(lambda ins, a, b: a - _divide(ins, a, b) * b)
+elementwise("rem(?= [su]32)", OWN, OWN)(lambda ins, a, b: a - _divide(ins, a, b) * b)
+elementwise("div rn", OWN, OWN)(np.divide)
+elementwise("div full", OWN, OWN)(lambda ins, a, b: perturb(np.divide(a, b), 2.0**-22))
 EXTREMES = {"min": (np.minimum, np.fmin), "max": (np.maximum, np.fmax)}
 
 
-@elementwise("min|max", OWN, OWN, modifiers="NaN|xorsign|abs|ftz")
+@elementwise("min|max", OWN, OWN, modifiers="NaN|xorsign|abs")
 def _extreme(ins: Instruction, a: Any, b: Any) -> Any:
     """Without .NaN a number wins over NaN; with .xorsign.abs magnitudes are compared."""
     with_nan, without_nan = EXTREMES[ins.parts[0]]
-    pick = with_nan if ins.has("NaN") or ins.parts[-1][0] in "us" else without_nan
-    if not ins.has("xorsign"):
+    pick = with_nan if "NaN" in ins.parts else without_nan
+    if "xorsign" not in ins.parts:
         return pick(a, b)
     size = pick(np.abs(a), np.abs(b))
     return np.where(np.signbit(a) ^ np.signbit(b), -size, size)
@@ -146,7 +136,7 @@ def _extract_bits(ins: Instruction, a: Any, start: Any, length: Any) -> Any:
     start, ones = _field(ins, start, length)
     bits = np.asarray(a).astype(np.int64) >> start & ones
     sign = ones + 1 >> 1
-    return (bits ^ sign) - sign if ins.has("s32") else bits
+    return (bits ^ sign) - sign if "s32" in ins.parts else bits
 
 
 @elementwise("bfi", OWN, OWN, "u32", "u32")
@@ -157,57 +147,49 @@ def _insert_bits(ins: Instruction, a: Any, b: Any, start: Any, length: Any) -> A
 
 
 APPROXIMATE: dict[str, tuple[Callable[[Any], Any], float]] = {
-    "tanh": (np.tanh, 2.0**-11), "ex2": (np.exp2, 2.0**-22), "lg2": (np.log2, 2.0**-22),
-    "rcp": (np.reciprocal, 2.0**-23), "sqrt": (np.sqrt, 2.0**-22),
-    "rsqrt": (lambda x: 1 / np.sqrt(x), 2.0**-22.9),
-}  # fmt: skip
+    "tanh": (np.tanh, 2.0**-11),
+    "ex2": (np.exp2, 2.0**-22),
+    "rcp": (np.reciprocal, 2.0**-23),
+}
 """Function and the relative error that NVIDIA documents for its ``.approx`` form."""
 
 
 @elementwise("|".join(APPROXIMATE), OWN, modifiers="approx|rn|ftz")
 def _transcendental(ins: Instruction, a: Any) -> Any:
     function, bound = APPROXIMATE[ins.parts[0]]
-    a = flush(a) if ins.has("ftz") else a
+    a = flush(a) if "ftz" in ins.parts else a
     value = np.asarray(function(np.asarray(a, np.float64))).astype(np.float32)
-    if ins.has("approx"):
-        value = perturb(value, bound)
+    if "approx" in ins.parts:
+        value = np.where(np.isinf(a), value, perturb(value, bound))
+    value = flush(value) if "ftz" in ins.parts else value
     return np.clip(value, -1, 1) if ins.parts[0] == "tanh" else value
 
 
-elementwise("selp", BITS, BITS, "pred", result=BITS)(
-    lambda ins, a, b, chosen: np.where(chosen, a, b)
-)
-
-
-def _unequal(a: Any, b: Any) -> Any:
-    return (a < b) | (a > b)
+elementwise("selp", OWN, OWN, "pred")(lambda ins, a, b, chosen: np.where(chosen, a, b))
 
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-    "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
-    "ne": _unequal, "neu": np.not_equal, "equ": lambda a, b: ~_unequal(a, b),
+    "ne": lambda a, b: (a < b) | (a > b), "neu": np.not_equal,
     "ltu": lambda a, b: ~(a >= b), "leu": lambda a, b: ~(a > b),
     "gtu": lambda a, b: ~(a <= b), "geu": lambda a, b: ~(a < b),
     "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)),
     "nan": lambda a, b: np.isnan(a) | np.isnan(b),
 }  # fmt: skip
 """False for NaN, but those with u at the end are true for it."""
-JOINS = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 
 
-@instruction(rf"setp ({'|'.join(COMPARISONS)})(?: ({'|'.join(JOINS)}))? ({KINDS})")
-def _setp(m: Machine, ins: Instruction, compare: str, join: str | None, kind: str) -> Run:
+@instruction(rf"setp ({'|'.join(COMPARISONS)}) ({KINDS})")
+def _setp(m: Machine, ins: Instruction, compare: str, kind: str) -> Run:
     """``p|q`` gets the result and its opposite, or of a pair the results of both halves."""
-    a, b = (m.source(x, kind) for x in ins.operands[1:3])
-    third = m.source(ins.operands[3], "pred") if join else None
+    a, b = (m.source(x, kind) for x in ins.operands[1:])
     targets = [m.target(x, "pred") for x in entries(ins.operands[0])]
 
     def run(active: Lanes) -> None:
         found = COMPARISONS[compare](a(), b())
         results = np.moveaxis(found, -1, 0) if kind.endswith("x2") else (found, ~found)
         for write, result in zip(targets, results, strict=False):
-            write(JOINS[join](result, third()) if join else result, active)
+            write(result, active)
 
     return run
 
@@ -223,17 +205,6 @@ def _mov(m: Machine, ins: Instruction, kind: str) -> Run:
     bits = kind if kind == "pred" else f"b{WIDTHS[kind]}"
     read, write = m.source(of, bits), m.target(to, bits)
     return lambda active: write(read(), active)
-
-
-ROUNDINGS = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
-
-
-@elementwise(f"cvt (?:{'|'.join(ROUNDINGS)}) (?:s32|u32)", OWN, result=TO)
-def _to_integer(ins: Instruction, x: Any) -> Any:
-    """Rounded as the instruction says; too large numbers become the nearest, NaN becomes 0."""
-    rounding, limits = ROUNDINGS[ins.parts[1]], np.iinfo(DTYPES[ins.parts[2]])
-    whole = np.clip(rounding(np.asarray(x, np.float64)), limits.min, limits.max)
-    return np.where(np.isnan(whole), 0, whole).astype(limits.dtype)
 
 
 elementwise("cvt rna tf32", OWN, result=TO)(lambda ins, x: round_to_tf32(x))

@@ -14,7 +14,7 @@ from jca_fast.kernels import triton as kernels
 
 from jca_fast.ops.backends.parity import QUICK, Case, run_checks, with_kernels
 
-from .launch import Options
+from .machine import Options
 from .triton_device import emulate
 
 CHIPS = (80, 90)
@@ -90,9 +90,9 @@ def run_case(
         failures=[f"{r.what}: {r.error:.2e} > {r.bound:.2e}" for r in results if not r.passed],
         findings=device.findings.lines(),
         errors={r.what: r.error for r in results},
-        launches=len(device.results),
-        executed=sum(result.executed for _, result in device.results),
-        seconds=sum(result.seconds for _, result in device.results),
+        launches=len(device.executed),
+        executed=sum(device.executed),
+        seconds=device.seconds,
         covered=covered,
     )  # fmt: skip
 

@@ -16,9 +16,8 @@ from benchmarks.audit.sass import tool
 from jca_fast.ops.dropout import threshold
 
 from .formats import Array
-from .launch import Arena, Launch, Options
-from .machine import Machine
-from .memory import Findings
+from .machine import Launch, Machine, Options
+from .memory import Arena, Findings
 from .parser import Kernel, parse
 
 TIERS = ("exact", "tf32", "bfloat16", "float16")
@@ -301,8 +300,8 @@ class Device:
             bytes(plan.arguments)[: plan.argument_bytes],
             arena,
         )
-        result = Machine(launch, self.options, self.findings).run()
-        self.covered[name] = self.covered.get(name, False) | result.covered
+        machine = Machine(launch, self.options, self.findings).run()
+        self.covered[name] = self.covered.get(name, False) | machine.covered
 
 
 def poison(*shape: int, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from jca_fast.ops.dropout import threshold
@@ -113,7 +114,7 @@ class Device(cuda_device.Device):
     def joint_coattention(self, *args: Any) -> list[Tensor]:
         groups, (scales, p, seed, keep_maps, *rest) = args[:6], args[6:]
         call = layer_call(self.tier, groups, scales, p, seed, *(rest or (True,)))
-        outs = [cuda_device.poison(*x.shape, like=x) for x in groups[0]]
+        outs = [torch.full_like(x, torch.nan) for x in groups[0]]  # transposed where x is
         call.add("modality", "out", outs)
         maps = []
         if keep_maps:

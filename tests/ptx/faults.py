@@ -19,8 +19,7 @@ import numpy as np
 from . import tensor_cores
 from .cases import EVERY, run_case, run_checks, tiled
 from .formats import Array
-from .launch import Launch, Options
-from .machine import Machine
+from .machine import Launch, Machine, Options
 from .memory import Findings, KernelError
 from .triton_device import emulate
 

@@ -7,8 +7,8 @@ again after a branch. A barrier holds lanes until every active lane of their CTA
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +17,8 @@ import numpy as np
 from . import memory
 from .formats import DTYPES, HALVES, WIDTHS, Array, decode, encode
 from .instructions import link
-from .launch import SCHEDULES, Launch, Options, Result
-from .memory import Findings, History, KernelError, Space
-from .parser import Instruction, Name, Number, Operand, Variable, entries
+from .memory import Arena, Findings, History, KernelError, Space
+from .parser import Instruction, Kernel, Name, Number, Operand, Variable, entries
 
 LANES_AT_ONCE = 8192
 """More would leave the processor's cache."""
@@ -32,6 +31,32 @@ SHARED_WINDOW = 1 << 46
 """The first generic address of shared memory."""
 PARAMETER_BASE = 512
 RUNNING, WAITING, DONE = range(3)
+SCHEDULES = {"together": 0, "up": 1, "down": -1}
+"""Warps run in step, or each as far as it gets, from the first warp or from the last."""
+
+
+@dataclass
+class Launch:
+    """The arguments of a launch, as a driver receives them."""
+
+    kernel: Kernel
+    grid: tuple[int, ...]
+    threads: int
+    """Threads of a CTA, in one dimension."""
+    shared: int
+    """Bytes of dynamic shared memory."""
+    parameters: bytes
+    """All parameters, packed as the driver packs them."""
+    arena: Arena
+
+
+@dataclass
+class Options:
+    """How a launch is executed."""
+
+    schedule: str = "together"
+    guard_bits: int | None = None
+    """Of the tensor cores' sums; None rounds them correctly (``formats.multiply_accumulate``)."""
 
 
 class Lanes:
@@ -60,8 +85,6 @@ class Machine:
     def __init__(self, launch: Launch, options: Options, findings: Findings) -> None:
         if launch.threads % WARP:
             raise ValueError(f"a CTA must be whole warps; got {launch.threads} threads")
-        if options.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {[*SCHEDULES]}; got {options.schedule!r}")
         self.launch = launch
         self.options = options
         self.findings = findings
@@ -72,9 +95,10 @@ class Machine:
         self.n = self.at_once * launch.threads
         self.lanes = np.arange(self.n)
         self.cta = self.lanes // launch.threads
+        self.now = np.empty(self.n, np.int64)
+        """Thread and time of each lane, by which accesses are ordered (``memory``)."""
         self._spaces()
         self._registers()
-        self._specials()
         self.program = [
             (ins, ins.guard and self.source(ins.guard, "pred"), link(self, ins))
             for ins in self.kernel.code
@@ -91,18 +115,18 @@ class Machine:
                 f"{self.kernel.name} takes {size} bytes of parameters, got {len(launch.parameters)}"
             )
         parameters = np.frombuffer(launch.parameters, np.uint8)
-        self.parameters = Space("parameter", PARAMETER_BASE, parameters, 1, size)
-        cell, arena = self._narrowest_access(), launch.arena
-        self.memory = Space("global", arena.base, arena.bytes, cell, len(arena.bytes))
-        self.memory.valid = arena.valid
+        self.parameters = Space("parameter", PARAMETER_BASE, size, parameters)
+        cell, arena = f"u{self._narrowest_access()}", launch.arena
+        cells = arena.bytes.view(cell)
+        self.memory = Space("global", arena.base, len(arena.bytes), cells, valid=arena.valid)
         dynamic_last = sorted(self.kernel.shared, key=lambda v: v.size == 0)
         size = self._place(dynamic_last, SHARED_BASE) + launch.shared
         stride = -(-max(size, 1) // 256) * 256
-        content = np.empty(stride * self.at_once, np.uint8)
-        self.shared = Space("shared", SHARED_BASE, content, cell, size)
-        self.shared.starts = self.cta * stride
+        cells = np.empty(stride * self.at_once, np.uint8).view(cell)
+        self.shared = Space("shared", SHARED_BASE, size, cells, starts=self.cta * stride)
         for space, written in ((self.shared, False), (self.memory, True)):
-            space.history = History(len(space.cells), launch.threads, self.findings, written)
+            given = len(space.cells), launch.threads, self.now, self.findings, written
+            space.history = History(*given)
 
     def _place(self, variables: list[Variable], base: int) -> int:
         """Give variables their addresses from ``base`` on; returns the bytes that they take."""
@@ -117,27 +141,23 @@ class Machine:
         kinds = [
             ins.parts[-1]
             for ins in self.kernel.code
-            if ins.parts[0] in ("ld", "st", "wgmma") and not ins.has("param")
+            if ins.parts[0] in ("ld", "st", "wgmma") and "param" not in ins.parts
         ]
         return min([4, *(WIDTHS.get(kind, 32) // 8 for kind in kinds)])
 
     def _registers(self) -> None:
-        self.banks: dict[int, Array] = {}
-        self.registers: dict[str, Array] = {}
-        for width in set(self.kernel.registers.values()):
-            names = [name for name, w in self.kernel.registers.items() if w == width]
-            bank = np.empty((len(names), self.n), bool if width == 1 else f"u{width // 8}")
-            self.banks[width] = bank
-            self.registers.update(zip(names, bank, strict=True))
-
-    def _specials(self) -> None:
-        """Special registers, and the order of turns."""
+        """Registers, special ones too, and the order of turns."""
+        self.registers = {
+            name: np.empty(self.n, bool if width == 1 else f"u{width // 8}")
+            for name, width in self.kernel.registers.items()
+        }
         tid = (self.lanes % self.launch.threads).astype(np.uint32)
-        for axis, count, threads in zip("xyz", self.grid, (self.launch.threads, 1, 1), strict=True):
-            numbers = {"tid": 0, "ntid": threads, "ctaid": 0, "nctaid": count}
-            for name, number in numbers.items():
-                self.registers[f"%{name}.{axis}"] = np.full_like(tid, number)
-        self.registers |= {"%tid.x": tid, "%laneid": tid % WARP, "%warpid": tid // WARP}
+        self.ctaid = np.empty((3, self.n), np.uint32)
+        threads = np.full_like(tid, self.launch.threads)
+        self.registers |= {"%tid.x": tid, "%ntid.x": threads}
+        for axis, numbers, count in zip("xyz", self.ctaid, self.grid, strict=True):
+            self.registers[f"%ctaid.{axis}"] = numbers
+            self.registers[f"%nctaid.{axis}"] = np.full_like(tid, count)
         uses_wgmma = any(ins.parts[0] == "wgmma" for ins in self.kernel.code)
         unit = tid.astype(np.int64) // (WARP_GROUP if uses_wgmma else WARP)  # they stay together
         self.turn = unit * SCHEDULES[self.options.schedule]
@@ -147,7 +167,9 @@ class Machine:
     def source(self, operand: Operand, kind: str) -> Callable[[], Any]:
         """A function that reads an operand: numbers of all lanes, or one number for all."""
         if isinstance(operand, Number):
-            value = _immediate(operand, kind)
+            size = np.dtype(DTYPES[kind]).itemsize
+            bits = np.array(operand.value & (1 << 8 * size) - 1, f"u{size}")
+            value = bits.view(DTYPES[kind])[()]
         elif not isinstance(operand, Name):
             raise NotImplementedError(f"operand {operand}")
         elif operand.text in self.symbols:
@@ -200,48 +222,36 @@ class Machine:
 
     # Run
 
-    def run(self) -> Result:
+    def run(self) -> Machine:
+        """Execute the launch; ``covered`` then tells for each instruction whether it has run."""
         self.covered = np.zeros(len(self.program), bool)
         self.executed = 0
         self.memory.history.forget()
-        started = time.process_time()
         with np.errstate(all="ignore"):
             for first in range(0, self.ctas, self.at_once):
                 self._start(first)
                 self._run_all()
-        seconds = time.process_time() - started
-        return Result(self.covered, self.executed, seconds)
+        return self
 
     def _start(self, first: int) -> None:
         """Begin the CTAs from number ``first``."""
-        for width, bank in self.banks.items():
-            bank.fill(POISON.get(width, 0))
-        self.shared.bytes.fill(0xFF)
+        for name, width in self.kernel.registers.items():
+            self.registers[name].fill(POISON.get(width, 0))
+        self.shared.cells.view(np.uint8).fill(0xFF)
         self.shared.history.forget()
         cta = first + self.cta
-        self.registers["%ctaid.x"][:] = cta % self.grid[0]
-        self.registers["%ctaid.y"][:] = cta // self.grid[0] % self.grid[1]
-        self.registers["%ctaid.z"][:] = cta // self.grid[0] // self.grid[1]
-        self.thread = first * self.launch.threads + self.lanes
-        if self.thread[-1] > memory.THREAD:
+        self.ctaid[:] = np.unravel_index(cta % self.ctas, self.grid, "F")
+        self.now[:] = first * self.launch.threads + self.lanes
+        if self.now[-1] > memory.THREAD:
             raise NotImplementedError(f"{self.ctas} CTAs have more threads than a stamp can hold")
         self.pc = np.zeros(self.n, np.int64)
         self.state = np.where(cta < self.ctas, RUNNING, DONE)
-        self.cta_barriers = np.zeros(self.n, np.int64)
-        self.warp_barriers = np.zeros(self.n, np.int64)
         self.groups = {name: np.zeros(self.n, np.int64) for name in ("cp async", "wgmma")}
         """Groups of asynchronous copies and of wgmma that each lane has committed."""
         self.pending: dict[str, list[Any]] = {name: [] for name in self.groups}
         """Those that have not arrived (``transfers.Pending``)."""
         self.tensor_reads: list[Any] = []
-        """Shared memory that wgmma reads until its wait (``tensor_cores.py``)."""
-        self.stamp()
-
-    def stamp(self) -> None:
-        """The time of each lane, by which accesses are ordered."""
-        warp = self.warp_barriers << memory.THREAD_BITS
-        stamps = self.thread | warp | self.cta_barriers << memory.CTA_BARRIERS
-        self.shared.stamps = self.memory.stamps = stamps
+        """Cells that the wgmma at hand has read, and their contents (``tensor_cores.py``)."""
 
     def _run_all(self) -> None:
         while (ready := self.state == RUNNING).any():
@@ -289,16 +299,4 @@ class Machine:
         held = (self.state == RUNNING).reshape(-1, self.launch.threads).any(1)
         go = (self.state == WAITING) & ~held[self.cta]
         self.state[go] = RUNNING
-        self.cta_barriers[go] += 1
-        self.warp_barriers[go] = 0
-        self.stamp()
-
-
-def _immediate(operand: Number, kind: str) -> Any:
-    dtype, value = DTYPES[kind], operand.value
-    if kind == "pred" or isinstance(value, float):
-        return dtype(value)
-    size = np.dtype(dtype).itemsize
-    if operand.bits and operand.bits != 8 * size:
-        return dtype(np.array(value, f"u{operand.bits // 8}").view(f"f{operand.bits // 8}"))
-    return np.array(value & ((1 << 8 * size) - 1), f"u{size}").view(dtype)[()]
+        self.now[go] = (self.now[go] & ~memory.WARP_BARRIERS) + memory.CTA_BARRIER

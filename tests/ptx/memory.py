@@ -17,11 +17,10 @@ import numpy as np
 
 from .formats import Array
 
-THREAD_BITS = 24
-WARP_BARRIER_BITS = 20
-THREAD = (1 << THREAD_BITS) - 1
-CTA_BARRIERS = THREAD_BITS + WARP_BARRIER_BITS
-"""A stamp holds, from the low bits: thread, barriers its warp has passed, barriers of its CTA."""
+WARP_BARRIER, CTA_BARRIER = 1 << 24, 1 << 44
+THREAD, WARP_BARRIERS = WARP_BARRIER - 1, CTA_BARRIER - WARP_BARRIER
+"""A stamp holds, from the low bits: thread, barriers that its warp has passed since the last one
+of its CTA, barriers of its CTA."""
 NEVER = -1
 
 
@@ -51,24 +50,39 @@ class Findings:
         ]
 
 
+class Arena:
+    """Global memory of a launch: buffers with gaps between them that no access may touch."""
+
+    GAP = 512
+
+    def __init__(self, sizes: list[int], base: int = 0x7F00_0000_0000) -> None:
+        starts = [self.GAP]
+        for size in sizes:
+            starts.append(-(-(starts[-1] + size) // self.GAP) * self.GAP + self.GAP)
+        self.base = base
+        self.bytes = np.full(starts.pop() + self.GAP, 0xFF, np.uint8)
+        self.valid = np.zeros(len(self.bytes), bool)
+        self.buffers = [self.bytes[at : at + size] for at, size in zip(starts, sizes, strict=True)]
+        self.addresses = [base + at for at in starts]
+        for at, size in zip(starts, sizes, strict=True):
+            self.valid[at : at + size] = True
+
+
+@dataclass
 class Space:
     """The cells of one state space, in one piece or in one piece for each CTA."""
 
-    def __init__(self, name: str, base: int, content: Array, cell: int, size: int) -> None:
-        """``base``: address of the first byte; ``size``: bytes of a piece."""
-        self.name = name
-        self.base = base
-        self.bytes = content
-        self.cell = cell
-        self.cells = content.view(f"u{cell}")
-        self.size = size
-        self.valid: Array | None = None
-        """The bytes that may be accessed; None: all."""
-        self.starts: Array | None = None
-        """Where the piece of each lane starts; None: all have one piece."""
-        self.stamps: Array
-        """Thread and time of each lane now (``Machine.stamp``)."""
-        self.history: History | None = None
+    name: str
+    base: int
+    """Address of the first byte."""
+    size: int
+    """Bytes of a piece."""
+    cells: Array
+    valid: Array | None = None
+    """The bytes that may be accessed; None: all."""
+    starts: Array | None = None
+    """Where the piece of each lane starts; None: all have one piece."""
+    history: History | None = None
 
     def access(self, addresses: Array, lanes: Array, size: int, where: Any) -> Access:
         """Access to ``size`` bytes for each lane; KernelError if an address is bad."""
@@ -86,7 +100,8 @@ class Space:
                 )
         if self.starts is not None:
             offsets = offsets + self.starts[lanes]
-        cells = (offsets // self.cell)[:, None] + np.arange(-(-size // self.cell))
+        cell = self.cells.itemsize
+        cells = (offsets // cell)[:, None] + np.arange(-(-size // cell))
         return Access(self, cells, lanes, where)
 
 
@@ -104,7 +119,7 @@ class Access:
     @cached_property
     def stamps(self) -> Array:
         """Thread and time of each access when it is made, shaped like ``cells``."""
-        return np.broadcast_to(self.space.stamps[self.lanes, None], self.cells.shape)
+        return np.broadcast_to(self.space.history.now[self.lanes, None], self.cells.shape)
 
     def part(self, chosen: Array) -> Access:
         """The access of some of the lanes, not made yet."""
@@ -128,11 +143,13 @@ class Access:
 class History:
     """The last accesses of each cell of a space."""
 
-    def __init__(self, cells: int, threads: int, findings: Findings, written: bool) -> None:
-        """``threads`` of a CTA; ``written``: the cells have contents from the start."""
-        self.threads = threads
-        self.findings = findings
-        self.written = written
+    def __init__(
+        self, cells: int, threads: int, now: Array, findings: Findings, written: bool
+    ) -> None:
+        """``threads`` of a CTA; ``now``: thread and time of each lane, which the machine changes;
+        ``written``: the cells have contents from the start.
+        """
+        self.threads, self.now, self.findings, self.written = threads, now, findings, written
         self.stamps = np.empty((4, cells), np.int64)
         self.writer, self.reader, self.other_thread, self.other_warp = self.stamps
         """The last writer and reader, the last reader that is not the thread of ``reader``, and
@@ -140,9 +157,6 @@ class History:
         self.flags = np.empty((2, cells), bool)
         self.in_flight, self.unfenced = self.flags
         """An asynchronous copy to the cell has not arrived; its writer has made no proxy fence."""
-        self.copies = False
-        """Whether any cell was ever ``in_flight``."""
-        self.forget()
 
     def forget(self) -> None:
         self.stamps.fill(NEVER)
@@ -151,24 +165,19 @@ class History:
     def read(self, access: Access) -> None:
         cells, mine = access.cells, access.stamps
         written = self.writer[cells]
-        if self.copies:
-            self._add("read of a copy before its wait", self.in_flight[cells], written, access)
+        self._add("read of a copy before its wait", self.in_flight[cells], written, access)
         if not self.written:
             self._add("read of uninitialised memory", written < 0, written, access)
         self._add_races("read after write", written, access)
+        # Reads of others stay beside the last one: earlier ones, and those at the same time.
         before = self.reader[cells]
         self.reader[cells] = mine
-        self._remember(cells, before, before, mine)
-        self._remember(cells, mine, self.reader[cells], mine)
-
-    def _remember(self, cells: Array, stamps: Array, others: Array, mine: Array) -> None:
-        """Keep ``stamps`` of reads beside the last one where ``others`` are not ``mine``."""
-        different = (others >= 0) & ((others ^ mine) & THREAD != 0)
-        if not different.any():
-            return
-        self.other_thread[cells[different]] = stamps[different]
-        different &= (others ^ mine) & (THREAD & ~31) != 0
-        self.other_warp[cells[different]] = stamps[different]
+        for others, stamps in ((before, before), (self.reader[cells], mine)):
+            different = (others >= 0) & ((others ^ mine) & THREAD != 0)
+            if different.any():
+                self.other_thread[cells[different]] = stamps[different]
+                different &= (others ^ mine) & (THREAD & ~31) != 0
+                self.other_warp[cells[different]] = stamps[different]
 
     def write(self, access: Access, same: Array, lost: Array) -> None:
         """``same`` (shaped like the cells): the cell already had the value, so no reader notices
@@ -176,9 +185,7 @@ class History:
         """
         cells = access.cells
         written = self.writer[cells]
-        if self.copies:
-            early = self.in_flight[cells]
-            self._add("write over a copy before its wait", early, written, access)
+        self._add("write over a copy before its wait", self.in_flight[cells], written, access)
         self._add_races("write after write", np.where(same, NEVER, written), access)
         for readers in (self.reader, self.other_thread, self.other_warp):
             self._add_races("write after read", readers[cells], access)
@@ -193,9 +200,9 @@ class History:
         if not apart.any():
             return
         ctas = apart & ((other & THREAD) // self.threads != (mine & THREAD) // self.threads)
-        inside = apart & ~ctas & (other >> CTA_BARRIERS == mine >> CTA_BARRIERS)
+        inside = apart & ~ctas & (other // CTA_BARRIER == mine // CTA_BARRIER)
         warps = inside & ((other ^ mine) & (THREAD & ~31) != 0)
-        lanes = inside & ~warps & (other >> THREAD_BITS == mine >> THREAD_BITS)
+        lanes = inside & ~warps & (other // WARP_BARRIER == mine // WARP_BARRIER)
         for name, racing in (("CTAs", ctas), ("warps", warps), ("lanes", lanes)):
             self._add(f"{kind}, race of {name}", racing, other, access)
 

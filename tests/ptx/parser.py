@@ -23,10 +23,9 @@ class Name(NamedTuple):
 
 
 class Number(NamedTuple):
-    """An immediate. ``bits`` is 32 or 64 where the text gives the bits of a float, else 0."""
+    """An immediate, of a float its bits."""
 
-    value: int | float
-    bits: int = 0
+    value: int
 
 
 class Address(NamedTuple):
@@ -62,9 +61,6 @@ class Instruction:
     @property
     def opcode(self) -> str:
         return ".".join(self.parts)
-
-    def has(self, modifier: str) -> bool:
-        return modifier in self.parts
 
     def __str__(self) -> str:
         return f"{self.text}  ({self.source})" if self.source else self.text
@@ -197,8 +193,6 @@ def _operand(text: str) -> Operand:
         return Name(text[1:], negated=True)
     if "|" in text:
         return Vector(tuple(_operand(part) for part in text.split("|")))
-    if match := re.fullmatch(r"0([fFdD])([0-9a-fA-F]+)", text):
-        return Number(int(match[2], 16), 32 if match[1] in "fF" else 64)
     if re.match(r"-?\d", text):
-        return Number(float(text) if "." in text else int(text.rstrip("U"), 0))
+        return Number(int(re.sub("^0[fFdD]", "0x", text).rstrip("U"), 0))
     return Name(text)

@@ -15,7 +15,7 @@ from .instructions import Run, instruction, unknown
 from .machine import WARP, WARP_GROUP, Lanes, Machine
 from .memory import THREAD, KernelError
 from .parser import Instruction, Operand, Vector, entries
-from .transfers import Pending, arrive, locator
+from .transfers import Pending, locator
 
 BYTES = {"bf16": 2, "f16": 2, "tf32": 4}
 Places = tuple[Array, Array]
@@ -140,16 +140,22 @@ def _wgmma(m: Machine, ins: Instruction, n: int, k: int, kind: str) -> Run:
         index = active.whole(WARP_GROUP, ins)
         for item in m.pending["wgmma"]:
             if item.where.operands[0] == result:
-                item.arrive(active.mask[item.index])
+                item.deliver(item.waiting & active.mask[item.index])
         before = sums(index)
         before[~kept(index[::WARP_GROUP])[:, 0]] = 0
         factors = left(index), right(index).swapaxes(1, 2)
         product = multiply_accumulate(*factors, before, kind, m.options.guard_bits)
         values = _numbers(product, at)
         write(np.full_like(values, np.nan), index)
-        m.pending["wgmma"].append(
-            Pending(ins, index, m.groups["wgmma"][index], lambda x: write(values[x], index[x]))
-        )
+        reads, m.tensor_reads = m.tensor_reads, []
+
+        def deliver(chosen: Array) -> None:
+            write(values[chosen], index[chosen])
+            for cells, before in reads:
+                if changed := np.count_nonzero(m.shared.cells[cells] != before):
+                    m.findings.add("shared memory written while wgmma reads it", ins, changed)
+
+        m.pending["wgmma"].append(Pending(ins, index, m.groups["wgmma"][index], deliver))
 
     return run
 
@@ -170,7 +176,7 @@ def _shared_operand(
         bits = access.read()
         if unseen := np.count_nonzero(m.shared.history.unfenced[access.cells]):
             m.findings.add("wgmma reads what no proxy fence has made visible", ins, unseen)
-        m.tensor_reads.append((access.cells, bits, ins))
+        m.tensor_reads.append((access.cells, bits))
         return tensor_core_input(bits.view(f"u{size}"), kind).reshape(-1, *shape)
 
     return matrices
@@ -203,23 +209,6 @@ def descriptor_addresses(
     return place ^ (place >> 7 & units - 1) << 4
 
 
-@instruction("wgmma wait_group sync aligned")
-def _wgmma_wait(m: Machine, ins: Instruction) -> Run:
-    """Sums arrive, but not those of the last groups; shared memory must be as it was read."""
-    newest = int(ins.operands[0].value)
-
-    def run(active: Lanes) -> None:
-        arrive(m, "wgmma", active, newest)
-        if newest:
-            return
-        for cells, before, reader in m.tensor_reads:
-            if changed := np.count_nonzero(m.shared.cells[cells] != before):
-                m.findings.add("shared memory written while wgmma reads it", reader, changed)
-        m.tensor_reads.clear()
-
-    return run
-
-
 @instruction("fence proxy async(?: shared::cta)?")
 def _fence(m: Machine, ins: Instruction) -> Run:
     """What a lane has written becomes visible to wgmma."""
@@ -227,7 +216,7 @@ def _fence(m: Machine, ins: Instruction) -> Run:
     def run(active: Lanes) -> None:
         history = m.shared.history
         written = np.flatnonzero(history.unfenced)
-        writer = (history.writer[written] & THREAD) - m.thread[0]
+        writer = (history.writer[written] & THREAD) - (m.now[0] & THREAD)
         history.unfenced[written[active.mask[writer]]] = False
 
     return run

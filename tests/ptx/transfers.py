@@ -10,7 +10,7 @@ import numpy as np
 from .formats import DTYPES, WIDTHS, Array
 from .instructions import Run, instruction, unknown
 from .machine import SHARED_WINDOW, WARP, Lanes, Machine
-from .memory import Access, Space
+from .memory import WARP_BARRIER, Access, Space
 from .parser import Address, Instruction, Operand, entries
 
 
@@ -77,24 +77,10 @@ class Pending:
     def __post_init__(self) -> None:
         self.waiting = np.ones(len(self.index), bool)
 
-    def arrive(self, chosen: Array) -> None:
-        chosen = chosen & self.waiting
-        if chosen.any():
-            self.deliver(chosen)
-            self.waiting &= ~chosen
-
 
 @instruction(r"(cp async|wgmma) commit_group(?: sync aligned)?")
 def _commit(m: Machine, ins: Instruction, name: str) -> Run:
     return lambda active: np.add(m.groups[name], 1, out=m.groups[name], where=active.where)
-
-
-def arrive(m: Machine, name: str, active: Lanes, newest: int) -> None:
-    """Results of the lanes arrive, but not those of their last ``newest`` groups."""
-    for item in m.pending[name]:
-        done = item.groups < m.groups[name][item.index] - newest
-        item.arrive(done & active.mask[item.index])
-    m.pending[name] = [item for item in m.pending[name] if item.waiting.any()]
 
 
 @instruction("cp async c[ag] shared(?:::cta)? global")
@@ -114,7 +100,6 @@ def _copy(m: Machine, ins: Instruction) -> Run:
         values = np.zeros(place.cells.shape, m.shared.cells.dtype)
         values[length == size] = of(index[length == size]).read()
         place.write(~np.zeros_like(values))
-        m.shared.history.copies = True
         m.shared.history.in_flight[place.cells] = True
 
         def deliver(chosen: Array) -> None:
@@ -127,47 +112,45 @@ def _copy(m: Machine, ins: Instruction) -> Run:
     return run
 
 
-@instruction("cp async (?:wait_group|wait_all)")
-def _wait(m: Machine, ins: Instruction) -> Run:
-    newest = int(ins.operands[0].value) if ins.operands else -1  # all, committed or not
-    return lambda active: arrive(m, "cp async", active, newest)
+@instruction("(cp async|wgmma) (?:wait_group|wait_all)(?: sync aligned)?")
+def _wait(m: Machine, ins: Instruction, name: str) -> Run:
+    """Results of the lanes arrive, but not those of their last groups."""
+    newest = ins.operands[0].value if ins.operands else -1  # all, committed or not
+
+    def run(active: Lanes) -> None:
+        for item in m.pending[name]:
+            done = item.groups < m.groups[name][item.index] - newest
+            done &= item.waiting & active.mask[item.index]
+            if done.any():
+                item.deliver(done)
+                item.waiting &= ~done
+        m.pending[name] = [item for item in m.pending[name] if item.waiting.any()]
+
+    return run
 
 
 @instruction("bar warp sync")
 def _warp_barrier(m: Machine, ins: Instruction) -> Run:
     def run(active: Lanes) -> None:
-        m.warp_barriers[active.whole(WARP, ins)] += 1
-        m.stamp()
+        m.now[active.whole(WARP, ins)] += WARP_BARRIER
 
     return run
 
 
-SHUFFLES: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "up": lambda lane, by, segment: lane - by,
-    "down": lambda lane, by, segment: lane + by,
-    "bfly": lambda lane, by, segment: lane ^ by,
-    "idx": lambda lane, by, segment: lane & segment | by & 31 & ~segment,
-}
-"""The lane that a lane reads."""
-
-
-@instruction(rf"shfl sync ({'|'.join(SHUFFLES)}) b32")
+@instruction("shfl sync (bfly|idx) b32")
 def _shfl(m: Machine, ins: Instruction, mode: str) -> Run:
-    """Read another lane's register; a lane out of the segment keeps its number."""
-    value, by, bounds = (m.source(x, "b32") for x in ins.operands[1:4])
-    to = zip(entries(ins.operands[0]), ("b32", "pred"), strict=False)
-    targets = [m.target(x, kind) for x, kind in to]
+    """Read the register of any lane of the warp; every lane is within the bounds."""
+    value, which = (m.source(x, "b32") for x in ins.operands[1:3])
+    bounds = m.gather(ins.operands[3], "b32")
+    kinds = zip(entries(ins.operands[0]), ("b32", "pred"), strict=False)
+    targets = [m.target(*x) for x in kinds]
     lane = m.lanes % WARP
 
     def run(active: Lanes) -> None:
-        active.whole(WARP, ins)
-        distance, limits = (np.asarray(x()).astype(np.int64) for x in (by, bounds))
-        segment = limits >> 8 & 31
-        last = lane & segment | limits & 31 & ~segment
-        other = SHUFFLES[mode](lane, distance, segment)
-        inside = other >= last if mode == "up" else other <= last
-        source = m.lanes - lane + np.where(inside, other, lane)
-        results = np.broadcast_to(value(), m.n)[source], inside
+        if (bounds(active.whole(WARP, ins)) != 31).any():
+            raise unknown(ins)
+        other = (lane ^ which() if mode == "bfly" else which()) % WARP
+        results = np.broadcast_to(value(), m.n)[m.lanes - lane + other], True
         for write, result in zip(targets, results, strict=False):
             write(result, active)
 

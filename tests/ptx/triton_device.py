@@ -11,6 +11,7 @@ import contextlib
 import copy
 import hashlib
 import struct
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,8 @@ import numpy as np
 import torch
 
 from .formats import Array
-from .launch import Arena, Launch, Options, Result
-from .machine import Machine
-from .memory import Findings
+from .machine import Launch, Machine, Options
+from .memory import Arena, Findings
 from .parser import Kernel, parse
 
 FORMATS = {"fp32": "<f", "fp64": "<d"}
@@ -33,8 +33,10 @@ class Device:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.findings = Findings()
-        self.results: list[tuple[str, Result]] = []
-        """The name and the result of each launched kernel."""
+        self.executed: list[int] = []
+        """How many instructions each launch took."""
+        self.seconds = 0.0
+        """The time of all of them, without compilation."""
         self.covered: dict[str, tuple[str, Array]] = {}
         """Of each PTX text: the kernel's name, and which instructions have run."""
         self.launches: list[Launch] | None = None
@@ -54,11 +56,13 @@ class Device:
         launch = Launch(kernel, grid, threads, shared, packed, buffers.arena)
         if self.launches is not None:
             self.launches.append(copy.deepcopy(launch))
-        result = Machine(launch, self.options, self.findings).run()
+        started = time.process_time()
+        machine = Machine(launch, self.options, self.findings).run()
+        self.seconds += time.process_time() - started
         buffers.copy_back()
-        self.results.append((jit.__name__, result))
+        self.executed.append(machine.executed)
         _, covered = self.covered.get(key, ("", False))
-        self.covered[key] = jit.__name__, covered | result.covered
+        self.covered[key] = jit.__name__, covered | machine.covered
 
 
 def _arguments(signature: dict[str, Any], args: dict[str, Any]) -> list[tuple[Any, str]]:
