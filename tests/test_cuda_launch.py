@@ -264,7 +264,7 @@ def test_autograd_launches_the_backward(driver):
     out = torch.ops.jca_fast.tanh_attention.cuda(q, k, v, 0.25, 0.0, None)
     out.sum().backward()
     names = [x.kernel.decode().removeprefix("tanh_attention_") for x in driver.launches()]
-    assert names == ["forward", "columns", "rows", "sum_parts"]
+    assert names == ["narrow_attention_forward", "columns", "rows", "sum_parts"]
     assert all(t.grad.shape == t.shape for t in (q, k, v))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from jca_fast.ops import reference
 from tests.ptx import cuda_device
 from tests.ptx.cuda_calls import execute
 
@@ -12,7 +14,11 @@ pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 
 KERNELS = {
-    "exact": {*(f"tanh_attention_{x}" for x in ("forward", "columns", "rows")), "sum_parts"},
+    "exact": {
+        "narrow_attention_forward",
+        *(f"tanh_attention_{x}" for x in ("columns", "rows")),
+        "sum_parts",
+    },
     "bfloat16": {*(f"narrow_attention_{x}" for x in ("forward", "backward")), "sum_parts"},
 }
 
@@ -28,6 +34,17 @@ def test_results_are_right_and_nothing_is_found(tier, call):
     assert not device.findings.lines()
     assert all(error <= 1 for error in errors.values()), errors
     assert set(device.covered) == KERNELS[tier]
+
+
+def test_the_forward_of_wide_matrices_in_float32_is_right():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, *shape) for shape in ((4, 20), (35, 20), (35, 9)))
+    device = cuda_device.Device("exact")
+    got = device.tanh_attention(q, k, v, 0.3, 0.0, None)
+    want = reference.tanh_attention(q.double(), k.double(), v.double(), 0.3, 0.0, None)
+    assert (got - want).norm() < 4e-7 * want.norm()
+    assert not device.findings.lines()
+    assert set(device.covered) == {"tanh_attention_forward"}
 
 
 def plan(**changes) -> tuple[int, cuda_device.Plan]:

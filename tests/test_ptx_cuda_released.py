@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 @pytest.mark.parametrize(
     ("tier", "call", "how", "kernel"),
     [
-        ("exact", "released", "0 guard bits", "tanh_attention"),
+        ("exact", "released", "0 guard bits", "narrow_attention"),
         ("bfloat16", "released, transposed", "together", "narrow_attention"),
     ],
 )
@@ -64,7 +64,7 @@ def test_plans_of_the_paper_size():
     (status, forward), (other, backward) = plan(), plan("_backward")
     assert status == other == 0
     assert cuda_device.launches_of(forward, backward) == [
-        ("tanh_attention_forward", (8 * 64, 1, 1)),
+        ("narrow_attention_forward", (8 * 64, 1, 1)),
         ("released_activation", (10 * 1024 // 4 // 128 * 64, 1, 1)),
         ("tanh_attention_columns", (4 * 64, 1, 1)),
         ("tanh_attention_rows", (8 * 64, 1, 1)),

@@ -22,16 +22,17 @@ from jca_fast.ops.tiers import TIERS
 from .sass import INSTRUCTION, tool
 
 ELEMENTS = {"narrow_attention_forward": 128, "narrow_attention_backward": 64}
-"""Elements of the affinity matrix of a thread in one round of the loop of a kernel: the walked rows
-of a step, see ``walk.h``."""
+"""Elements of the affinity matrix of a thread in one round of the loop of a kernel of 16 bits: the
+walked rows of a step, see ``walk.h``."""
 OTHER_ELEMENTS = 32
 """Those of the other kernels."""
 COUNTED = 90
 """The chip whose instructions are counted."""
 PER_ELEMENT = {
-    ("exact", "tanh_attention_forward"): 50.4,
-    ("exact", "tanh_attention_columns"): 83.6,
-    ("exact", "tanh_attention_rows"): 69.7,
+    ("exact", "narrow_attention_forward"): 28.5,
+    ("exact", "tanh_attention_forward"): 34.0,
+    ("exact", "tanh_attention_columns"): 50.0,
+    ("exact", "tanh_attention_rows"): 41.0,
     ("tf32", "tanh_attention_forward"): 15.5,
     ("tf32", "tanh_attention_columns"): 26.0,
     ("tf32", "tanh_attention_rows"): 20.0,
@@ -109,7 +110,7 @@ def judge(chip: int, tier: str, kernel: str, resources: tuple[int, int, int], li
     per_element = None
     limit = PER_ELEMENT.get((tier, kernel))
     if limit is not None:
-        elements = ELEMENTS.get(kernel, OTHER_ELEMENTS)
+        elements = OTHER_ELEMENTS if tier == "exact" else ELEMENTS.get(kernel, OTHER_ELEMENTS)
         per_element = shortest_round(instructions, tier, elements) / elements
         if per_element > limit:
             breaches.append(f"{per_element:.1f} instructions per element, limit {limit}")

@@ -1,7 +1,7 @@
 // From matrices in global memory to tiles in shared memory, as the numbers of a tier.
 #pragma once
 
-#include "tiers.cuh"
+#include "exact.cuh"
 #include "walk.h"
 
 namespace jca_cuda {
@@ -32,49 +32,57 @@ __device__ bool has_vectors(const Number* from, const Piece& piece, int columns)
            (piece.columns >= columns || piece.columns % kVector == 0);
 }
 
-// 16 bytes of numbers along the rows or the columns of a matrix, where they are contiguous.
-template <class T, int ROWS, int COLUMNS, bool ALONG_ROWS>
-__device__ void copy_vectors(typename T::Element (*tile)[COLUMNS + T::kPad],
-                             const typename T::Global* from, const Piece& piece) {
+// threadIdx.x, for addresses that each step computes again: they would take the registers of
+// products.
+__device__ inline int thread() {
+    return keep(int(threadIdx.x));
+}
+
+// By 16 bytes of numbers along rows or down columns of a matrix, where they are contiguous.
+template <class T, int ROWS, int COLUMNS, bool DOWN, class Tile>
+__device__ void copy_vectors(Tile& tile, const typename T::Global* from, const Piece& piece) {
     constexpr int kVector = 16 / sizeof(typename T::Global);
-    constexpr int kVectors = ROWS * COLUMNS / kVector;
+    constexpr int kLines = Tile::template kLines<DOWN>;
+    constexpr int kPatches = ROWS * COLUMNS / kVector / kLines;
 #pragma unroll 2
-    for (int first = 0; first < kVectors; first += kThreads) {
-        const int i = first + threadIdx.x;
-        if (kVectors % kThreads && i >= kVectors) break;
-        const int row = ALONG_ROWS ? i % (ROWS / kVector) * kVector : i / (COLUMNS / kVector);
-        const int column = ALONG_ROWS ? i / (ROWS / kVector) : i % (COLUMNS / kVector) * kVector;
-        union {
-            uint4 bytes = {0, 0, 0, 0};
-            typename T::Global x[kVector];
-        };
-        if (piece.has(row, column))
-            bytes = *reinterpret_cast<const uint4*>(from + piece.offset(row, column));
+    for (int first = 0; first < kPatches; first += kThreads) {
+        const int i = first + thread();
+        if (kPatches % kThreads && i >= kPatches) break;
+        const int row = DOWN ? i % (ROWS / kVector) * kVector : i / (COLUMNS / kVector) * kLines;
+        const int column = DOWN ? i / (ROWS / kVector) * kLines : i % (COLUMNS / kVector) * kVector;
+        float numbers[kLines][kVector];
 #pragma unroll
-        for (int e = 0; e < kVector; ++e)
-            tile[row + ALONG_ROWS * e][column + !ALONG_ROWS * e] =
-                T::element(T::read(x[e]) * piece.factor);
+        for (int line = 0; line < kLines; ++line) {
+            const int r = row + !DOWN * line, c = column + DOWN * line;
+            union {
+                uint4 bytes = {0, 0, 0, 0};
+                typename T::Global x[kVector];
+            };
+            if (piece.has(r, c)) bytes = *reinterpret_cast<const uint4*>(from + piece.offset(r, c));
+#pragma unroll
+            for (int e = 0; e < kVector; ++e) numbers[line][e] = T::read(x[e]) * piece.factor;
+        }
+        tile.template put<DOWN>(row, column, numbers);
     }
 }
 
-template <class T, int ROWS, int COLUMNS>
-__device__ void copy_numbers(typename T::Element (*tile)[COLUMNS + T::kPad],
-                             const typename T::Global* from, const Piece& piece) {
-    const bool along_rows = piece.row_stride == 1;  // neighbouring lanes read neighbouring memory
+template <class T, int ROWS, int COLUMNS, class Tile>
+__device__ void copy_numbers(Tile& tile, const typename T::Global* from, const Piece& piece) {
+    const bool down = piece.row_stride == 1;  // neighbouring lanes read neighbouring memory
 #pragma unroll 2
     for (int first = 0; first < ROWS * COLUMNS; first += kThreads) {
-        const int i = first + threadIdx.x;
-        const int row = along_rows ? i % ROWS : i / COLUMNS;
-        const int column = along_rows ? i / ROWS : i % COLUMNS;
+        const int i = first + thread();
+        const int row = down ? i % ROWS : i / COLUMNS;
+        const int column = down ? i / ROWS : i % COLUMNS;
         const float x = piece.has(row, column) ? T::read(from[piece.offset(row, column)]) : 0.0f;
-        tile[row][column] = T::element(x * piece.factor);
+        tile.set(row, column, x * piece.factor);
     }
 }
 
 // Copy ROWS x COLUMNS numbers from (row, column) on; numbers that do not exist become zero.
-template <class T, int ROWS, int COLUMNS>
-__device__ void copy(typename T::Element (*tile)[COLUMNS + T::kPad], const Matrix& x, int sample,
-                     int row, int rows, int column, int columns, float factor = 1) {
+template <class T, int ROWS, int COLUMNS, class Tile>
+__device__ void copy(Tile& tile, const Matrix& x, int sample, int row, int rows, int column,
+                     int columns, float factor = 1) {
     constexpr int kVector = 16 / sizeof(typename T::Global);
     const Piece piece{x.row_stride, x.column_stride, rows - row, columns - column, factor};
     const auto* from = sample_of<typename T::Global>(x, sample) + piece.offset(row, column);
@@ -87,19 +95,20 @@ __device__ void copy(typename T::Element (*tile)[COLUMNS + T::kPad], const Matri
         copy_numbers<T, ROWS, COLUMNS>(tile, from, piece);
 }
 
-// A thread's asynchronous copies from a matrix to a tile, ROWS rows at a time, numbers as they are.
-// arrived() waits for them.
-template <class T, int ROWS, int COLUMNS>
+// A thread's copies from a matrix to a tile, ROWS rows at a time, 16 bytes along a row. They are on
+// their way from next() until arrive(); both take the tile's distance in bytes from the first one.
+// Those of 16 bits are asynchronous.
+template <class T, int ROWS, int COLUMNS, class Tile>
 class Stream {
   public:
     using Number = typename T::Global;
 
     // From the columns from `column` on to the tile.
-    __device__ void begin(typename T::Element (*tile)[COLUMNS + T::kPad], const Matrix& x,
-                          int sample, int rows, int column, int columns) {
+    __device__ void begin(Tile& tile, const Matrix& x, int sample, int rows, int column,
+                          int columns) {
         const auto* first = sample_of<Number>(x, sample);
         const Piece piece{x.row_stride, x.column_stride, rows, columns - column, 1};
-        is_async_ = has_vectors(first, piece, COLUMNS);
+        is_possible_ = has_vectors(first, piece, COLUMNS);
         const int r = threadIdx.x / kAcross, c = threadIdx.x % kAcross * kVector;
         from_ = first + r * x.row_stride + column + c;
         row_stride_ = x.row_stride;
@@ -108,10 +117,9 @@ class Stream {
     }
 
     // Whether 16 bytes along a row are one access.
-    __device__ bool is_async() const { return is_async_; }
+    __device__ bool is_possible() const { return is_possible_; }
 
-    // Copy the next ROWS rows to the tile `offset` bytes further; those that do not exist become
-    // zero.
+    // Copy the next ROWS rows; those that do not exist become zero.
     __device__ void next(unsigned offset) {
 #pragma unroll
         for (int i = 0; i < ROWS; i += kStep) {
@@ -124,6 +132,8 @@ class Stream {
         left_ -= ROWS;
     }
 
+    __device__ void arrive(unsigned) { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
   private:
     static constexpr int kVector = 16 / sizeof(Number), kAcross = COLUMNS / kVector;
     static constexpr int kStep = kThreads / kAcross;  // rows that all threads copy at a time
@@ -134,11 +144,67 @@ class Stream {
     unsigned to_;         // and its place in the tile
     int left_;            // rows from there on
     int row_stride_;
-    bool is_async_;
+    bool is_possible_;
 };
 
-__device__ inline void arrived() {
-    asm volatile("cp.async.wait_all;" ::: "memory");
-}
+// The exact tier's numbers wait in registers, because a tile holds their parts. Those that do not
+// lie by 16 bytes along a row are read one by one.
+template <int ROWS, int COLUMNS, class Tile>
+class Stream<Exact, ROWS, COLUMNS, Tile> {
+  public:
+    __device__ void begin(Tile& tile, const Matrix& x, int sample, int rows, int column,
+                          int columns) {
+        const auto* first = sample_of<float>(x, sample);
+        const Piece piece{x.row_stride, x.column_stride, rows, columns - column, 1};
+        by_vectors_ = has_vectors(first, piece, COLUMNS);
+        columns_ = piece.columns - first_column();
+        from_ = first + piece.offset(row(), column + first_column());
+        row_stride_ = x.row_stride;
+        column_stride_ = x.column_stride;
+        tile_ = &tile;
+        left_ = columns_ > 0 ? rows - row() : 0;
+    }
+
+    static constexpr __device__ bool is_possible() { return true; }
+
+    __device__ void next(unsigned) {
+#pragma unroll
+        for (int line = 0; line < kLines; ++line) {
+            auto& bytes = *reinterpret_cast<float4*>(numbers_[line]);
+            bytes = {0, 0, 0, 0};
+            const float* from = from_ + line * row_stride_;
+            if (left_ <= line) continue;
+            if (by_vectors_) [[likely]] {
+                bytes = *reinterpret_cast<const float4*>(from);
+            } else {
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    if (i < columns_) numbers_[line][i] = from[i * column_stride_];
+            }
+        }
+        from_ += int64_t(ROWS) * row_stride_;
+        left_ -= ROWS;
+    }
+
+    __device__ void arrive(unsigned offset) {
+        auto& tile = *reinterpret_cast<Tile*>(reinterpret_cast<char*>(tile_) + offset);
+        tile.template put<false>(row(), first_column(), numbers_);
+    }
+
+  private:
+    static constexpr int kAcross = COLUMNS / 4, kLines = Tile::template kLines<false>;
+    static_assert(kThreads / kAcross * kLines == ROWS, "each thread copies one patch");
+
+    static __device__ int row() { return threadIdx.x / kAcross * kLines; }
+    static __device__ int first_column() { return threadIdx.x % kAcross * 4; }
+
+    const float* from_;  // the thread's first number of the next rows
+    Tile* tile_;
+    int left_;     // rows from there on
+    int columns_;  // and columns
+    int row_stride_, column_stride_;
+    alignas(16) float numbers_[kLines][4];
+    bool by_vectors_;
+};
 
 }  // namespace jca_cuda

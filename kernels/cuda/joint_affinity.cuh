@@ -24,11 +24,14 @@ struct Raw {
 
 template <class T>
 struct AffinityTiles {
-    typename T::Element c[kWalked][kSlots + T::kPad];
-    typename T::Global values[kOwned][kWalked + kAffinityPad];  // of C
     union {
-        typename T::Element a[kOwned][kSlots + T::kPad];          // forward
-        typename T::Global grad[kOwned][kWalked + kAffinityPad];  // backward: of dC
+        typename T::template RightTile<kWalked, kSlots, kByRows> c;
+        typename T::template RightTile<kWalked, kSlots, kByColumns> c_backward;
+    };
+    Rows<Raw<T>, kOwned, kWalked> values;  // of C
+    union {
+        typename T::template LeftTile<kOwned, kSlots> a;  // forward
+        Rows<Raw<T>, kOwned, kWalked> grad;               // backward: of dC
     };
 };
 
@@ -52,7 +55,7 @@ class AffinityWalker {
                 if (walked == start || w.n_blocks > 1)
                     copy<T, kOwned, kSlots>(tiles.a, w.a, sample_, owned_, w.owned, block * kSlots,
                                             w.n);
-                copy_walked(walked, block);
+                copy_walked(tiles.c, walked, block);
                 __syncthreads();
                 add_scores<T, kSlots>(c, tiles.a, tiles.c);
             }
@@ -70,7 +73,7 @@ class AffinityWalker {
         float sum[2][kSlots / 8][4] = {};
         for (int walked = 0; walked < w.walked; walked += kWalked) {
             __syncthreads();
-            copy_walked(walked, block);
+            copy_walked(tiles.c_backward, walked, block);
             copy_matrix(tiles.values, w.values, walked);
             copy_matrix(tiles.grad, w.grad, walked);
             __syncthreads();
@@ -79,7 +82,7 @@ class AffinityWalker {
                 const float c = T::read(value(tiles.values, m, j, e));
                 ds[m][j][e] = T::read(value(tiles.grad, m, j, e)) * fmaf(-c, c, 1.0f);
             });
-            add_product<T, kSlots>(sum, ds, tiles.c);
+            add_product<T, kSlots>(sum, ds, tiles.c_backward);
         }
         auto* to = static_cast<Number*>(w.out.data) + sample_ * w.out.batch_stride;
         store(sum, to, w.out, w.scale, owned_ + warp_, w.owned, block * kSlots, w.n);
@@ -87,12 +90,13 @@ class AffinityWalker {
 
   private:
     using Number = typename T::Global;
-    using Matrices = Number[kOwned][kWalked + kAffinityPad];
+    using Matrices = Rows<Raw<T>, kOwned, kWalked>;
 
     __device__ int blocks() const { return (w.owned + kOwned - 1) / kOwned; }
 
-    __device__ void copy_walked(int walked, int block) {
-        copy<T, kWalked, kSlots>(tiles.c, w.c, sample_, walked, w.walked, block * kSlots, w.n);
+    template <class Tile>
+    __device__ void copy_walked(Tile& tile, int walked, int block) {
+        copy<T, kWalked, kSlots>(tile, w.c, sample_, walked, w.walked, block * kSlots, w.n);
     }
 
     __device__ void copy_matrix(Matrices& tile, const Matrix& x, int walked) {

@@ -78,8 +78,8 @@ __device__ inline Matrix part_of(const Matrix& w_c, const Part& part, int size) 
             w_c.column_stride, w_c.row_stride};
 }
 
-// The rows [owned, owned + 128) of one sample of a modality.
-template <class T>
+// The rows [owned, owned + 128) of one sample of a modality. PASS: of the tiles.
+template <class T, Pass PASS = kForward>
 class Channels {
   public:
     using Number = typename T::Global;
@@ -87,7 +87,7 @@ class Channels {
     __device__ Channels(const Layer& layer, int modality)
         : l(layer),
           m(layer.modalities[modality]),
-          tiles(*reinterpret_cast<Tiles<T>*>(shared_memory)),
+          tiles(*reinterpret_cast<Tiles<T, PASS>*>(shared_memory)),
           modality_(modality),
           sample_(blockIdx.x / blocks()),
           owned_(blockIdx.x % blocks() * kOwned),
@@ -105,9 +105,9 @@ class Channels {
                 if (slots == 0 || m.width > kWidth) attend(h, width);
                 if (slots == 0 && m.h.data) store_to(m.h, h, width, m.width);
                 __syncthreads();
-                copy<T, kWalked, kSlots>(tiles.c, m.w_h, 0, width, m.width, slots, l.n);
+                copy<T, kWalked, kSlots>(tiles.w, m.w_h, 0, width, m.width, slots, l.n);
                 __syncthreads();
-                add_product<T, kSlots>(out, h, tiles.c);
+                add_product<T, kSlots>(out, h, tiles.w);
             }
             if (l.residual) add_numbers<T>(out, numbers(m.x), m.x, first(), m.rows, slots, l.n);
             store_to(m.out, out, slots, l.n);
@@ -137,7 +137,7 @@ class Channels {
             w.out_a = dq();
             w.owned = m.rows;
         });
-        Walker<T, kRows, true> walker(w, tiles, owned_, block);
+        Walker<T, PASS, true> walker(w, tiles, owned_, block);
         walk_parts(walker);
         walker.store_a(sample_);
     }
@@ -194,7 +194,7 @@ class Channels {
             w.a = q();
             w.owned = m.rows;
         });
-        Walker<T, kForward, true> walker(w, tiles, owned_, width / kWidth);
+        Walker<T, PASS, true> walker(w, tiles, owned_, width / kWidth);
         walk_parts(walker);
         for_each([&](int i, int j, int e) { h[i][j][e] = walker.sum_b()[i][j][e] * w.keep_scale; });
         add_matrices(h, m.x, m.w_x, width, m.width, l.n);
@@ -204,7 +204,6 @@ class Channels {
         });
     }
 
-    template <Pass PASS>
     __device__ void walk_parts(Walker<T, PASS, true>& walker) {
         for (int i = 0; i < l.parts_each; ++i) {
             change_walk([&](Walk& w) {
@@ -229,8 +228,8 @@ class Channels {
             for (int j = 0; j < kSlots / 8; ++j)
 #pragma unroll
                 for (int e = 0; e < 4; ++e)
-                    tiles.a[warp_ + row_of(i, e)][column_of(j, e)] =
-                        T::element(column_of(j, e) < l.n ? x[i][j][e] * m.scale : 0.0f);
+                    tiles.a.set(warp_ + row_of(i, e), column_of(j, e),
+                                column_of(j, e) < l.n ? x[i][j][e] * m.scale : 0.0f);
     }
 
     __device__ void store_queries() {
@@ -260,7 +259,7 @@ class Channels {
 
     const Layer& l;
     const Modality& m;
-    Tiles<T>& tiles;
+    Tiles<T, PASS>& tiles;
     const int modality_;
     const int sample_;
     const int owned_;  // first owned row of the CTA

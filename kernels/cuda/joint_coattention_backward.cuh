@@ -27,7 +27,7 @@ __device__ void part_columns(const Layer& l, int pair, int block) {
         w.walked = m.rows;
         w.first = part.first;
     });
-    Tiles<T>& tiles = *reinterpret_cast<Tiles<T>*>(shared_memory);
+    auto& tiles = *reinterpret_cast<Tiles<T, kColumns>*>(shared_memory);
     Walker<T, kColumns, true>(w, tiles, blockIdx.x % blocks * kOwned, block).run(group);
 }
 
@@ -40,7 +40,7 @@ __device__ void layer_attention(const Layer& l) {
     if (task < pairs) {
         part_columns<T>(l, task, block);
     } else if (block < l.n_blocks) {
-        Channels<T> channels(l, task - pairs);
+        Channels<T, kRows> channels(l, task - pairs);
         if (channels.exist()) channels.rows(block);
     }
 }
@@ -48,8 +48,8 @@ __device__ void layer_attention(const Layer& l) {
 // Both operands of the gradient of a small weight: 32 rows and 32 columns of it, 128 channels.
 template <class T>
 struct WeightTiles {
-    typename T::Element left[kWalked][kOwned + T::kPad];
-    typename T::Element right[kWalked][kOwned + T::kPad];
+    typename T::template LeftTile<kWalked, kOwned> left;
+    typename T::template RightTile<kWalked, kOwned, kByRows> right;
 };
 
 // A 32 x 32 block of dW = left rightᵀ, summed over the channels of a group of samples: a partial
@@ -70,10 +70,10 @@ __device__ void weight_gradient(const Layer& l, int channels, const Matrix& left
             multiply<T, 32 / T::kStep>(
                 sum,
                 [&](int m, int step) {
-                    return T::left(tiles.left, 16 * m, 32 * warp + step * T::kStep);
+                    return tiles.left.left(16 * m, 32 * warp + step * T::kStep);
                 },
                 [&](typename T::Right(&b)[2], int step, int j) {
-                    T::right_of_rows(b, tiles.right, 8 * j, 32 * warp + step * T::kStep);
+                    tiles.right.right_of_rows(b, 8 * j, 32 * warp + step * T::kStep);
                 });
         }
     const Matrix to = transposed(packed(out, columns, rows));

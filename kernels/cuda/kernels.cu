@@ -1,9 +1,7 @@
 // The kernels of one precision tier: -DJCA_TIER=exact, tf32, bfloat16 or float16.
 #include "joint_affinity.cuh"
 #include "joint_coattention_backward.cuh"
-#ifdef JCA_NARROW
 #include "narrow.cuh"
-#endif
 #include "released_attention.cuh"
 #include "visual_reduction.cuh"
 #include "walk.cuh"
@@ -40,11 +38,13 @@ __global__ void __launch_bounds__(jca_cuda::kThreads) tanh_attention_rows(const 
     jca_cuda::walk<Tier, jca_cuda::kRows>(w);
 }
 
-#ifdef JCA_NARROW
+#ifdef JCA_NARROW_FORWARD
 __global__ void __launch_bounds__(jca_cuda::kThreads, 2) narrow_attention_forward(const Walk w) {
     jca_cuda::narrow_walk<Tier, jca_cuda::kForward>(w);
 }
+#endif
 
+#ifdef JCA_NARROW_BACKWARD
 __global__ void __launch_bounds__(jca_cuda::kThreads, 2) narrow_attention_backward(const Walk w) {
     jca_cuda::narrow_walk<Tier, jca_cuda::kColumns>(w);
 }

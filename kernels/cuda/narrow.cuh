@@ -1,6 +1,6 @@
-// Tanh attention of 16-bit numbers where N is one block wide, and in the backward D too. Walked
-// rows come 128 (backward 64) at a time by asynchronous copies, into one buffer while the other is
-// read. The operands of the owned rows stay in registers.
+// Tanh attention where N is one block wide; in the backward, which is of 16-bit numbers, D too.
+// Walked rows come into one buffer while the other is read: 128 (backward 64) of 16 bits at a time,
+// 32 of the exact tier. The operands of the owned rows stay in registers.
 //
 // The backward is one pass. It owns rows of k and v and walks over q and g:
 //
@@ -14,20 +14,33 @@
 
 namespace jca_cuda {
 
-template <Pass PASS>
-constexpr int kStage = PASS == kForward ? kStageForward : kStageBackward;
+template <class T, Pass PASS>
+constexpr int kStage = T::kExact          ? kWalked
+                       : PASS == kForward ? kStageForward
+                                          : kStageBackward;
+
+template <class T, Pass PASS>
+struct Walked {
+    typename T::template RightTile<kStage<T, PASS>, kSlots, use_of_c(PASS)> c;
+    typename T::template RightTile<kStage<T, PASS>, kWidth, use_of_d(PASS)> d;
+};
 
 template <class T, Pass PASS>
 struct NarrowTiles {
-    static constexpr int kStage = jca_cuda::kStage<PASS>;
-    struct {
-        typename T::Element c[kStage][kSlots + T::kPad];
-        typename T::Element d[kStage][kWidth + T::kPad];
-    } walked[2];
-    typename T::Element a[kOwned][kSlots + T::kPad];
-    union {  // of the backward
-        typename T::Element b[kOwned][kWidth + T::kPad];
-        typename T::Element ds[kOwned][kStage + T::kPad];
+    Walked<T, PASS> walked[2];
+    typename T::template LeftTile<kOwned, kSlots> a;
+    union {
+        typename T::template LeftTile<kOwned, kWidth> b;
+        typename T::template LeftTile<kOwned, kStage<T, PASS>> ds;
+    };
+};
+
+// The forward needs its owned rows in shared memory before the walk only.
+template <class T>
+struct NarrowTiles<T, kForward> {
+    union {
+        Walked<T, kForward> walked[2];
+        typename T::template LeftTile<kOwned, kSlots> a;
     };
 };
 
@@ -35,22 +48,24 @@ template <class T, Pass PASS>
 class NarrowWalker : Walker<T, PASS> {
     using Base = Walker<T, PASS>;
     using Base::first_, Base::owned_, Base::result_, Base::w;
-    using Element = typename T::Element;
     static constexpr bool kBackward = PASS == kColumns;
-    static constexpr int kStage = jca_cuda::kStage<PASS>;
-    static constexpr unsigned kBuffer = sizeof(NarrowTiles<T, PASS>::walked[0]);
+    static constexpr int kStage = jca_cuda::kStage<T, PASS>;
+    static constexpr unsigned kBuffer = sizeof(Walked<T, PASS>);
+    using TileC = decltype(Walked<T, PASS>::c);
+    using TileD = decltype(Walked<T, PASS>::d);
 
   public:
     __device__ NarrowWalker(const Walk& walk, NarrowTiles<T, PASS>& shared, int owned, int block)
-        : Base(walk, *reinterpret_cast<Tiles<T>*>(&shared), owned, block),
+        : Base(walk, *reinterpret_cast<Tiles<T, PASS>*>(&shared), owned, block),
           tiles(shared),
           whole_until_(
               keep(walk.seed || (kBackward && first_ + 32 > walk.owned) ? 0 : walk.walked)) {
-        const int lane = threadIdx.x % 32, half = lane / 16 * 8, other = lane / 8 % 2 * 8;
-        c_rows_ = keep(shared_address(&tiles.walked[0].c[half + lane % 8][other]));
-        d_rows_ = keep(shared_address(&tiles.walked[0].d[half + lane % 8][other]));
-        c_columns_ = keep(shared_address(&tiles.walked[0].c[lane % 16][half]));
-        d_columns_ = keep(shared_address(&tiles.walked[0].d[lane % 16][half]));
+        c_rows_ = keep(tiles.walked[0].c.rows_begin());
+        d_columns_ = keep(tiles.walked[0].d.columns_begin());
+        if constexpr (kBackward) {
+            d_rows_ = keep(tiles.walked[0].d.rows_begin());
+            c_columns_ = keep(tiles.walked[0].c.columns_begin());
+        }
     }
 
     __device__ void run(int group) {
@@ -62,15 +77,16 @@ class NarrowWalker : Walker<T, PASS> {
         const uint32_t key = this->key_of(sample);
         __syncthreads();
         copy_owned(sample);
+        __syncthreads();
+        load_owned();
+        __syncthreads();
         sample_ = sample;
         c_.begin(tiles.walked[0].c, w.c, sample, w.walked, 0, w.n);
         d_.begin(tiles.walked[0].d, w.d, sample, w.walked, result_ * kWidth, w.width);
         fetch_walked(0, 0);
-        __syncthreads();
-        load_owned();
         unsigned buffer = 0;
         for (int walked = 0; walked < w.walked; walked += kStage) {
-            arrived();
+            arrive(buffer);
             __syncthreads();
             fetch_walked(walked + kStage, kBuffer - buffer);
             const bool masked = walked + kStage > whole_until_;
@@ -83,7 +99,7 @@ class NarrowWalker : Walker<T, PASS> {
             }
             buffer = kBuffer - buffer;
         }
-        arrived();
+        arrive(buffer);
     }
 
     __device__ void copy_owned(int sample) {
@@ -93,7 +109,7 @@ class NarrowWalker : Walker<T, PASS> {
     }
 
     __device__ void fetch_walked(int walked, unsigned buffer) {
-        if (c_.is_async() && d_.is_async()) [[likely]] {
+        if (is_stream()) [[likely]] {
             c_.next(buffer);
             d_.next(buffer);
         } else {
@@ -104,60 +120,68 @@ class NarrowWalker : Walker<T, PASS> {
         }
     }
 
+    __device__ void arrive(unsigned buffer) {
+        if (is_stream()) [[likely]] {
+            c_.arrive(buffer);
+            d_.arrive(buffer);
+        }
+    }
+
+    __device__ bool is_stream() const { return c_.is_possible() && d_.is_possible(); }
+
     __device__ void load_owned() {
         const int row = threadIdx.x / 32 * 32;
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-            a_[m][0] = T::left(tiles.a, row + 16 * m, 0);
+#pragma unroll
+            for (int step = 0; step < kSlots / T::kStep; ++step)
+                a_[m][step] = tiles.a.left(row + 16 * m, step * T::kStep);
             if constexpr (kBackward)
 #pragma unroll
                 for (int step = 0; step < kWidth / T::kStep; ++step)
-                    b_[m][step] = T::left(tiles.b, row + 16 * m, step * T::kStep);
+                    b_[m][step] = tiles.b.left(row + 16 * m, step * T::kStep);
         }
     }
 
     // 32 walked rows, from `row` of the buffer on.
     __device__ void tile(unsigned buffer, int row, int walked, bool masked, uint32_t key) {
-        const unsigned c = buffer + offset<kSlots>(row, 0), d = buffer + offset<kWidth>(row, 0);
-        Block p = {}, dp = {};
-        add_scores<kSlots>(p, a_, c + c_rows_);
-        if constexpr (kBackward) add_scores<kWidth>(dp, b_, d + d_rows_);
+        Block p, dp = {};
+        set_scores<TileC, kSlots>(p, a_, buffer + c_rows_, row);
+        if constexpr (kBackward) set_scores<TileD, kWidth>(dp, b_, buffer + d_rows_, row);
         this->activate(p, dp);
         if (masked) {
             clear_outside(p, dp, walked);
             if (w.seed) this->drop(p, dp, walked, key);
         }
-        add_product<kWidth>(this->sum_b_, p, d + d_columns_);
+        add_product<TileD, kWidth>(this->sum_b_, p, buffer + d_columns_, row);
         if constexpr (kBackward) {
-            add_product<kSlots>(this->sum_a_, dp, c + c_columns_);
+            add_product<TileC, kSlots>(this->sum_a_, dp, buffer + c_columns_, row);
             store_operand(dp, row);
         }
     }
 
-    // add_scores and add_product of products.cuh, at the addresses of the thread's rows.
     template <int COLUMNS>
-    static __device__ void add_scores(Block& s, const Lefts<T, COLUMNS>& left, unsigned right) {
-        multiply<T, COLUMNS / T::kStep>(
+    using Lefts = typename T::Left[2][COLUMNS / T::kStep];
+
+    // s = left rightᵀ, and add_product of products.cuh, for 32 rows of a buffer from `row` on.
+    template <class Tile, int COLUMNS>
+    static __device__ void set_scores(Block& s, const Lefts<COLUMNS>& left, unsigned right,
+                                      int row) {
+        multiply<T, COLUMNS / T::kStep, true>(
             s, [&](int m, int step) { return left[m][step]; },
             [&](typename T::Right(&b)[2], int step, int j) {
-                T::right_at(b, right + offset<COLUMNS>(8 * j, step * T::kStep));
+                Tile::right_of_rows(b, right, row + 8 * j, step * T::kStep);
             });
     }
 
-    template <int COLUMNS>
+    template <class Tile, int COLUMNS>
     static __device__ void add_product(float (&sum)[2][COLUMNS / 8][4], const Block& x,
-                                       unsigned right) {
+                                       unsigned right, int row) {
         multiply<T, kWalked / T::kStep>(
             sum, [&](int m, int step) { return T::left_of(x[m], step * T::kStep / 8); },
             [&](typename T::Right(&b)[2], int step, int j) {
-                T::right_transposed_at(b, right + offset<COLUMNS>(step * T::kStep, 8 * j));
+                Tile::right_of_columns(b, right, row + step * T::kStep, 8 * j);
             });
-    }
-
-    // Bytes from the beginning of a tile to one of its elements.
-    template <int COLUMNS>
-    static __device__ unsigned offset(int row, int column) {
-        return sizeof(Element) * (row * (COLUMNS + T::kPad) + column);
     }
 
     // An Inf of one side times the zeros of rows of the other that do not exist is NaN.
@@ -194,9 +218,9 @@ class NarrowWalker : Walker<T, PASS> {
         float sum[1][kSlots / 8][4] = {};
 #pragma unroll
         for (int k = 0; k < kOwned; k += T::kStep) {
-            const typename T::Left x = T::left_of_columns(tiles.ds, row, k);
+            const typename T::Left x = tiles.ds.left_of_columns(row, k);
             typename T::Right y[2];
-            T::right_of_columns(y, tiles.a, k, 0);
+            tiles.a.right_of_columns(y, k, 0);
             T::multiply(sum[0][0], x, y[0]);
             T::multiply(sum[0][1], x, y[1]);
         }
@@ -208,11 +232,11 @@ class NarrowWalker : Walker<T, PASS> {
     NarrowTiles<T, PASS>& tiles;
     const int whole_until_;  // walked rows before it: no element is dropped or does not exist
     int sample_;
-    unsigned c_rows_, d_rows_, c_columns_, d_columns_;  // the thread's rows of ldmatrix in a tile
-    Stream<T, kStage, kSlots> c_;
-    Stream<T, kStage, kWidth> d_;
-    Lefts<T, kSlots> a_;
-    Lefts<T, kWidth> b_;
+    unsigned c_rows_, d_rows_, c_columns_, d_columns_;  // where the thread reads the first buffer
+    Stream<T, kStage, kSlots, TileC> c_;
+    Stream<T, kStage, kWidth, TileD> d_;
+    Lefts<kSlots> a_;
+    Lefts<kWidth> b_;
 };
 
 template <class T, Pass PASS>

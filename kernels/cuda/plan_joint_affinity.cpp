@@ -43,13 +43,15 @@ Affinity columns(const jca_cuda_joint_affinity& a) {
 }
 
 // Bytes of AffinityTiles in joint_affinity.cuh.
-size_t tile_bytes(const Sizes& size) {
-    return size.element * kWalked * (kSlots + size.pad) +
-           2 * size.number * kOwned * (kWalked + kAffinityPad);
+size_t affinity_bytes(const Sizes& size) {
+    const size_t values = size.number * kOwned * (kWalked + kAffinityPad);
+    return size.right(kWalked, kSlots, kByRows) + values +
+           std::max(size.left(kOwned, kSlots), values);
 }
 
 int add_affinity(jca_cuda_plan* plan, int kernel, const Affinity& w, int64_t batch, int64_t y) {
-    return add(plan, kernel, w, blocks(w.owned, kOwned) * batch, y, tile_bytes(Sizes(plan->tier)));
+    return add(plan, kernel, w, blocks(w.owned, kOwned) * batch, y,
+               affinity_bytes(Sizes(plan->tier)));
 }
 
 }  // namespace

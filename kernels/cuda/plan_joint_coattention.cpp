@@ -122,14 +122,9 @@ int64_t part_blocks(const Layer& l) {
     return most;
 }
 
-// Bytes of Tiles in walk.cuh, and of WeightTiles in joint_coattention.cuh.
-size_t tile_bytes(const Sizes& size, bool backward) {
-    const size_t slots = kSlots + size.pad, width = kWidth + size.pad;
-    return size.element * (kWalked * (slots + width) + kOwned * (slots + (backward ? width : 0)));
-}
-
+// Bytes of WeightTiles in joint_coattention_backward.cuh.
 size_t weight_bytes(const Sizes& size) {
-    return 2 * size.element * kWalked * (kOwned + size.pad);
+    return size.left(kWalked, kOwned) + size.right(kWalked, kOwned, kByRows);
 }
 
 int add_forward(const jca_cuda_joint_coattention& a, jca_cuda_plan* plan) {
@@ -140,7 +135,7 @@ int add_forward(const jca_cuda_joint_coattention& a, jca_cuda_plan* plan) {
         if (l.n_blocks > 1) l.modalities[i].q = workspace.numbers(a.batch * a.modality[i].d * a.n);
     }
     return add(plan, JCA_CUDA_JOINT_COATTENTION_FORWARD, l, row_blocks(l) * a.batch, a.modalities,
-               tile_bytes(Sizes(a.tier), false));
+               tile_bytes(Sizes(a.tier), kForward));
 }
 
 // The sums of the last launch, and the memory of what they add.
@@ -204,14 +199,14 @@ int add_passes(const Layer& l, jca_cuda_plan* plan) {
     const int64_t results = std::max(l.n_blocks, l.width_blocks);
     const int64_t rows = row_blocks(l) * l.batch, columns = part_blocks(l) * l.groups;
     int status = add(plan, JCA_CUDA_JOINT_COATTENTION_PREPARE, l, rows,
-                     l.count * (across + l.width_blocks), tile_bytes(size, false));
+                     l.count * (across + l.width_blocks), tile_bytes(size, kForward));
     if (!status)
         status = add(plan, JCA_CUDA_JOINT_COATTENTION_ATTENTION, l, std::max(rows, columns),
-                     l.count * (l.parts_each + 1) * results, tile_bytes(size, true));
+                     l.count * (l.parts_each + 1) * results, tile_bytes(size, kColumns));
     if (!status)
         status = add(plan, JCA_CUDA_JOINT_COATTENTION_FINISH, l, std::max<int64_t>(rows, l.groups),
                      l.count * across * (1 + 3 * down),
-                     std::max(tile_bytes(size, false), weight_bytes(size)));
+                     std::max(tile_bytes(size, kForward), weight_bytes(size)));
     return status;
 }
 

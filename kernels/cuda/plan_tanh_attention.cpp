@@ -51,31 +51,37 @@ Walk columns(const jca_cuda_tanh_attention& a) {
     return w;
 }
 
-// Bytes of Tiles in walk.cuh.
-size_t tile_bytes(const Sizes& size, bool forward) {
-    const size_t slots = kSlots + size.pad, width = kWidth + size.pad;
-    return size.element * (kWalked * (slots + width) + kOwned * (slots + (forward ? 0 : width)));
-}
-
 // Bytes of NarrowTiles in narrow.cuh.
-size_t narrow_bytes(const Sizes& size, bool forward) {
-    const size_t slots = kSlots + size.pad, width = kWidth + size.pad;
-    const size_t stage = forward ? kStageForward : kStageBackward;
-    const size_t gradients = forward ? 0 : kOwned * (stage + size.pad);
-    return size.element * (2 * stage * (slots + width) + kOwned * slots + gradients);
+size_t narrow_bytes(const Sizes& size, Pass pass) {
+    const size_t stage = size.is_exact      ? kWalked
+                         : pass == kForward ? kStageForward
+                                            : kStageBackward;
+    const size_t walked =
+        2 * (size.right(stage, kSlots, use_of_c(pass)) + size.right(stage, kWidth, use_of_d(pass)));
+    const size_t a = size.left(kOwned, kSlots);
+    if (pass == kForward) return std::max(walked, a);
+    return walked + a + std::max(size.left(kOwned, kWidth), size.left(kOwned, stage));
 }
 
+// Tiers with the kernels of narrow.cuh.
 bool is_narrow(const jca_cuda_tanh_attention& a) {
-    return Sizes(a.tier).element == 2 && a.n <= kSlots;
+    return a.tier != JCA_CUDA_TF32 && a.n <= kSlots;
+}
+
+bool is_one_pass(const jca_cuda_tanh_attention& a) {
+    return is_narrow(a) && a.tier != JCA_CUDA_EXACT && a.d <= kWidth;
 }
 
 int add_walk(jca_cuda_plan* plan, int kernel, const Walk& w, int64_t column_blocks) {
     const int64_t groups = blocks(w.batch, w.group);
     const bool is_narrow =
         kernel == JCA_CUDA_NARROW_ATTENTION_FORWARD || kernel == JCA_CUDA_NARROW_ATTENTION_BACKWARD;
+    const Pass pass = kernel == JCA_CUDA_TANH_ATTENTION_ROWS ? kRows
+                      : w.out_a.data                         ? kColumns
+                                                             : kForward;
     const auto bytes = is_narrow ? narrow_bytes : tile_bytes;
     return add(plan, kernel, w, blocks(w.owned, kOwned) * groups, column_blocks,
-               bytes(Sizes(plan->tier), !w.out_a.data));
+               bytes(Sizes(plan->tier), pass));
 }
 
 // dv of all samples is the sum of one float32 matrix for each group, in the workspace.
@@ -149,7 +155,7 @@ int add_backward(const jca_cuda_tanh_attention& a, jca_cuda_plan* plan) {
     Sum sum{};
     if (a.shared_v) sum = share_value(a, plan, &w);
     int status = JCA_CUDA_SUCCESS;
-    if (a.batch && is_narrow(a) && w.width_blocks == 1)
+    if (a.batch && is_one_pass(a))
         status = add_one_pass(a, plan, w);
     else if (a.batch)
         status = add_two_passes(a, plan, w);

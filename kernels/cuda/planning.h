@@ -97,14 +97,34 @@ int add(jca_cuda_plan* plan, int kernel, const Arguments& arguments, int64_t x, 
     return JCA_CUDA_SUCCESS;
 }
 
-// Bytes of a number in memory and of an element in a tile, and the elements behind a tile's row.
+// Bytes of a number in memory, and of tiles.cuh's tiles.
 struct Sizes {
     explicit Sizes(int tier)
-        : number(tier == JCA_CUDA_BFLOAT16 || tier == JCA_CUDA_FLOAT16 ? 2 : 4),
-          element(tier == JCA_CUDA_EXACT ? 8 : number),
-          pad(number == 2 ? 8 : 4) {}
+        : is_exact(tier == JCA_CUDA_EXACT),
+          number(tier == JCA_CUDA_BFLOAT16 || tier == JCA_CUDA_FLOAT16 ? 2 : 4),
+          element(is_exact ? 8 : number),
+          pad(tier == JCA_CUDA_TF32 ? 4 : 8) {}
 
+    size_t left(size_t rows, size_t columns) const {
+        return element * rows * (columns + (is_exact ? 1 : pad));
+    }
+
+    size_t right(size_t rows, size_t columns, Use use) const {
+        const size_t by_rows = element * rows * (columns + pad);
+        const size_t by_columns = element * rows * (columns + 2);
+        if (!is_exact || use == kByRows) return by_rows;
+        return by_columns + (use == kBothWays ? by_rows : 0);
+    }
+
+    const bool is_exact;
     const size_t number, element, pad;
 };
+
+// Bytes of Tiles in walk.cuh.
+inline size_t tile_bytes(const Sizes& size, Pass pass) {
+    return size.right(kWalked, kSlots, use_of_c(pass)) +
+           size.right(kWalked, kWidth, use_of_d(pass)) + size.left(kOwned, kSlots) +
+           (pass == kForward ? 0 : size.left(kOwned, kWidth));
+}
 
 }  // namespace jca_cuda

@@ -10,6 +10,16 @@ namespace jca_cuda {
 typedef float Block[2][kWalked / 8][4];  // a warp's 32 x 32 numbers: 2 x 4 results of a product
 
 template <int TILES>
+__device__ void clear(float (&x)[2][TILES][4]) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int j = 0; j < TILES; ++j)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) x[m][j][e] = 0;
+}
+
+template <bool FRESH, int TILES>
 __device__ void add(float (&sum)[2][TILES][4], const float (&low)[2][TILES][4],
                     const float (&high)[2][TILES][4]) {
 #pragma unroll
@@ -17,17 +27,20 @@ __device__ void add(float (&sum)[2][TILES][4], const float (&low)[2][TILES][4],
 #pragma unroll
         for (int j = 0; j < TILES; ++j)
 #pragma unroll
-            for (int e = 0; e < 4; ++e)
-                sum[m][j][e] = __fadd_rn(sum[m][j][e], __fadd_rn(low[m][j][e], high[m][j][e]));
+            for (int e = 0; e < 4; ++e) {
+                const float x = __fadd_rn(low[m][j][e], high[m][j][e]);
+                sum[m][j][e] = FRESH ? x : __fadd_rn(sum[m][j][e], x);
+            }
 }
 
-// sum += left right over STEPS steps. `left(m, step)` is the operand of rows [16 m, 16 m + 16),
-// `right(x, step, j)` gives those of the results j and j + 1.
+// sum += left right over STEPS steps, or sum = left right where it is FRESH. `left(m, step)` is the
+// operand of rows [16 m, 16 m + 16), `right(x, step, j)` gives those of the results j and j + 1.
 //
 // Tensor cores cut their sums toward zero. The exact tier therefore starts each sum from zero, its
 // small products apart from its large ones, and adds both by adders that round.
-template <class T, int STEPS, int TILES, class Left, class Right>
+template <class T, int STEPS, bool FRESH = false, int TILES, class Left, class Right>
 __device__ void multiply(float (&sum)[2][TILES][4], Left left, Right right) {
+    if constexpr (FRESH && !T::kExact) clear(sum);
     float high[2][TILES][4] = {}, low[2][TILES][4] = {};
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
@@ -46,43 +59,27 @@ __device__ void multiply(float (&sum)[2][TILES][4], Left left, Right right) {
                         T::multiply(sum[m][j + i], a[m], b[i]);
         }
     }
-    if constexpr (T::kExact) add(sum, low, high);
+    if constexpr (T::kExact) add<FRESH>(sum, low, high);
 }
 
 // s += left rightᵀ, both over COLUMNS columns of their tiles.
-template <class T, int COLUMNS>
-__device__ void add_scores(Block& s, const typename T::Element (*left)[COLUMNS + T::kPad],
-                           const typename T::Element (*right)[COLUMNS + T::kPad]) {
+template <class T, int COLUMNS, class Left, class Right>
+__device__ void add_scores(Block& s, const Left& left, const Right& right) {
     const int row = threadIdx.x / 32 * 32;
     multiply<T, COLUMNS / T::kStep>(
-        s, [&](int m, int step) { return T::left(left, row + 16 * m, step * T::kStep); },
+        s, [&](int m, int step) { return left.left(row + 16 * m, step * T::kStep); },
         [&](typename T::Right(&b)[2], int step, int j) {
-            T::right_of_rows(b, right, 8 * j, step * T::kStep);
-        });
-}
-
-// The same with the left operands in registers.
-template <class T, int COLUMNS>
-using Lefts = typename T::Left[2][COLUMNS / T::kStep];
-
-template <class T, int COLUMNS>
-__device__ void add_scores(Block& s, const Lefts<T, COLUMNS>& left,
-                           const typename T::Element (*right)[COLUMNS + T::kPad]) {
-    multiply<T, COLUMNS / T::kStep>(
-        s, [&](int m, int step) { return left[m][step]; },
-        [&](typename T::Right(&b)[2], int step, int j) {
-            T::right_of_rows(b, right, 8 * j, step * T::kStep);
+            right.right_of_rows(b, 8 * j, step * T::kStep);
         });
 }
 
 // sum += x right, over the walked rows.
-template <class T, int COLUMNS>
-__device__ void add_product(float (&sum)[2][COLUMNS / 8][4], const Block& x,
-                            const typename T::Element (*right)[COLUMNS + T::kPad]) {
+template <class T, int COLUMNS, class Right>
+__device__ void add_product(float (&sum)[2][COLUMNS / 8][4], const Block& x, const Right& right) {
     multiply<T, kWalked / T::kStep>(
         sum, [&](int m, int step) { return T::left_of(x[m], step * T::kStep / 8); },
         [&](typename T::Right(&b)[2], int step, int j) {
-            T::right_of_columns(b, right, step * T::kStep, 8 * j);
+            right.right_of_columns(b, step * T::kStep, 8 * j);
         });
 }
 

@@ -1,13 +1,20 @@
-// Fragments and products of each precision tier, for tiles in shared memory.
+// Tiles in shared memory, operands and products of each precision tier.
 //
 // A warp multiplies 16 x kStep by kStep x 8. A thread, with g = lane / 4 and t = lane % 4, holds
 // columns 2t and 2t + 1 of rows g and g + 8 of the result.
+//
+// A tile of left operands has left(row, k), of rows [row, row + 16) and columns [k, k + kStep). A
+// tile of right operands gives two at a time, those of the next 8 rows or columns too:
+// right_of_rows(b, row, k) has columns [k, k + kStep) of rows [row, row + 8), and
+// right_of_columns(b, k, column) has rows [k, k + kStep) of columns [column, column + 8).
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <type_traits>
+
+#include "walk.h"
 
 namespace jca_cuda {
 
@@ -29,8 +36,8 @@ __device__ inline float tanh_approximate(float x) {
 
 // x P(x²) / Q(x²), fitted on |x| < 9.01, where float32 tanh reaches 1; error 4.4e-7. NaN stays NaN.
 __device__ inline float tanh_rational(float x) {
-    x = x < -9.01f ? -9.01f : x;
-    x = x > 9.01f ? 9.01f : x;
+    asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(-9.01f));
+    asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(9.01f));
     const float u = x * x;
     float p = fmaf(u, 1.3336875603897624e-08f, 2.0596295144059695e-05f);
     p = fmaf(u, p, 0.003494812408462167f);
@@ -60,6 +67,31 @@ __device__ inline void multiply_tf32(float (&c)[4], const float (&a)[4], const f
           "r"(bits(b[1])));
 }
 
+// A copy brings patches of kLines rows or columns (DOWN) of adjacent numbers to a tile: here one,
+// whose numbers are set one by one.
+template <class Tile>
+struct Singly {
+    template <bool DOWN>
+    static constexpr int kLines = 1;
+
+    template <bool DOWN, int LINES, int COUNT>
+    __device__ void put(int row, int column, const float (&numbers)[LINES][COUNT]) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i)
+            static_cast<Tile*>(this)->set(row + DOWN * i, column + !DOWN * i, numbers[0][i]);
+    }
+};
+
+// A tile of a tier's elements, row by row.
+template <class T, int ROWS, int COLUMNS>
+struct Rows : Singly<Rows<T, ROWS, COLUMNS>> {
+    typename T::Element x[ROWS][COLUMNS + T::kPad];
+
+    __device__ auto& operator[](int row) { return x[row]; }
+
+    __device__ void set(int row, int column, float number) { x[row][column] = T::element(number); }
+};
+
 // 16-bit numbers, T = __nv_bfloat16 or __half.
 template <class T>
 struct Half {
@@ -78,56 +110,64 @@ struct Half {
     static __device__ Element element(float x) { return T(x); }
     static __device__ float tanh(float x) { return tanh_approximate(x); }
 
-    // Rows [row, row + 16) and columns [k, k + 16) of a tile.
-    template <int COLUMNS>
-    static __device__ Left left(const Element (*tile)[COLUMNS], int row, int k) {
-        const int lane = threadIdx.x % 32;
-        Left x;
-        matrices(x.r, shared_address(&tile[row + lane % 16][k + lane / 16 * 8]));
-        return x;
-    }
+    template <int ROWS, int COLUMNS>
+    struct Tile : Rows<Half, ROWS, COLUMNS> {
+        using Rows<Half, ROWS, COLUMNS>::x;
 
-    // Two right operands: columns [k, k + 16) of rows [row, row + 8) and [row + 8, row + 16).
-    template <int COLUMNS>
-    static __device__ void right_of_rows(Right (&x)[2], const Element (*tile)[COLUMNS], int row,
-                                         int k) {
-        const int lane = threadIdx.x % 32;
-        right_at(x, shared_address(&tile[row + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 8]));
-    }
+        __device__ Left left(int row, int k) const {
+            const int lane = threadIdx.x % 32;
+            Left a;
+            matrices(a.r, shared_address(&x[row + lane % 16][k + lane / 16 * 8]));
+            return a;
+        }
 
-    // The same, at the address of the thread's row.
-    static __device__ void right_at(Right (&x)[2], unsigned address) {
-        unsigned r[4];
-        matrices(r, address);
-        x[0] = {r[0], r[1]};
-        x[1] = {r[2], r[3]};
-    }
+        // Of the transposed tile: its rows are the columns [column, column + 16).
+        __device__ Left left_of_columns(int column, int k) const {
+            const int lane = threadIdx.x % 32;
+            Left a;
+            transposed_matrices(
+                a.r, shared_address(&x[k + lane / 16 * 8 + lane % 8][column + lane / 8 % 2 * 8]));
+            return a;
+        }
 
-    // Two right operands: rows [k, k + 16) of columns [column, column + 8) and the next 8.
-    template <int COLUMNS>
-    static __device__ void right_of_columns(Right (&x)[2], const Element (*tile)[COLUMNS], int k,
-                                            int column) {
-        const int lane = threadIdx.x % 32;
-        right_transposed_at(x, shared_address(&tile[k + lane % 16][column + lane / 16 * 8]));
-    }
+        __device__ void right_of_rows(Right (&b)[2], int row, int k) const {
+            right_of_rows(b, rows_begin(), row, k);
+        }
+        __device__ void right_of_columns(Right (&b)[2], int k, int column) const {
+            right_of_columns(b, columns_begin(), k, column);
+        }
 
-    static __device__ void right_transposed_at(Right (&x)[2], unsigned address) {
-        unsigned r[4];
-        transposed_matrices(r, address);
-        x[0] = {r[0], r[1]};
-        x[1] = {r[2], r[3]};
-    }
+        // The same from the address of the thread's first numbers of rows, or of columns.
+        static __device__ void right_of_rows(Right (&b)[2], unsigned begin, int row, int k) {
+            unsigned r[4];
+            matrices(r, begin + offset(row, k));
+            b[0] = {r[0], r[1]};
+            b[1] = {r[2], r[3]};
+        }
+        static __device__ void right_of_columns(Right (&b)[2], unsigned begin, int k, int column) {
+            unsigned r[4];
+            transposed_matrices(r, begin + offset(k, column));
+            b[0] = {r[0], r[1]};
+            b[1] = {r[2], r[3]};
+        }
+        __device__ unsigned rows_begin() const {
+            const int lane = threadIdx.x % 32;
+            return shared_address(&x[lane / 16 * 8 + lane % 8][lane / 8 % 2 * 8]);
+        }
+        __device__ unsigned columns_begin() const {
+            const int lane = threadIdx.x % 32;
+            return shared_address(&x[lane % 16][lane / 16 * 8]);
+        }
 
-    // Of the transposed tile: its rows are the columns [column, column + 16), its columns [k, k +
-    // 16).
-    template <int COLUMNS>
-    static __device__ Left left_of_columns(const Element (*tile)[COLUMNS], int column, int k) {
-        const int lane = threadIdx.x % 32;
-        Left x;
-        transposed_matrices(
-            x.r, shared_address(&tile[k + lane / 16 * 8 + lane % 8][column + lane / 8 % 2 * 8]));
-        return x;
-    }
+      private:
+        static __device__ unsigned offset(int row, int column) {
+            return sizeof(Element) * (row * (COLUMNS + kPad) + column);
+        }
+    };
+    template <int ROWS, int COLUMNS>
+    using LeftTile = Tile<ROWS, COLUMNS>;
+    template <int ROWS, int COLUMNS, Use>
+    using RightTile = Tile<ROWS, COLUMNS>;
 
     // The left operand of columns [8j, 8j + 16) of a result; j is even.
     template <int TILES>
@@ -174,51 +214,51 @@ struct Half {
     }
 };
 
-// float32 in products of 8 columns. A thread holds columns 2t and 2t + 1 of a result, but columns t
-// and t + 4 of a left operand: where a result becomes a left operand, its columns are renamed, and
-// the rows of the right operand with them.
-template <class Number>
-struct Single {
+// float32, rounded, in products of 8 columns. A thread holds columns 2t and 2t + 1 of a result, but
+// t and t + 4 of a left operand: where a result becomes a left operand, its columns are renamed,
+// and the rows of the right operand with them.
+struct Tf32 {
     using Global = float;
-    using Element = Number;
+    using Element = float;
     static constexpr int kStep = 8, kPad = 4;
+    static constexpr bool kExact = false;
     struct Left {
-        Number x[4];
+        float x[4];
     };
     struct Right {
-        Number x[2];
+        float x[2];
     };
 
     static __device__ float read(float x) { return x; }
-
-    template <int COLUMNS>
-    static __device__ Left left(const Element (*tile)[COLUMNS], int row, int k) {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        return {tile[row + g][k + t], tile[row + g + 8][k + t], tile[row + g][k + t + 4],
-                tile[row + g + 8][k + t + 4]};
-    }
-
-    template <int COLUMNS>
-    static __device__ void right_of_rows(Right (&x)[2], const Element (*tile)[COLUMNS], int row,
-                                         int k) {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        x[0] = {tile[row + g][k + t], tile[row + g][k + t + 4]};
-        x[1] = {tile[row + g + 8][k + t], tile[row + g + 8][k + t + 4]};
-    }
-
-    template <int COLUMNS>
-    static __device__ void right_of_columns(Right (&x)[2], const Element (*tile)[COLUMNS], int k,
-                                            int column) {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        for (int i = 0; i < 2; ++i)
-            x[i] = {tile[k + 2 * t][column + 8 * i + g], tile[k + 2 * t + 1][column + 8 * i + g]};
-    }
-};
-
-struct Tf32 : Single<float> {
-    static constexpr bool kExact = false;
     static __device__ float element(float x) { return round_to_tf32(x); }
     static __device__ float tanh(float x) { return tanh_approximate(x); }
+
+    template <int ROWS, int COLUMNS>
+    struct Tile : Rows<Tf32, ROWS, COLUMNS> {
+        using Rows<Tf32, ROWS, COLUMNS>::x;
+
+        __device__ Left left(int row, int k) const {
+            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            return {x[row + g][k + t], x[row + g + 8][k + t], x[row + g][k + t + 4],
+                    x[row + g + 8][k + t + 4]};
+        }
+
+        __device__ void right_of_rows(Right (&b)[2], int row, int k) const {
+            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            for (int i = 0; i < 2; ++i)
+                b[i] = {x[row + 8 * i + g][k + t], x[row + 8 * i + g][k + t + 4]};
+        }
+
+        __device__ void right_of_columns(Right (&b)[2], int k, int column) const {
+            const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+            for (int i = 0; i < 2; ++i)
+                b[i] = {x[k + 2 * t][column + 8 * i + g], x[k + 2 * t + 1][column + 8 * i + g]};
+        }
+    };
+    template <int ROWS, int COLUMNS>
+    using LeftTile = Tile<ROWS, COLUMNS>;
+    template <int ROWS, int COLUMNS, Use>
+    using RightTile = Tile<ROWS, COLUMNS>;
 
     template <int TILES>
     static __device__ Left left_of(const float (&x)[TILES][4], int j) {
@@ -227,34 +267,6 @@ struct Tf32 : Single<float> {
 
     static __device__ void multiply(float (&c)[4], const Left& a, const Right& b) {
         multiply_tf32(c, a.x, b.x);
-    }
-};
-
-// A float32 as the sum of two TF32 numbers, high + low, and a product as three.
-struct Exact : Single<float2> {
-    static constexpr bool kExact = true;
-
-    // Rounded like cvt.rna, which takes twice as many instructions because it keeps NaN. A NaN may
-    // become -0 in the first number; the second is NaN.
-    static __device__ float2 element(float x) {
-        const float high = __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000);
-        return {high, x - high};
-    }
-    static __device__ float tanh(float x) { return tanh_rational(x); }
-
-    template <int TILES>
-    static __device__ Left left_of(const float (&x)[TILES][4], int j) {
-        return {element(x[j][0]), element(x[j][2]), element(x[j][1]), element(x[j][3])};
-    }
-
-    static __device__ void multiply(float (&high)[4], float (&low)[4], const Left& a,
-                                    const Right& b) {
-        const float a_high[4] = {a.x[0].x, a.x[1].x, a.x[2].x, a.x[3].x};
-        const float a_low[4] = {a.x[0].y, a.x[1].y, a.x[2].y, a.x[3].y};
-        const float b_high[2] = {b.x[0].x, b.x[1].x}, b_low[2] = {b.x[0].y, b.x[1].y};
-        multiply_tf32(low, a_low, b_high);
-        multiply_tf32(low, a_high, b_low);
-        multiply_tf32(high, a_high, b_high);
     }
 };
 

@@ -17,14 +17,15 @@
 
 namespace jca_cuda {
 
-enum Pass { kForward, kColumns, kRows };
-
-template <class T>
+template <class T, Pass PASS>
 struct Tiles {
-    typename T::Element c[kWalked][kSlots + T::kPad];
-    typename T::Element d[kWalked][kWidth + T::kPad];
-    typename T::Element a[kOwned][kSlots + T::kPad];
-    typename T::Element b[kOwned][kWidth + T::kPad];  // last: the forward has no memory for it
+    typename T::template RightTile<kWalked, kSlots, use_of_c(PASS)> c;
+    union {
+        typename T::template RightTile<kWalked, kWidth, use_of_d(PASS)> d;
+        typename T::template RightTile<kWalked, kSlots, kByColumns> w;  // of a layer, behind a walk
+    };
+    typename T::template LeftTile<kOwned, kSlots> a;
+    typename T::template LeftTile<kOwned, kWidth> b;  // last: the forward has no memory for it
 };
 
 // The pass of a warp over one block of owned rows. LAYER: a pass of a whole layer, whose forward
@@ -35,7 +36,7 @@ class Walker {
     using Number = typename T::Global;
     static constexpr bool kBackward = PASS != kForward;
 
-    __device__ Walker(const Walk& walk, Tiles<T>& shared, int owned, int block)
+    __device__ Walker(const Walk& walk, Tiles<T, PASS>& shared, int owned, int block)
         : w(walk),
           tiles(shared),
           owned_(owned),
@@ -104,8 +105,8 @@ class Walker {
         activate(p, dp);
         if (walked + kWalked > w.walked) clear_edge(p, dp, walked);
         if (w.seed) drop(p, dp, walked, key);
-        if constexpr (PASS != kRows) add_product<T, kWidth>(sum_b_, p, tiles.d);
         if constexpr (kBackward) add_product<T, kSlots>(sum_a_, dp, tiles.c);
+        if constexpr (PASS != kRows) add_product<T, kWidth>(sum_b_, p, tiles.d);
     }
 
     // P = tanh(S) and dS = dP (1 - P²), in place.
@@ -216,18 +217,8 @@ class Walker {
         clear(sum_b_);
     }
 
-    template <int TILES>
-    static __device__ void clear(float (&x)[2][TILES][4]) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int j = 0; j < TILES; ++j)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) x[m][j][e] = 0;
-    }
-
     const Walk& w;
-    Tiles<T>& tiles;
+    Tiles<T, PASS>& tiles;
     const int owned_;   // first owned row of the CTA
     const int first_;   // and of the warp
     const int result_;  // block of the results' columns
@@ -242,7 +233,7 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 template <class T, Pass PASS>
 __device__ void walk(const Walk& w) {
     const int blocks = (w.owned + kOwned - 1) / kOwned;
-    Tiles<T>& tiles = *reinterpret_cast<Tiles<T>*>(shared_memory);
+    auto& tiles = *reinterpret_cast<Tiles<T, PASS>*>(shared_memory);
     Walker<T, PASS> walker(w, tiles, blockIdx.x % blocks * kOwned, blockIdx.y);
     walker.run(blockIdx.x / blocks);
 }

@@ -114,6 +114,18 @@ struct Sums {
     Sum sums[5 * kModalities];
 };
 
+enum Pass { kForward, kColumns, kRows };
+
+// What products read of a tile of right operands, and of those of c and d.
+enum Use { kByRows = 1, kByColumns = 2, kBothWays = 3 };
+
+constexpr Use use_of_c(Pass pass) {
+    return pass == kForward ? kByRows : kBothWays;
+}
+constexpr Use use_of_d(Pass pass) {
+    return pass == kForward ? kByColumns : pass == kColumns ? kBothWays : kByRows;
+}
+
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kOwned = 32 * kWarps;                      // rows of a CTA, 32 for each warp
 constexpr int kWalked = 32;                              // rows of a step
