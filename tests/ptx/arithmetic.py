@@ -170,7 +170,7 @@ def _transcendental(ins: Instruction, a: Any) -> Any:
     a = flush(a) if ins.has("ftz") else a
     value = np.asarray(function(np.asarray(a, np.float64))).astype(np.float32)
     if ins.has("approx"):
-        value = perturb(value, bound)
+        value = np.where(np.isinf(a), value, perturb(value, bound))
     return np.clip(value, -1, 1) if ins.parts[0] == "tanh" else value
 
 
