@@ -23,6 +23,19 @@ def test_results_are_right_and_nothing_is_found(tier, how):
     assert set(device.covered) == {f"joint_coattention_{kernel}" for kernel in KERNELS}
 
 
+def test_aligned_matrices_are_read_and_written_by_16_bytes():
+    """But for numbers that a thread adds to its own, or compares with 0, and the sums."""
+    _, device = execute("bfloat16", "layer, aligned")
+    small = cuda_device.small_accesses(device)
+    assert {name.removeprefix("joint_coattention_"): found for name, found in small.items()} == {
+        "forward": {("ld", 8), ("ld", 2)},  # the seed, X
+        "prepare": {("ld", 2)},  # H
+        "attention": {("ld", 8)},
+        "finish": {("ld", 2), ("ld", 4)},  # dX', dJ
+        "sums": {("ld", 4), ("st", 2)},
+    }
+
+
 def layer(tier, batch, channels, widths, joints=()):
     """Positive gradients, maps and groups of a layer with N = 3."""
     torch.manual_seed(0)

@@ -84,6 +84,7 @@ class NarrowWalker : Walker<T, PASS> {
             buffer = kBuffer - buffer;
         }
         arrived();
+        __syncthreads();  // the results leave through this memory
     }
 
     __device__ void copy_owned(int sample) {
@@ -202,7 +203,7 @@ class NarrowWalker : Walker<T, PASS> {
         }
         float* to = static_cast<float*>(w.part.data) + owned_ / kOwned * w.part_stride +
                     sample * w.part.batch_stride;
-        store(sum, to, w.part, w.keep_scale, walked + row, w.walked, 0, w.n);
+        store_pairs(sum, to, w.part, w.keep_scale, walked + row, w.walked, 0, w.n);
     }
 
     NarrowTiles<T, PASS>& tiles;
