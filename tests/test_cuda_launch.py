@@ -409,9 +409,9 @@ def test_a_machine_that_cannot_run_it_says_why():
     assert "nvcc" in cuda.describe()
 
 
-def test_the_host_time_of_a_call_can_be_measured(driver):
+@pytest.mark.parametrize("op", host_time.MEASURED)
+def test_the_host_time_of_a_call_can_be_measured(driver, op):
     """``python -m tests.ptx.host_time``; a time is that beyond an op that does nothing."""
-    times = host_time.measure(["cuda"], rounds=2, calls=2)
-    assert {way for _, _, way in times} == set(host_time.WAYS)
-    launched = [x.kernel.decode() for x in driver.launches()]
-    assert len(launched) == 2 * 2 * len(host_time.DTYPES) * (1 + 3)
+    times = host_time.measure(["cuda"], [op], rounds=2, calls=2)
+    assert {way for _, _, way in times} == {op, f"{op}_backward"}
+    assert len(driver.launches()) >= 2 * len(times)

@@ -300,23 +300,36 @@ def cuda_listing(*extra: str) -> str:
 
 def test_a_round_of_a_cuda_kernel_is_counted_along_its_shortest_way():
     instructions = cuda.parse(cuda_listing("LDS R3, [R4]", "STS [R4], R3", "MOV R1, R2"))
-    assert cuda.shortest_round(instructions, "bfloat16", ELEMENTS) == ELEMENTS + 3
+    assert cuda.shortest_rounds(instructions, "bfloat16", ELEMENTS) == [ELEMENTS + 3]
     row = cuda.judge(90, "tf32", "tanh_attention_forward", (99, 0, 0), cuda_listing("NOP"))
     assert not row.breaches
-    assert row.per_element == (ELEMENTS + 3) / ELEMENTS
+    assert row.per_element == ((ELEMENTS + 3) / ELEMENTS,)
 
 
 def test_the_counted_way_takes_every_product():
     """A branch over a product is for a run-time condition that always holds."""
     tanh = ["MUFU.TANH R1, R2"] * ELEMENTS
     code = code_of("@!P0 BRA 0x20", "HMMA.16816 R1, R2", *tanh, "@P1 BRA 0x0", "EXIT")
-    assert cuda.shortest_round(cuda.parse(code), "bfloat16", ELEMENTS) == ELEMENTS + 3
+    assert cuda.shortest_rounds(cuda.parse(code), "bfloat16", ELEMENTS) == [ELEMENTS + 3]
 
 
 def test_a_way_past_all_products_is_no_round():
     code = code_of(*["MUFU.TANH R1, R2"] * ELEMENTS, "@P1 BRA 0x0", "EXIT")
     with pytest.raises(ValueError, match=r"no round computes 32 MUFU\.TANH"):
-        cuda.shortest_round(cuda.parse(code), "bfloat16", ELEMENTS)
+        cuda.shortest_rounds(cuda.parse(code), "bfloat16", ELEMENTS)
+
+
+def test_every_loop_of_a_cuda_kernel_is_counted():
+    """The attention of a layer has two; a kernel that misses one is named."""
+    tanh = ["HMMA.16816 R1, R2", *["MUFU.TANH R1, R2"] * ELEMENTS]
+    second = 16 * (len(tanh) + 1)
+    code = code_of(*tanh, "@P1 BRA 0x0", "NOP", *tanh, f"@P1 BRA 0x{second:x}", "EXIT")
+    kernel = "joint_coattention_attention"
+    row = cuda.judge(90, "bfloat16", kernel, (99, 0, 0), code)
+    assert row.per_element == ((ELEMENTS + 2) / ELEMENTS, (ELEMENTS + 3) / ELEMENTS)
+    assert not row.breaches
+    row = cuda.judge(90, "bfloat16", kernel, (99, 0, 0), cuda_listing("NOP"))
+    assert row.breaches == ("1 loops compute tanh, expected 2",)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,26 @@ def test_the_forward_of_wide_matrices_in_float32_is_right():
     assert set(device.covered) == {"tanh_attention_forward"}
 
 
+SEED = ("ld", 8)
+SMALL = {  # numbers one by one in the sums, whose threads lie side by side
+    "exact": {
+        **{kernel: {SEED} for kernel in KERNELS["exact"]},
+        "sum_parts": {("ld", 4), ("st", 4)},
+    },
+    "bfloat16": {
+        "narrow_attention_forward": {SEED},
+        "narrow_attention_backward": {SEED, ("st", 8)},  # partial sums of dq, by pairs
+        "sum_parts": {("ld", 4), ("st", 2)},
+    },
+}
+
+
+@pytest.mark.parametrize("tier", SMALL)
+def test_aligned_matrices_are_read_and_written_by_16_bytes(tier):
+    _, device = execute(tier, "aligned")
+    assert cuda_device.small_accesses(device) == SMALL[tier]
+
+
 def plan(**changes) -> tuple[int, cuda_device.Plan]:
     """The status and the plan of a backward of B = 64, M = 512, L = 1024, N = 10, D = 32."""
     sizes = dict(batch=64, m=512, l=1024, n=10, d=32, workspace_size=2**30)

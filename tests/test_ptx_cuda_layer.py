@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from jca_fast.ops import reference
 from tests.ptx import cuda_device, cuda_layer
 from tests.ptx.cuda_calls import execute
 
@@ -29,6 +30,75 @@ def test_results_are_right_and_nothing_is_found(tier, call, how):
     assert not device.findings.lines()
     assert all(error <= 1 for error in errors.values()), errors
     assert set(device.covered) == {f"joint_coattention_{kernel}" for kernel in KERNELS}
+
+
+def test_aligned_matrices_are_read_and_written_by_16_bytes():
+    """But for numbers that a thread adds to its own, or compares with 0, and the sums."""
+    _, device = execute("bfloat16", "layer, aligned")
+    small = cuda_device.small_accesses(device)
+    assert {name.removeprefix("joint_coattention_"): found for name, found in small.items()} == {
+        "forward": {("ld", 8), ("ld", 2)},  # the seed, X
+        "prepare": {("ld", 2)},  # H
+        "attention": {("ld", 8)},
+        "finish": {("ld", 2), ("ld", 4)},  # dX', dJ
+        "sums": {("ld", 4), ("st", 2)},
+    }
+
+
+def layer(tier, batch, channels, widths, joints=()):
+    """Positive gradients, maps and groups of a layer with N = 3."""
+    torch.manual_seed(0)
+    wide = joints or [sum(channels)] * len(channels)
+    features = [(batch, 3, d) for d in channels]
+    groups = [
+        features,
+        [(batch, k, d) for k, d in zip(widths, channels, strict=True)],
+        features,
+        [(batch, 3, d) for d in joints],
+        [(3, 3) for _ in channels],
+        [(k, 3) for k in widths],
+        [*zip(widths, wide, strict=True)],
+        [(k, 3) for k in widths],
+    ]
+    dtype = torch.float32 if tier == "exact" else torch.bfloat16
+    return [[(torch.rand(shape) + 0.1).to(dtype) for shape in group] for group in groups]
+
+
+def assert_like_the_reference(tier, grads, maps, *groups):
+    """NaN and Inf in the same places, in X', H and every gradient."""
+    options = [0.1, 0.2, 0.15, 0.1, 0.2, 0.15, 0.1, 0.2, 0.15][: len(maps)], 0.0, None
+    device = cuda_layer.Device(tier)
+    got = device.joint_coattention(*groups, *options, True)
+    got += device.joint_coattention_backward(grads, maps, *groups, *options)
+    want = reference.joint_coattention(*groups, *options, True)
+    want += reference.joint_coattention_backward(grads, maps, *groups, *options)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("tier", "bad"),
+    [
+        ("exact", torch.nan),
+        ("bfloat16", torch.nan),
+        ("bfloat16", torch.inf),
+        ("bfloat16", -torch.inf),
+    ],
+)
+def test_a_nan_and_an_inf_stay_in_their_modality(tier, bad):
+    """Each but the last, which has none, has one in another argument, and a joint of its own."""
+    groups = layer(tier, 1, [7, 6, 5] * 3, [5, 4, 3] * 3, [4, 6, 9] * 3)
+    for i, group in enumerate(groups):
+        group[i][..., 1, 2] = bad
+    assert_like_the_reference(tier, *groups)
+
+
+def test_a_nan_and_an_inf_reach_the_sample_that_shares_the_joint_feature():
+    groups = layer("bfloat16", 2, [7, 6], [5, 4])
+    inputs = groups[2]
+    inputs[0][0, 1, 5] = -torch.inf
+    inputs[1][1, 2, 4] = torch.nan
+    assert_like_the_reference("bfloat16", *groups)
 
 
 def call(**changes):

@@ -21,6 +21,9 @@ struct Piece {
     __device__ int offset(int row, int column) const {
         return row * row_stride + column * column_stride;
     }
+    __device__ Piece transposed() const {
+        return {column_stride, row_stride, columns, rows, factor};
+    }
 };
 
 // Whether 16 bytes of numbers along a row are one access, in each of the first `columns` columns.

@@ -85,7 +85,8 @@ class AffinityWalker {
             add_product<T, kSlots>(sum, ds, tiles.c_backward);
         }
         auto* to = static_cast<Number*>(w.out.data) + sample_ * w.out.batch_stride;
-        store(sum, to, w.out, w.scale, owned_ + warp_, w.owned, block * kSlots, w.n);
+        store(sum, to, w.out, w.scale, owned_ + warp_, w.owned, block * kSlots, w.n,
+              tiles.values[warp_]);
     }
 
   private:

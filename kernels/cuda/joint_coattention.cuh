@@ -169,7 +169,7 @@ class Channels {
     template <int TILES>
     __device__ void store_to(const Matrix& to, const float (&x)[2][TILES][4], int column,
                              int columns) {
-        store(x, numbers(to), to, 1.0f, first(), m.rows, column, columns);
+        store(x, numbers(to), to, 1.0f, first(), m.rows, column, columns, rows_of_warp(tiles.a));
     }
 
     // sum += left rightᵀ over their `size` columns, for the rows [column, column + 32) of `right`,

@@ -78,7 +78,9 @@ __device__ void weight_gradient(const Layer& l, int channels, const Matrix& left
         }
     const Matrix to = transposed(packed(out, columns, rows));
     const int64_t part = blockIdx.x * kWarps + warp;
-    store(sum, out + part * to.batch_stride, to, 1.0f, row, rows, column, columns);
+    __syncthreads();
+    store(sum, out + part * to.batch_stride, to, 1.0f, row, rows, column, columns,
+          shared_memory + warp * kStoreBytes);
 }
 
 // Block `block` of the gradients of W_j, W_x and W_h, in this order.

@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(jca_cuda::kThreads, 4) joint_affinity_backward
 }
 
 // The second dimension of the grid holds the modalities and what each of them needs.
-__global__ void __launch_bounds__(jca_cuda::kThreads, 2) joint_coattention_forward(const Layer l) {
+__global__ void __launch_bounds__(jca_cuda::kThreads, Tier::kExact ? 2 : 3)
+    joint_coattention_forward(const Layer l) {
     Channels<Tier> channels(l, blockIdx.y);
     if (channels.exist()) channels.forward();
 }

@@ -60,6 +60,11 @@ class NarrowWalker : Walker<T, PASS> {
           tiles(shared),
           whole_until_(
               keep(walk.seed || (kBackward && first_ + 32 > walk.owned) ? 0 : walk.walked)) {
+        using Wide = Tiles<T, PASS>;
+        static_assert(sizeof(Wide::c) + sizeof(Wide::d) + sizeof(Wide::a) / kWarps * (kWarps - 1) +
+                              kStoreBytes <=
+                          sizeof(NarrowTiles<T, PASS>),
+                      "the results of the base class pass through these tiles");
         c_rows_ = keep(tiles.walked[0].c.rows_begin());
         d_columns_ = keep(tiles.walked[0].d.columns_begin());
         if constexpr (kBackward) {
@@ -100,6 +105,7 @@ class NarrowWalker : Walker<T, PASS> {
             buffer = kBuffer - buffer;
         }
         arrive(buffer);
+        __syncthreads();  // the results leave through this memory
     }
 
     __device__ void copy_owned(int sample) {
@@ -226,7 +232,7 @@ class NarrowWalker : Walker<T, PASS> {
         }
         float* to = static_cast<float*>(w.part.data) + owned_ / kOwned * w.part_stride +
                     sample * w.part.batch_stride;
-        store(sum, to, w.part, w.keep_scale, walked + row, w.walked, 0, w.n);
+        store_pairs(sum, to, w.part, w.keep_scale, walked + row, w.walked, 0, w.n);
     }
 
     NarrowTiles<T, PASS>& tiles;

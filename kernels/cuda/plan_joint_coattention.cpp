@@ -217,6 +217,7 @@ int add_backward(const jca_cuda_joint_coattention& a, jca_cuda_plan* plan) {
     for (int i = 0; i < l.count; ++i)
         add_memory(a.modality[i], l, &l.modalities[i], &workspace, &sums);
     add_joints(a, &l, &workspace, &sums);
+    if (a.workspace_size < plan->workspace_size) return JCA_CUDA_NO_WORKSPACE;
     const int status = a.batch ? add_passes(l, plan) : JCA_CUDA_SUCCESS;
     return status ? status : sums.launch(plan);
 }

@@ -84,11 +84,11 @@ __device__ void add_product(float (&sum)[2][COLUMNS / 8][4], const Block& x, con
 }
 
 // Where an element of a Block stands in the warp's 32 x 32 numbers.
-__device__ inline int row_of(int m, int e) {
-    return 16 * m + threadIdx.x % 32 / 4 + e / 2 * 8;
+__device__ inline int row_of(int m, int e, int lane = threadIdx.x % 32) {
+    return 16 * m + lane / 4 + e / 2 * 8;
 }
-__device__ inline int column_of(int j, int e) {
-    return 8 * j + threadIdx.x % 4 * 2 + e % 2;
+__device__ inline int column_of(int j, int e, int lane = threadIdx.x % 32) {
+    return 8 * j + lane % 4 * 2 + e % 2;
 }
 
 // f(m, j, e) for every element of a Block.
@@ -107,10 +107,52 @@ struct alignas(2 * sizeof(Number)) Pair {
     Number x, y;
 };
 
+// The memory of a warp's rows in the tile of owned rows, through which it stores results when it
+// has read them.
+template <class Tile>
+__device__ void* rows_of_warp(Tile& owned) {
+    constexpr unsigned kBytes = sizeof(Tile) / kWarps;
+    static_assert(kBytes >= kStoreBytes && kBytes % 16 == 0);
+    return reinterpret_cast<unsigned char*>(&owned) + threadIdx.x / 32 * kBytes;
+}
+
+// Store factor * x by 16 bytes along the rows or the columns of a matrix, 8 columns at a time
+// through `shared`, which is the warp's own.
+template <bool ALONG_ROWS, class Number, int HALVES, int TILES>
+__device__ void store_vectors(const float (&x)[HALVES][TILES][4], Number* to, const Piece& piece,
+                              void* shared, int lane) {
+    constexpr int kVector = 16 / sizeof(Number), kLine = ALONG_ROWS ? 8 : 16 * HALVES;
+    using Line = Number[kLine + kVector];
+    Line* const lines = static_cast<Line*>(shared);
+#pragma unroll
+    for (int j = 0; j < TILES; ++j) {
+        __syncwarp();
+#pragma unroll
+        for (int m = 0; m < HALVES; ++m)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int row = row_of(m, e, lane), column = column_of(0, e, lane);
+                lines[ALONG_ROWS ? row : column][ALONG_ROWS ? column : row] =
+                    Number(x[m][j][e] * piece.factor);
+            }
+        __syncwarp();
+#pragma unroll
+        for (int first = 0; first < 16 * HALVES * 8 / kVector; first += 32) {
+            const int i = first + lane;
+            const int line = i / (kLine / kVector), place = i % (kLine / kVector) * kVector;
+            const int row = ALONG_ROWS ? line : place, column = 8 * j + (ALONG_ROWS ? place : line);
+            if (piece.has(row, column))
+                *reinterpret_cast<uint4*>(to + piece.offset(row, column)) =
+                    *reinterpret_cast<const uint4*>(&lines[line][place]);
+        }
+    }
+}
+
 // Store factor * x at `row` of the matrix and its block of columns, by pairs where it can.
 template <class Number, int HALVES, int TILES>
-__device__ void store(const float (&x)[HALVES][TILES][4], Number* to, const Matrix& out,
-                      float factor, int row, int rows, int column, int columns) {
+__device__ void store_pairs(const float (&x)[HALVES][TILES][4], Number* to, const Matrix& out,
+                            float factor, int row, int rows, int column, int columns,
+                            int lane = threadIdx.x % 32) {
     const bool by_pairs = out.column_stride == 1 && out.row_stride % 2 == 0 && columns % 2 == 0 &&
                           reinterpret_cast<uint64_t>(to) % sizeof(Pair<Number>) == 0;
 #pragma unroll
@@ -119,7 +161,7 @@ __device__ void store(const float (&x)[HALVES][TILES][4], Number* to, const Matr
         for (int j = 0; j < TILES; ++j)
 #pragma unroll
             for (int e = 0; e < 4; e += 2) {
-                const int r = row + row_of(m, e), c = column + column_of(j, e);
+                const int r = row + row_of(m, e, lane), c = column + column_of(j, e, lane);
                 if (r >= rows || c >= columns) continue;
                 const Number first(x[m][j][e] * factor), second(x[m][j][e + 1] * factor);
                 Number* at = to + r * out.row_stride + c * out.column_stride;
@@ -130,6 +172,22 @@ __device__ void store(const float (&x)[HALVES][TILES][4], Number* to, const Matr
                     if (c + 1 < columns) at[out.column_stride] = second;
                 }
             }
+}
+
+// The same by 16 bytes where it can, through `shared`.
+template <class Number, int HALVES, int TILES>
+__device__ void store(const float (&x)[HALVES][TILES][4], Number* to, const Matrix& out,
+                      float factor, int row, int rows, int column, int columns, void* shared) {
+    constexpr int kAny = 1 << 30;
+    const int lane = keep(threadIdx.x % 32);  // no address of results waits in a register
+    const Piece whole{out.row_stride, out.column_stride, rows, columns, factor};
+    const Piece piece{out.row_stride, out.column_stride, rows - row, columns - column, factor};
+    if (has_vectors(to, whole, kAny))  // the same in all warps
+        store_vectors<true>(x, to + piece.offset(row, column), piece, shared, lane);
+    else if (has_vectors(to, whole.transposed(), kAny))
+        store_vectors<false>(x, to + piece.offset(row, column), piece, shared, lane);
+    else
+        store_pairs(x, to, out, factor, row, rows, column, columns, lane);
 }
 
 }  // namespace jca_cuda

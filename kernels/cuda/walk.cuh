@@ -56,7 +56,7 @@ class Walker {
     __device__ void store_a(int sample) {
         using Gradient = std::conditional_t<LAYER && PASS == kColumns, float, Number>;
         store(sum_a_, static_cast<Gradient*>(w.out_a.data) + sample * w.out_a.batch_stride, w.out_a,
-              w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n);
+              w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n, free_memory());
         clear(sum_a_);
     }
 
@@ -76,7 +76,7 @@ class Walker {
         }
         if (PASS != kRows && w.sums_group)
             store(sum_b_, static_cast<float*>(w.out_b.data) + group * w.out_b.batch_stride, w.out_b,
-                  w.keep_scale, first_, w.owned, result_ * kWidth, w.width);
+                  w.keep_scale, first_, w.owned, result_ * kWidth, w.width, free_memory());
     }
 
     __device__ uint32_t key_of(int sample) const {
@@ -213,9 +213,13 @@ class Walker {
 
     __device__ void store_b(int sample) {
         store(sum_b_, static_cast<Number*>(w.out_b.data) + sample * w.out_b.batch_stride, w.out_b,
-              w.activate ? 1.0f : w.keep_scale, first_, w.owned, result_ * kWidth, w.width);
+              w.activate ? 1.0f : w.keep_scale, first_, w.owned, result_ * kWidth, w.width,
+              free_memory());
         clear(sum_b_);
     }
+
+    // The warp's owned rows, when it has walked.
+    __device__ void* free_memory() const { return rows_of_warp(tiles.a); }
 
     const Walk& w;
     Tiles<T, PASS>& tiles;

@@ -130,10 +130,11 @@ constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kOwned = 32 * kWarps;                      // rows of a CTA, 32 for each warp
 constexpr int kWalked = 32;                              // rows of a step
 constexpr int kStageForward = 128, kStageBackward = 64;  // rows of a step of narrow.cuh
-constexpr int kSpan = 256;       // rows that a CTA of the affinity walks over
-constexpr int kAffinityPad = 8;  // numbers behind each row of a tile of C
-constexpr int kSlots = 16;       // columns of a block of a and c
-constexpr int kWidth = 32;       // columns of a block of b and d
+constexpr int kSpan = 256;         // rows that a CTA of the affinity walks over
+constexpr int kAffinityPad = 8;    // numbers behind each row of a tile of C
+constexpr int kSlots = 16;         // columns of a block of a and c
+constexpr int kWidth = 32;         // columns of a block of b and d
+constexpr int kStoreBytes = 1536;  // shared memory of a warp through which it stores 32 rows
 
 constexpr int kLane = 16;           // numbers of a row that a lane of the visual reduction holds
 constexpr int kReach = 32 * kLane;  // and a warp

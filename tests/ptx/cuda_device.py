@@ -15,10 +15,10 @@ from benchmarks.audit.cuda import ptx
 from benchmarks.audit.sass import tool
 from jca_fast.ops.dropout import threshold
 
-from .formats import Array
+from .formats import WIDTHS, Array
 from .machine import Launch, Machine, Options
 from .memory import Arena, Findings
-from .parser import Kernel, parse
+from .parser import Instruction, Kernel, entries, parse
 
 TIERS = ("exact", "tf32", "bfloat16", "float16")
 
@@ -302,6 +302,29 @@ class Device:
         )
         machine = Machine(launch, self.options, self.findings).run()
         self.covered[name] = self.covered.get(name, False) | machine.covered
+
+
+def small_accesses(device: Device) -> dict[str, set[tuple[str, int]]]:
+    """For each kernel, the loads and stores of less than 16 bytes of global memory that have run:
+    ("ld", 8), for example.
+    """
+    found = {}
+    for name, covered in device.covered.items():
+        ran = [
+            ins for ins, did in zip(kernels(device.tier)[name].code, covered, strict=True) if did
+        ]
+        found[name] = {
+            (ins.parts[0], bytes_of(ins))
+            for ins in ran
+            if ins.parts[0] in ("ld", "st") and not {"shared", "param"} & {*ins.parts}
+        } - {("ld", 16), ("st", 16)}
+    return found
+
+
+def bytes_of(ins: Instruction) -> int:
+    """What a load or store moves for a thread."""
+    registers = ins.operands[0 if ins.parts[0] == "ld" else 1]
+    return WIDTHS[ins.parts[-1]] // 8 * len(entries(registers))
 
 
 def poison(*shape: int, like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 // every launch, and tensors on the CPU pass for those of a GPU.
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
@@ -101,12 +102,72 @@ int cuLaunchKernelEx(const void* config, void* function, void** parameters, void
     return stub_triton_launches++, !config || !function || !parameters || extra;
 }
 
-// A kernel of tanh attention that does nothing: its results are its last tensors. Behind the
-// tensors come scale, dropout_p and no seed.
-int32_t (*stub_delete)(void* tensor);
-static void nothing(uint64_t* stack, uint64_t arguments, uint64_t results) {
-    const uint64_t first = arguments - 3 - results;
-    for (uint64_t i = 0; i < first; ++i) stub_delete((void*)stack[i]);
+// Kernels that do nothing but free their tensors. The results of one are its last tensors; behind
+// these come `plain` numbers and options that are not given. A layer has lists instead, and its
+// results are the tensors of some of them.
+struct {
+    int32_t (*aoti_torch_delete_tensor_object)(void* tensor);
+    int32_t (*torch_list_size)(void* list, size_t* size);
+    int32_t (*torch_list_get_item)(void* list, size_t i, uint64_t* item);
+    int32_t (*torch_list_push_back)(void* list, uint64_t item);
+    int32_t (*torch_delete_list)(void* list);
+    int32_t (*aoti_torch_empty_strided)(int64_t dims, const int64_t* sizes, const int64_t* strides,
+                                        int32_t dtype, int32_t device_type, int32_t device,
+                                        void** tensor);
+} stub_shim;
+
+// `count` times the memory of a result.
+void stub_allocate(int32_t dtype, int count) {
+    const int64_t sizes[] = {2, 10, 16}, strides[] = {160, 16, 1};
+    for (int i = 0; i < count; ++i) {
+        void* tensor;
+        stub_shim.aoti_torch_empty_strided(3, sizes, strides, dtype, 0, 0, &tensor);
+        stub_shim.aoti_torch_delete_tensor_object(tensor);
+    }
+}
+
+static void nothing(uint64_t* stack, uint64_t arguments, uint64_t results, uint64_t plain) {
+    const uint64_t first = arguments - plain - results;
+    for (uint64_t i = 0; i < first; ++i) stub_shim.aoti_torch_delete_tensor_object((void*)stack[i]);
     memmove(stack, stack + first, results * sizeof(*stack));
 }
-void* const stub_nothing = nothing;
+
+#define NOTHING(plain)                                                                   \
+    static void nothing_##plain(uint64_t* stack, uint64_t arguments, uint64_t results) { \
+        nothing(stack, arguments, results, plain);                                       \
+    }
+NOTHING(1)
+NOTHING(2)
+NOTHING(3)
+
+// The tensors of a list go to another, or end.
+static void empty(uint64_t list, uint64_t to) {
+    size_t size = 0;
+    stub_shim.torch_list_size((void*)list, &size);
+    for (size_t i = 0; i < size; ++i) {
+        uint64_t item;
+        stub_shim.torch_list_get_item((void*)list, i, &item);
+        if (to)
+            stub_shim.torch_list_push_back((void*)to, item);
+        else
+            stub_shim.aoti_torch_delete_tensor_object((void*)item);
+    }
+    stub_shim.torch_delete_list((void*)list);
+}
+
+static void nothing_of_a_layer(uint64_t* stack, uint64_t arguments, uint64_t results) {
+    enum { FORWARD = 11, INPUTS = 0, JOINTS, W_J, W_X, W_C, W_H, SCALES };
+    const int is_forward = arguments == FORWARD;
+    uint64_t* lists = is_forward ? stack : stack + 2;
+    const uint64_t out = lists[INPUTS];
+    uint64_t* joints = (uint64_t*)lists[JOINTS];
+    empty(*joints, out);
+    free(joints);
+    empty(lists[W_J], out);
+    for (int i = W_X; i <= W_H; ++i) empty(lists[i], is_forward ? 0 : out);
+    stub_shim.torch_delete_list((void*)lists[SCALES]);
+    for (int i = 0; !is_forward && i < 2; ++i) empty(stack[i], 0);
+    stack[0] = out;
+    (void)results;
+}
+void* const stub_nothing[] = {nothing_of_a_layer, nothing_1, nothing_2, nothing_3};

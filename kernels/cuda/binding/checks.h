@@ -21,6 +21,19 @@ constexpr bool kHasWorkspace<Call, std::void_t<decltype(Call::workspace)>> = tru
 // Whether PyTorch multiplies float32 in TF32 now. Its C shim does not say; Python answers.
 int (*is_tf32)();
 
+// The name of an argument, or of an item of a list. Only an error makes a text of it.
+struct Name {
+    Name(const char* argument) : argument(argument) {}
+    Name(const char* list, size_t item) : argument(list), item(int64_t(item)) {}
+
+    std::string text() const {
+        return item < 0 ? argument : std::string(argument) + "[" + std::to_string(item) + "]";
+    }
+
+    const char* argument;
+    int64_t item = -1;
+};
+
 class Checks {
   public:
     // The first tensor gives the device and the dtype of all others.
@@ -31,15 +44,14 @@ class Checks {
         throw std::runtime_error(std::string("jca_fast::") + op_ + ".cuda: " + text);
     }
 
-    void tensor(const char* name, const Tensor& t, std::initializer_list<int64_t> shape) const {
+    void tensor(Name name, const Tensor& t, std::initializer_list<int64_t> shape) const {
         device(name, t);
-        if (t.dtype() != first_.dtype())
-            fail(std::string(name) + " must have the dtype of " + name_);
+        if (t.dtype() != first_.dtype()) fail(name.text() + " must have the dtype of " + name_);
         bool same = t.dims() == int64_t(shape.size());
         for (size_t i = 0; same && i < shape.size(); ++i)
             same = shape.begin()[i] == kAny || shape.begin()[i] == t.sizes()[i];
         if (!same)
-            fail(std::string(name) + " must have shape (" + text(shape.begin(), shape.size()) +
+            fail(name.text() + " must have shape (" + text(shape.begin(), shape.size()) +
                  "), got (" + text(t.sizes(), size_t(t.dims())) + ")");
     }
 
@@ -102,11 +114,11 @@ class Checks {
         require(jca_cuda_launch(&plan, device, stream));
     }
 
-    void device(const char* name, const Tensor& t) const {
-        if (!t.is_on_gpu()) fail(std::string(name) + " must be a dense CUDA tensor");
+    void device(Name name, const Tensor& t) const {
+        if (!t.is_on_gpu()) fail(name.text() + " must be a dense CUDA tensor");
         if (t.device() != first_.device())
-            fail(std::string(name) + " must be on cuda:" + std::to_string(first_.device()) +
-                 " like " + name_ + ", got cuda:" + std::to_string(t.device()));
+            fail(name.text() + " must be on cuda:" + std::to_string(first_.device()) + " like " +
+                 name_ + ", got cuda:" + std::to_string(t.device()));
     }
 
     static std::string text(const int64_t* sizes, size_t dims) {

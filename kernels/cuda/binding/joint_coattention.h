@@ -38,7 +38,7 @@ class JointCoattention {
     void expect(const char* name, const std::vector<Tensor>& group, bool maps) const {
         if (group.size() != inputs.size()) check.fail(count(name, group.size()));
         for (size_t i = 0; i < group.size(); ++i)
-            check.tensor(item(name, i).c_str(), group[i],
+            check.tensor({name, i}, group[i],
                          {call.batch, maps ? call.modality[i].k : call.n, call.modality[i].d});
     }
 
@@ -57,10 +57,6 @@ class JointCoattention {
         if (inputs.empty())
             throw std::runtime_error(std::string("jca_fast::") + op + ".cuda: inputs is empty");
         return inputs[0];
-    }
-
-    static std::string item(const char* name, size_t i) {
-        return std::string(name) + "[" + std::to_string(i) + "]";
     }
 
     std::string count(const char* name, size_t got) const {
@@ -84,13 +80,13 @@ class JointCoattention {
     }
 
     void add_joint(size_t i) {
-        check.tensor(item("joints", i).c_str(), joints[i], {call.batch, call.n, kAny});
+        check.tensor({"joints", i}, joints[i], {call.batch, call.n, kAny});
         call.joint[i].d = joints[i].sizes()[2];
         call.joint[i].x = joints[i].matrix();
     }
 
     void add_input(size_t i) {
-        check.tensor(item("inputs", i).c_str(), inputs[i], {call.batch, call.n, kAny});
+        check.tensor({"inputs", i}, inputs[i], {call.batch, call.n, kAny});
         call.modality[i].d = inputs[i].sizes()[2];
         call.modality[i].x = inputs[i].matrix();
     }
@@ -98,14 +94,14 @@ class JointCoattention {
     // Behind all inputs, whose channels together may be those of the joint feature.
     void add_weights(size_t i, double scale) {
         jca_cuda_modality& m = call.modality[i];
-        check.tensor(item("w_x", i).c_str(), w_x[i], {kAny, call.n});
+        check.tensor({"w_x", i}, w_x[i], {kAny, call.n});
         m.k = w_x[i].sizes()[0];
         int64_t joint = 0;
         for (size_t j = 0; j < inputs.size(); ++j) joint += call.modality[j].d;
         if (!joints.empty()) joint = call.joint[joints.size() == 1 ? 0 : i].d;
-        check.tensor(item("w_j", i).c_str(), w_j[i], {call.n, call.n});
-        check.tensor(item("w_c", i).c_str(), w_c[i], {m.k, joint});
-        check.tensor(item("w_h", i).c_str(), w_h[i], {m.k, call.n});
+        check.tensor({"w_j", i}, w_j[i], {call.n, call.n});
+        check.tensor({"w_c", i}, w_c[i], {m.k, joint});
+        check.tensor({"w_h", i}, w_h[i], {m.k, call.n});
         m.scale = scale;
         m.w_j = w_j[i].matrix();
         m.w_x = w_x[i].matrix();
@@ -120,6 +116,7 @@ void joint_coattention(StableValue* stack, uint64_t, uint64_t) {
     const bool keeps_maps = stack[9] & 1;
     a.call.residual = stack[10] & 1;
     std::vector<Tensor> results;
+    results.reserve(2 * a.inputs.size());
     for (const Tensor& x : a.inputs) results.push_back(x.like());
     for (size_t i = 0; i < a.inputs.size(); ++i) {
         jca_cuda_modality& m = a.call.modality[i];
@@ -140,6 +137,7 @@ void joint_coattention_backward(StableValue* stack, uint64_t, uint64_t) {
     a.expect("grad_outs", grad_outs, false);
     a.expect("maps", maps, true);
     std::vector<Tensor> results;
+    results.reserve(5 * a.inputs.size() + a.joints.size());
     const auto grad_of = [&](const Tensor& t) {
         results.push_back(t.like());
         return results.back().address();

@@ -108,9 +108,8 @@ std::vector<StableValue> items(StableValue value) {
 }
 
 std::vector<Tensor> tensors(StableValue list) {
-    std::vector<Tensor> found;
-    for (const StableValue item : items(list)) found.emplace_back(item);
-    return found;
+    const std::vector<StableValue> handles = items(list);
+    return {handles.begin(), handles.end()};
 }
 
 // A list as the result of a kernel; the tensors belong to it.
