@@ -31,11 +31,11 @@ cut their sums, it may be as much as a backend promises, :mod:`jca_fast.ops.back
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 SCALE = 0.3
 AFFINITIES = {  # B, M, L, N, q and k lie as in the layers
-    "affinity": (2, 40, 35, 15, True),
-    "affinity, wide": (1, 140, 40, 20, False),
+    "affinity": (2, 38, 35, 15, True),
+    "affinity, wide": (1, 140, 40, 24, False),
     "affinity, aligned": (1, 40, 64, 16, False),
     "affinity, odd": (1, 33, 45, 17, False),
-    "affinity, two spans": (1, 20, 304, 16, True),
+    "affinity, two spans": (1, 24, 304, 16, True),
 }
 RELEASED = {  # B, N, d, d_x, dropout, rows contiguous
     "released": (1, 10, 34, 20, 0.3, True),
