@@ -70,11 +70,15 @@ class Walker {
         for (int sample = group * w.group; sample < end; ++sample) {
             walk(sample);
             if constexpr (kBackward) store_a(sample);
-            if constexpr (PASS == kForward)
+            if constexpr (PASS == kForward) {
                 if (w.activate) activate_result();
-            if (PASS != kRows && !w.sums_group) store_b(sample);
+                store_b(sample);
+            }
+            if constexpr (PASS == kColumns && !LAYER)
+                if (!w.sums_group) store_b(sample);
         }
-        if (PASS != kRows && w.sums_group)
+        if constexpr (PASS != kColumns) return;
+        if (LAYER || w.sums_group)
             store(sum_b_, static_cast<float*>(w.out_b.data) + group * w.out_b.batch_stride, w.out_b,
                   w.keep_scale, first_, w.owned, result_ * kWidth, w.width, free_memory());
     }
