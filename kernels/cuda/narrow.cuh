@@ -192,14 +192,10 @@ class NarrowWalker : Walker<T, PASS> {
 
     // An Inf of one side times the zeros of rows of the other that do not exist is NaN.
     __device__ void clear_outside(Block& p, Block& dp, int walked) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int j = 0; j < kWalked / 8; ++j)
-#pragma unroll
-                for (int e = 0; e < 4; ++e)
-                    if (walked + column_of(j, e) >= w.walked || first_ + row_of(m, e) >= w.owned)
-                        p[m][j][e] = dp[m][j][e] = 0;
+        for_each([&](int m, int j, int e) {
+            if (walked + column_of(j, e) >= w.walked || first_ + row_of(m, e) >= w.owned)
+                p[m][j][e] = dp[m][j][e] = 0;
+        });
     }
 
     // dS goes to shared memory, as the operand that add_product made of it.

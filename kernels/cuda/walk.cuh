@@ -115,15 +115,10 @@ class Walker {
 
     // P = tanh(S) and dS = dP (1 - P²), in place.
     static __device__ void activate(Block& p, Block& dp) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int j = 0; j < kWalked / 8; ++j)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    p[m][j][e] = T::tanh(p[m][j][e]);
-                    dp[m][j][e] *= fmaf(-p[m][j][e], p[m][j][e], 1.0f);
-                }
+        for_each([&](int m, int j, int e) {
+            p[m][j][e] = T::tanh(p[m][j][e]);
+            dp[m][j][e] *= fmaf(-p[m][j][e], p[m][j][e], 1.0f);
+        });
     }
 
     __device__ void copy_owned(int sample, int block) {
@@ -140,13 +135,9 @@ class Walker {
 
     // An Inf in an owned row times the zeros beyond the last walked row is NaN.
     __device__ void clear_edge(Block& p, Block& dp, int walked) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int j = 0; j < kWalked / 8; ++j)
-#pragma unroll
-                for (int e = 0; e < 4; ++e)
-                    if (walked + column_of(j, e) >= w.walked) p[m][j][e] = dp[m][j][e] = 0;
+        for_each([&](int m, int j, int e) {
+            if (walked + column_of(j, e) >= w.walked) p[m][j][e] = dp[m][j][e] = 0;
+        });
     }
 
     // Columns of the mask 16 apart share their random bits: a thread holds both of each pair.
@@ -182,18 +173,13 @@ class Walker {
 
     // The same where the first column in the mask splits the pairs.
     __device__ void drop_singly(Block& p, Block& dp, int walked, uint32_t key) {
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int j = 0; j < kWalked / 8; ++j)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const int owned = first_ + row_of(m, e), other = walked + column_of(j, e);
-                    const uint32_t row = row_key(key, PASS == kColumns ? other : owned);
-                    const int column = w.first + (PASS == kColumns ? owned : other);
-                    if ((pair_bits(row, column) >> (column & 16) & 0xffff) < w.threshold)
-                        p[m][j][e] = dp[m][j][e] = 0;
-                }
+        for_each([&](int m, int j, int e) {
+            const int owned = first_ + row_of(m, e), other = walked + column_of(j, e);
+            const uint32_t row = row_key(key, PASS == kColumns ? other : owned);
+            const int column = w.first + (PASS == kColumns ? owned : other);
+            if ((pair_bits(row, column) >> (column & 16) & 0xffff) < w.threshold)
+                p[m][j][e] = dp[m][j][e] = 0;
+        });
     }
 
     __device__ void drop_pair(Block& p, Block& dp, int m, int j, int next_m, int next_j, int e,
@@ -204,15 +190,10 @@ class Walker {
 
     // relu(tanh(.)) of the result, in place; NaN stays NaN.
     __device__ void activate_result() {
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int j = 0; j < kWidth / 8; ++j)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const float x = T::tanh(sum_b_[m][j][e] * w.keep_scale);
-                    sum_b_[m][j][e] = x < 0 ? 0.0f : x;
-                }
+        for_each([&](int m, int j, int e) {
+            const float x = T::tanh(sum_b_[m][j][e] * w.keep_scale);
+            sum_b_[m][j][e] = x < 0 ? 0.0f : x;
+        });
     }
 
     __device__ void store_b(int sample) {
