@@ -147,8 +147,8 @@ class Channels {
         Block x = {};
 #pragma unroll 1
         for (int term = 0; term < 2; ++term)
-            add_matrices(x, term ? dq() : dh(), term ? m.w_j : transposed(m.w_x), column, l.n,
-                         term ? l.n : m.width);
+            add_matrices<true>(x, term ? dq() : dh(), term ? m.w_j : transposed(m.w_x), column, l.n,
+                               term ? l.n : m.width);
         if (l.residual) add_numbers<T>(x, numbers(m.out), m.out, first(), m.rows, column, l.n);
         if (l.concatenated)
             for (int i = 0; i < l.count; ++i) add_part(x, l.modalities[i], column);
@@ -173,13 +173,14 @@ class Channels {
     }
 
     // sum += left rightᵀ over their `size` columns, for the rows [column, column + 32) of `right`,
-    // which all samples share.
+    // which all samples share. PACKED: `left` is.
+    template <bool PACKED = false>
     __device__ void add_matrices(Block& sum, const Matrix& left, const Matrix& right, int column,
                                  int columns, int size) {
 #pragma unroll 1
         for (int k = 0; k < size; k += kSlots) {
             __syncthreads();
-            copy<T, kOwned, kSlots>(tiles.a, left, sample_, owned_, m.rows, k, size);
+            copy<T, kOwned, kSlots, PACKED>(tiles.a, left, sample_, owned_, m.rows, k, size);
             copy<T, kWalked, kSlots>(tiles.c, right, 0, column, columns, k, size);
             __syncthreads();
             add_scores<T, kSlots>(sum, tiles.a, tiles.c);

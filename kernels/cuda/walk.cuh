@@ -35,6 +35,9 @@ class Walker {
   public:
     using Number = typename T::Global;
     static constexpr bool kBackward = PASS != kForward;
+    // Q and dH of a layer are packed.
+    static constexpr bool kPackedOwned = LAYER && PASS != kColumns;   // a and b
+    static constexpr bool kPackedWalked = LAYER && PASS == kColumns;  // c and d
 
     __device__ Walker(const Walk& walk, Tiles<T, PASS>& shared, int owned, int block)
         : w(walk),
@@ -127,15 +130,18 @@ class Walker {
     }
 
     __device__ void copy_owned(int sample, int block) {
-        copy<T, kOwned, kSlots>(tiles.a, w.a, sample, owned_, w.owned, block * kSlots, w.n,
-                                w.scale);
+        copy<T, kOwned, kSlots, kPackedOwned>(tiles.a, w.a, sample, owned_, w.owned, block * kSlots,
+                                              w.n, w.scale);
         if constexpr (kBackward)
-            copy<T, kOwned, kWidth>(tiles.b, w.b, sample, owned_, w.owned, block * kWidth, w.width);
+            copy<T, kOwned, kWidth, kPackedOwned>(tiles.b, w.b, sample, owned_, w.owned,
+                                                  block * kWidth, w.width);
     }
 
     __device__ void copy_walked(int sample, int walked, int slots, int widths) {
-        copy<T, kWalked, kSlots>(tiles.c, w.c, sample, walked, w.walked, slots * kSlots, w.n);
-        copy<T, kWalked, kWidth>(tiles.d, w.d, sample, walked, w.walked, widths * kWidth, w.width);
+        copy<T, kWalked, kSlots, kPackedWalked>(tiles.c, w.c, sample, walked, w.walked,
+                                                slots * kSlots, w.n);
+        copy<T, kWalked, kWidth, kPackedWalked>(tiles.d, w.d, sample, walked, w.walked,
+                                                widths * kWidth, w.width);
     }
 
     // An Inf in an owned row times the zeros beyond the last walked row is NaN.
