@@ -35,7 +35,7 @@ class Walker {
   public:
     using Number = typename T::Global;
     static constexpr bool kBackward = PASS != kForward;
-    // Q and dH of a layer are packed.
+    // Q and dH of a layer are packed, and so are the results of its backward.
     static constexpr bool kPackedOwned = LAYER && PASS != kColumns;   // a and b
     static constexpr bool kPackedWalked = LAYER && PASS == kColumns;  // c and d
 
@@ -58,8 +58,9 @@ class Walker {
 
     __device__ void store_a(int sample) {
         using Gradient = std::conditional_t<LAYER && PASS == kColumns, float, Number>;
-        store(sum_a_, static_cast<Gradient*>(w.out_a.data) + sample * w.out_a.batch_stride, w.out_a,
-              w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n, free_memory());
+        store<LAYER>(sum_a_, static_cast<Gradient*>(w.out_a.data) + sample * w.out_a.batch_stride,
+                     w.out_a, w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n,
+                     free_memory());
         clear(sum_a_);
     }
 
@@ -82,8 +83,9 @@ class Walker {
         }
         if constexpr (PASS != kColumns) return;
         if (LAYER || w.sums_group)
-            store(sum_b_, static_cast<float*>(w.out_b.data) + group * w.out_b.batch_stride, w.out_b,
-                  w.keep_scale, first_, w.owned, result_ * kWidth, w.width, free_memory());
+            store<LAYER>(sum_b_, static_cast<float*>(w.out_b.data) + group * w.out_b.batch_stride,
+                         w.out_b, w.keep_scale, first_, w.owned, result_ * kWidth, w.width,
+                         free_memory());
     }
 
     __device__ uint32_t key_of(int sample) const {
