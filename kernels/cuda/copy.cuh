@@ -82,17 +82,17 @@ __device__ void copy_numbers(Tile& tile, const typename T::Global* from, const P
     }
 }
 
-// Copy ROWS x COLUMNS numbers from (row, column) on; numbers that do not exist become zero.
-template <class T, int ROWS, int COLUMNS, class Tile>
+// Copy ROWS x COLUMNS numbers from (row, column) on; numbers that do not exist become zero. PACKED:
+// the matrix is known to lie column behind column.
+template <class T, int ROWS, int COLUMNS, bool PACKED = false, class Tile>
 __device__ void copy(Tile& tile, const Matrix& x, int sample, int row, int rows, int column,
                      int columns, float factor = 1) {
-    constexpr int kVector = 16 / sizeof(typename T::Global);
-    const Piece piece{x.row_stride, x.column_stride, rows - row, columns - column, factor};
+    const int row_stride = PACKED ? 1 : x.row_stride;
+    const Piece piece{row_stride, x.column_stride, rows - row, columns - column, factor};
     const auto* from = sample_of<typename T::Global>(x, sample) + piece.offset(row, column);
-    if (reinterpret_cast<uint64_t>(from) % 16 == 0 && x.row_stride == 1 &&
-        x.column_stride % kVector == 0 && (piece.rows >= ROWS || piece.rows % kVector == 0))
+    if (has_vectors(from, piece.transposed(), ROWS))
         copy_vectors<T, ROWS, COLUMNS, true>(tile, from, piece);
-    else if (has_vectors(from, piece, COLUMNS))
+    else if (!PACKED && has_vectors(from, piece, COLUMNS))
         copy_vectors<T, ROWS, COLUMNS, false>(tile, from, piece);
     else
         copy_numbers<T, ROWS, COLUMNS>(tile, from, piece);
