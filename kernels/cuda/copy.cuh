@@ -35,10 +35,12 @@ __device__ bool has_vectors(const Number* from, const Piece& piece, int columns)
            (piece.columns >= columns || piece.columns % kVector == 0);
 }
 
-// threadIdx.x, for addresses that each step computes again: they would take the registers of
-// products.
-__device__ inline int thread() {
-    return keep(int(threadIdx.x));
+// threadIdx.x. In the exact tier each step computes addresses again from it: they would take the
+// registers of products.
+template <class T>
+__device__ int thread() {
+    const int i = threadIdx.x;
+    return std::is_same_v<T, Exact> ? keep(i) : i;
 }
 
 // By 16 bytes of numbers along rows or down columns of a matrix, where they are contiguous.
@@ -49,7 +51,7 @@ __device__ void copy_vectors(Tile& tile, const typename T::Global* from, const P
     constexpr int kPatches = ROWS * COLUMNS / kVector / kLines;
 #pragma unroll 2
     for (int first = 0; first < kPatches; first += kThreads) {
-        const int i = first + thread();
+        const int i = first + thread<T>();
         if (kPatches % kThreads && i >= kPatches) break;
         const int row = DOWN ? i % (ROWS / kVector) * kVector : i / (COLUMNS / kVector) * kLines;
         const int column = DOWN ? i / (ROWS / kVector) * kLines : i % (COLUMNS / kVector) * kVector;
@@ -74,7 +76,7 @@ __device__ void copy_numbers(Tile& tile, const typename T::Global* from, const P
     const bool down = piece.row_stride == 1;  // neighbouring lanes read neighbouring memory
 #pragma unroll 2
     for (int first = 0; first < ROWS * COLUMNS; first += kThreads) {
-        const int i = first + thread();
+        const int i = first + thread<T>();
         const int row = down ? i % ROWS : i / COLUMNS;
         const int column = down ? i / ROWS : i % COLUMNS;
         const float x = piece.has(row, column) ? T::read(from[piece.offset(row, column)]) : 0.0f;
