@@ -141,7 +141,7 @@ def test_other_settings_or_files_in_the_folder_are_refused(data, tmp_path, capsy
     assert command(data, tmp_path) == 2
     assert "holds other files" in capsys.readouterr().err
     assert command(data, tmp_path / "new", "--clips", "50") == 2
-    assert "clips: 50 given, but data" in capsys.readouterr().err
+    assert "clips: 50 given, but" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     assert main(["ablate"]) == 2
     assert "--table 2, 3, 4 or 5" in capsys.readouterr().err
