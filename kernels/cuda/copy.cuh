@@ -84,17 +84,19 @@ __device__ void copy_numbers(Tile& tile, const typename T::Global* from, const P
     }
 }
 
-// Copy ROWS x COLUMNS numbers from (row, column) on; numbers that do not exist become zero. PACKED:
-// the matrix is known to lie column behind column.
-template <class T, int ROWS, int COLUMNS, bool PACKED = false, class Tile>
+// How a matrix lies in memory, where that is known at compile time.
+enum Order { kAnyOrder, kRowByRow, kColumnByColumn };
+
+// Copy ROWS x COLUMNS numbers from (row, column) on; numbers that do not exist become zero.
+template <class T, int ROWS, int COLUMNS, Order ORDER = kAnyOrder, class Tile>
 __device__ void copy(Tile& tile, const Matrix& x, int sample, int row, int rows, int column,
                      int columns, float factor = 1) {
-    const int row_stride = PACKED ? 1 : x.row_stride;
+    const int row_stride = ORDER == kColumnByColumn ? 1 : x.row_stride;
     const Piece piece{row_stride, x.column_stride, rows - row, columns - column, factor};
     const auto* from = sample_of<typename T::Global>(x, sample) + piece.offset(row, column);
     if (has_vectors(from, piece.transposed(), ROWS))
         copy_vectors<T, ROWS, COLUMNS, true>(tile, from, piece);
-    else if (!PACKED && has_vectors(from, piece, COLUMNS))
+    else if (ORDER != kColumnByColumn && has_vectors(from, piece, COLUMNS))
         copy_vectors<T, ROWS, COLUMNS, false>(tile, from, piece);
     else
         copy_numbers<T, ROWS, COLUMNS>(tile, from, piece);

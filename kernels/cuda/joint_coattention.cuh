@@ -125,7 +125,7 @@ class Channels {
         add_matrices(x, is_query ? m.x : m.out, is_query ? transposed(m.w_j) : m.w_h, column,
                      columns, l.n);
         if (!is_query) clear_inactive(x, column);
-        store_to<true>(is_query ? q() : dh(), x, column, columns);
+        store_to<kColumnByColumn>(is_query ? q() : dh(), x, column, columns);
     }
 
     // One block of columns of dQ.
@@ -147,12 +147,12 @@ class Channels {
         Block x = {};
 #pragma unroll 1
         for (int term = 0; term < 2; ++term)
-            add_matrices<true>(x, term ? dq() : dh(), term ? m.w_j : transposed(m.w_x), column, l.n,
-                               term ? l.n : m.width);
+            add_matrices<kColumnByColumn>(x, term ? dq() : dh(), term ? m.w_j : transposed(m.w_x),
+                                          column, l.n, term ? l.n : m.width);
         if (l.residual) add_numbers<T>(x, numbers(m.out), m.out, first(), m.rows, column, l.n);
         if (l.concatenated)
             for (int i = 0; i < l.count; ++i) add_part(x, l.modalities[i], column);
-        store_to<true>(packed(m.dx, m.rows, l.n), x, column, l.n);
+        store_to<kColumnByColumn>(packed(m.dx, m.rows, l.n), x, column, l.n);
     }
 
   private:
@@ -166,22 +166,22 @@ class Channels {
         return static_cast<Number*>(x.data) + sample_ * x.batch_stride;
     }
 
-    template <bool PACKED = false, int TILES>
+    template <Order ORDER = kAnyOrder, int TILES>
     __device__ void store_to(const Matrix& to, const float (&x)[2][TILES][4], int column,
                              int columns) {
-        store<PACKED>(x, numbers(to), to, 1.0f, first(), m.rows, column, columns,
-                      rows_of_warp(tiles.a));
+        store<ORDER>(x, numbers(to), to, 1.0f, first(), m.rows, column, columns,
+                     rows_of_warp(tiles.a));
     }
 
     // sum += left rightᵀ over their `size` columns, for the rows [column, column + 32) of `right`,
-    // which all samples share. PACKED: `left` is.
-    template <bool PACKED = false>
+    // which all samples share. ORDER is that of `left`.
+    template <Order ORDER = kAnyOrder>
     __device__ void add_matrices(Block& sum, const Matrix& left, const Matrix& right, int column,
                                  int columns, int size) {
 #pragma unroll 1
         for (int k = 0; k < size; k += kSlots) {
             __syncthreads();
-            copy<T, kOwned, kSlots, PACKED>(tiles.a, left, sample_, owned_, m.rows, k, size);
+            copy<T, kOwned, kSlots, ORDER>(tiles.a, left, sample_, owned_, m.rows, k, size);
             copy<T, kWalked, kSlots>(tiles.c, right, 0, column, columns, k, size);
             __syncthreads();
             add_scores<T, kSlots>(sum, tiles.a, tiles.c);
@@ -238,7 +238,7 @@ class Channels {
         for (int column = 0; column < l.n; column += kWalked) {
             Block x = {};
             add_matrices(x, m.x, transposed(m.w_j), column, l.n, l.n);
-            store_to<true>(q(), x, column, l.n);
+            store_to<kColumnByColumn>(q(), x, column, l.n);
         }
     }
 

@@ -174,17 +174,17 @@ __device__ void store_pairs(const float (&x)[HALVES][TILES][4], Number* to, cons
             }
 }
 
-// The same by 16 bytes where it can, through `shared`. PACKED: as in copy().
-template <bool PACKED = false, class Number, int HALVES, int TILES>
+// The same by 16 bytes where it can, through `shared`.
+template <Order ORDER = kAnyOrder, class Number, int HALVES, int TILES>
 __device__ void store(const float (&x)[HALVES][TILES][4], Number* to, const Matrix& out,
                       float factor, int row, int rows, int column, int columns, void* shared) {
     constexpr int kAny = 1 << 30;
     const int lane = keep(threadIdx.x % 32);  // no address of results waits in a register
     const Piece whole{out.row_stride, out.column_stride, rows, columns, factor};
     const Piece piece{out.row_stride, out.column_stride, rows - row, columns - column, factor};
-    if (!PACKED && has_vectors(to, whole, kAny))  // the same in all warps
+    if (ORDER != kColumnByColumn && has_vectors(to, whole, kAny))  // the same in all warps
         store_vectors<true>(x, to + piece.offset(row, column), piece, shared, lane);
-    else if (has_vectors(to, whole.transposed(), kAny))
+    else if (ORDER != kRowByRow && has_vectors(to, whole.transposed(), kAny))
         store_vectors<false>(x, to + piece.offset(row, column), piece, shared, lane);
     else
         store_pairs(x, to, out, factor, row, rows, column, columns, lane);

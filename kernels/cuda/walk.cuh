@@ -35,9 +35,10 @@ class Walker {
   public:
     using Number = typename T::Global;
     static constexpr bool kBackward = PASS != kForward;
-    // Q and dH of a layer are packed, and so are the results of its backward.
-    static constexpr bool kPackedOwned = LAYER && PASS != kColumns;   // a and b
-    static constexpr bool kPackedWalked = LAYER && PASS == kColumns;  // c and d
+    // A layer's Q, dH and results of the backward lie in its workspace.
+    static constexpr Order kWorkspace = LAYER ? kColumnByColumn : kAnyOrder;
+    static constexpr Order kOrderOwned = PASS == kColumns ? kAnyOrder : kWorkspace;   // a and b
+    static constexpr Order kOrderWalked = PASS == kColumns ? kWorkspace : kAnyOrder;  // c and d
 
     __device__ Walker(const Walk& walk, Tiles<T, PASS>& shared, int owned, int block)
         : w(walk),
@@ -58,9 +59,9 @@ class Walker {
 
     __device__ void store_a(int sample) {
         using Gradient = std::conditional_t<LAYER && PASS == kColumns, float, Number>;
-        store<LAYER>(sum_a_, static_cast<Gradient*>(w.out_a.data) + sample * w.out_a.batch_stride,
-                     w.out_a, w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n,
-                     free_memory());
+        store<kWorkspace>(
+            sum_a_, static_cast<Gradient*>(w.out_a.data) + sample * w.out_a.batch_stride, w.out_a,
+            w.scale * w.keep_scale, first_, w.owned, result_ * kSlots, w.n, free_memory());
         clear(sum_a_);
     }
 
@@ -83,9 +84,9 @@ class Walker {
         }
         if constexpr (PASS != kColumns) return;
         if (LAYER || w.sums_group)
-            store<LAYER>(sum_b_, static_cast<float*>(w.out_b.data) + group * w.out_b.batch_stride,
-                         w.out_b, w.keep_scale, first_, w.owned, result_ * kWidth, w.width,
-                         free_memory());
+            store<LAYER ? kColumnByColumn : kRowByRow>(
+                sum_b_, static_cast<float*>(w.out_b.data) + group * w.out_b.batch_stride, w.out_b,
+                w.keep_scale, first_, w.owned, result_ * kWidth, w.width, free_memory());
     }
 
     __device__ uint32_t key_of(int sample) const {
@@ -127,18 +128,18 @@ class Walker {
     }
 
     __device__ void copy_owned(int sample, int block) {
-        copy<T, kOwned, kSlots, kPackedOwned>(tiles.a, w.a, sample, owned_, w.owned, block * kSlots,
-                                              w.n, w.scale);
+        copy<T, kOwned, kSlots, kOrderOwned>(tiles.a, w.a, sample, owned_, w.owned, block * kSlots,
+                                             w.n, w.scale);
         if constexpr (kBackward)
-            copy<T, kOwned, kWidth, kPackedOwned>(tiles.b, w.b, sample, owned_, w.owned,
-                                                  block * kWidth, w.width);
+            copy<T, kOwned, kWidth, kOrderOwned>(tiles.b, w.b, sample, owned_, w.owned,
+                                                 block * kWidth, w.width);
     }
 
     __device__ void copy_walked(int sample, int walked, int slots, int widths) {
-        copy<T, kWalked, kSlots, kPackedWalked>(tiles.c, w.c, sample, walked, w.walked,
-                                                slots * kSlots, w.n);
-        copy<T, kWalked, kWidth, kPackedWalked>(tiles.d, w.d, sample, walked, w.walked,
-                                                widths * kWidth, w.width);
+        copy<T, kWalked, kSlots, kOrderWalked>(tiles.c, w.c, sample, walked, w.walked,
+                                               slots * kSlots, w.n);
+        copy<T, kWalked, kWidth, kOrderWalked>(tiles.d, w.d, sample, walked, w.walked,
+                                               widths * kWidth, w.width);
     }
 
     // An Inf in an owned row times the zeros beyond the last walked row is NaN.

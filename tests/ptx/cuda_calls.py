@@ -35,6 +35,7 @@ AFFINITIES = {  # B, M, L, N, q and k lie as in the layers
     "affinity, wide": (1, 140, 40, 24, False),
     "affinity, aligned": (1, 40, 64, 16, False),
     "affinity, odd": (1, 33, 45, 17, False),
+    "affinity, even": (1, 33, 34, 18, False),
     "affinity, two spans": (1, 24, 304, 16, True),
 }
 RELEASED = {  # B, N, d, d_x, dropout, rows contiguous
@@ -66,6 +67,10 @@ ATTENTIONS = {  # B, M, L, N, D, v shared (of one sample always), dropout, rows 
     "blocks, odd": (2, 33, 41, 17, 33, False, 0.3, True),
     "blocks, shared v": (1, 33, 41, 17, 33, True, 0.0, False),
     "blocks, aligned": (1, 40, 64, 32, 64, True, 0.0, False),
+    "even": (2, 34, 38, 10, 30, False, 0.0, False),
+    "even, shared v": (2, 34, 38, 10, 30, True, 0.0, False),
+    "aligned, transposed": (2, 64, 64, 16, 32, False, 0.0, True),
+    "blocks, transposed": (2, 40, 40, 24, 40, False, 0.0, True),
 }
 LAYERS = {  # B, N, channels, widths, channels of joints, dropout, residual
     "layer, small": (1, 10, (20, 13), (9, 9), (), 0.3, True),

@@ -220,7 +220,10 @@ class Device:
         return out
 
     def tanh_attention_backward(self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options):
-        grads = [poison(*x.shape, like=x) for x in (q, k, v)]
+        # Transposed where x is, as in the released form; a sum over samples writes contiguous dv.
+        grads = [torch.full_like(x, torch.nan) for x in (q, k, v)]
+        if v.shape[0] == 1:
+            grads[2] = poison(*v.shape, like=v)
         tensors = dict(zip(("dq", "dk", "dv"), grads, strict=True))
         tensors |= dict(q=q, k=k, v=v, grad_out=grad_out)
         self.run("tanh_attention_backward", attention_call(self.tier, tensors, *options))
@@ -247,7 +250,7 @@ class Device:
         return c
 
     def joint_affinity_backward(self, grad_c: Tensor, q: Tensor, k: Tensor, c: Tensor, scale):
-        dq, dk = (poison(*x.shape, like=x) for x in (q, k))
+        dq, dk = (torch.full_like(x, torch.nan) for x in (q, k))  # transposed where x is
         tensors = dict(q=q, k=k, c=c, grad_c=grad_c, dq=dq, dk=dk)
         self.run("joint_affinity_backward", affinity_call(self.tier, tensors, scale))
         return [dq, dk]
